@@ -1,0 +1,197 @@
+"""What every chunk policy of this package shares: LeRobot's interface, observation history and action queue.
+
+Legend: B batch, T observation steps, H horizon, A action dimension.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.utils.constants import ACTION
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ebt_policy.configuration_chunk import ChunkPolicyConfig
+from ebt_policy.errors import UserError
+from ebt_policy.noise import Noise
+from ebt_policy.trace import Decision, Trace
+
+
+@contextmanager
+def grad_island(device_type: str) -> Iterator[None]:
+    """Normal tensors, gradients on, autocast off: the same arithmetic whatever context the caller is in.
+
+    LeRobot calls policies under inference_mode, no_grad and autocast. Under inference_mode gradients are refused
+    or, with torch.func, silently zero.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device_type, enabled=False):
+        yield
+
+
+def escape(tensor: Tensor) -> Tensor:
+    """A normal copy of what may be an inference tensor, outside every graph, in float32."""
+    return tensor.detach().clone().float()
+
+
+class ChunkPolicy(PreTrainedPolicy):
+    """Base of EBTPolicy and of the matched baselines. Sub-classes give `_loss` and `_decide`."""
+
+    config_class = ChunkPolicyConfig  # LeRobot wants both of every sub-class of PreTrainedPolicy
+    name = "chunk_policy"
+    config: ChunkPolicyConfig
+
+    def __init__(self, config: ChunkPolicyConfig, **kwargs) -> None:
+        # LeRobot passes dataset_stats and dataset_meta; normalisation is the processors' work.
+        super().__init__(config)
+        config.validate_features()
+        self.config = config
+        self.last_trace: Trace | None = None
+        self.reset()
+
+    # -- what a sub-class gives ------------------------------------------------------------------------------------
+    def _loss(self, observations: dict[str, Tensor], chunk: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Error of each action entry (B, H, A), a further scalar loss, and metrics."""
+        raise NotImplementedError
+
+    def _decide(
+        self, observations: dict[str, Tensor], noise: Noise | None, previous: Tensor | None, max_evaluations: int | None
+    ) -> Decision:
+        raise NotImplementedError
+
+    # -- training --------------------------------------------------------------------------------------------------
+    def get_optim_params(self) -> list[dict]:
+        """Weight decay on matrices only."""
+        matrices = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
+        others = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
+        return [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+
+    def forward(self, batch: dict[str, Tensor], reduction: str = "mean") -> tuple[Tensor, dict[str, float]]:
+        """Training loss of a batch: scalar, or (B,) with reduction "none".
+
+        batch: observations (B, T, ...), action (B, H, A), action_is_pad (B, H) bool. Works under no_grad, which
+        LeRobot uses for the held-out loss.
+        """
+        loss, metrics = self.loss(batch, reduction)
+        return loss, {name: float(value) for name, value in metrics.items()}
+
+    def loss(self, batch: dict[str, Tensor], reduction: str = "mean") -> tuple[Tensor, dict[str, Tensor]]:
+        """As `forward`, with metrics left on the device, so that it can be compiled as one graph."""
+        chunk = batch[ACTION]
+        error, further, metrics = self._loss(self._observations(batch), chunk)
+        weight = torch.ones_like(chunk[..., :1])
+        if self.config.mask_padding and "action_is_pad" in batch:
+            weight = (~batch["action_is_pad"]).to(chunk.dtype)[..., None]
+        per_sample = (error * weight).sum((1, 2)) / (weight.sum((1, 2)).clamp(min=1) * chunk.shape[-1])
+        if reduction == "none":
+            return per_sample + further, metrics
+        # Over all valid entries of the batch, so that a window with one valid action does not weigh like sixteen.
+        mean = (error * weight).sum() / (weight.sum().clamp(min=1) * chunk.shape[-1])
+        return mean + further, metrics
+
+    # -- acting ----------------------------------------------------------------------------------------------------
+    def reset(self, seeds: Sequence[int] | None = None) -> None:
+        """Forgets history and queue. `seeds`, one for each row, make random starts reproducible."""
+        self._history: dict[str, deque[Tensor]] = {}
+        self._queue: deque[Tensor] = deque()
+        self._previous: Tensor | None = None
+        self._noise = None if seeds is None else Noise.from_seeds(seeds)
+
+    @torch.compiler.disable
+    def decide(
+        self,
+        batch: dict[str, Tensor],
+        noise: Noise | None = None,
+        previous: Tensor | None = None,
+        max_evaluations: int | None = None,
+    ) -> Decision:
+        """One decision for B samples. Pure but for `last_trace`: no history, no queue.
+
+        batch: normalised observations (B, T, ...). noise: one generator for each row (None: the global one).
+        previous: (B, H, A), the last chunk shifted to the current tick; rows of NaN where there is none.
+        """
+        device = next(self.parameters()).device
+        with grad_island(device.type):
+            observations = {k: escape(v).to(device) for k, v in self._observations(batch).items()}
+            if previous is not None:
+                previous = escape(previous).to(device)
+            decision = self._decide(observations, noise, previous, max_evaluations)
+            decision.chunk = decision.chunk.detach()
+        self.last_trace = decision.trace
+        return decision
+
+    @torch.compiler.disable
+    def predict_action_chunk(self, batch: dict[str, Tensor], **kwargs) -> Tensor:
+        """Normalised actions (B, n_action_steps, A) from the current tick on.
+
+        Observations may have a time dimension (B, T, ...) or be the current frame alone (B, ...); then the history
+        is kept here.
+        """
+        if not self._has_time(batch):
+            self._remember(batch)
+            batch = {name: torch.stack(list(frames), 1) for name, frames in self._history.items()}
+        previous = self._previous
+        rows = len(next(iter(batch.values())))
+        if previous is not None and len(previous) != rows:
+            previous = None
+        chunk = self.decide(batch, self._noise, previous).chunk
+        steps = self.config.n_action_steps
+        self._previous = shift(chunk, steps)
+        return chunk[:, :steps]
+
+    @torch.compiler.disable
+    def select_action(self, batch: dict[str, Tensor], **kwargs) -> Tensor:
+        """Normalised action (B, A) for the current tick; decides anew when the last chunk is used up."""
+        self._remember(batch)
+        if not self._queue:
+            stacked = {name: torch.stack(list(frames), 1) for name, frames in self._history.items()}
+            self._queue.extend(self.predict_action_chunk(stacked).unbind(1))
+        return self._queue.popleft()
+
+    # -- observations ----------------------------------------------------------------------------------------------
+    def _observations(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        names = self.config.observation_features()
+        missing = [name for name in names if name not in batch]
+        if missing:
+            raise UserError(
+                f"The policy expects observation feature(s) {missing}; this batch has {sorted(batch)}. "
+                "Rename the features of the robot, environment or dataset, or train a policy on these."
+            )
+        return {name: batch[name] for name in names}
+
+    def _has_time(self, batch: dict[str, Tensor]) -> bool:
+        name, shape = next(iter(self.config.observation_features().items()))
+        return self._observations(batch)[name].ndim == len(shape) + 2
+
+    def _remember(self, batch: dict[str, Tensor]) -> None:
+        for name, value in self._observations(batch).items():
+            frames = self._history.get(name)
+            if frames is None or frames[-1].shape != value.shape:
+                # The first frame stands in for the ones before it, as in the training windows.
+                frames = deque([escape(value)] * self.config.n_obs_steps, maxlen=self.config.n_obs_steps)
+                self._history[name] = frames
+            frames.append(escape(value))
+
+    # -- loading ---------------------------------------------------------------------------------------------------
+    @classmethod
+    def _load_as_safetensor(cls, model: nn.Module, model_file: str, map_location: str, strict: bool) -> nn.Module:
+        """Strict whatever LeRobot asks: a policy with a missing or extra tensor is not the policy that was trained."""
+        stored = load_file(model_file, device="cpu")
+        expected = model.state_dict()
+        missing, extra = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
+        shapes = [k for k in expected.keys() & stored.keys() if expected[k].shape != stored[k].shape]
+        if missing or extra or shapes:
+            raise UserError(
+                f"{Path(model_file)} does not fit its config.json: missing tensors {missing[:5]}, unknown tensors "
+                f"{extra[:5]}, different shapes {sorted(shapes)[:5]}. Was it written by another version or architecture?"
+            )
+        model.load_state_dict(stored)
+        return model.to(map_location)
+
+
+def shift(chunk: Tensor, ticks: int) -> Tensor:
+    """The chunk (B, H, A) as seen `ticks` later: its start dropped, its last action repeated."""
+    last = chunk[:, -1:].expand(-1, min(ticks, chunk.shape[1]), -1)
+    return torch.cat([chunk[:, ticks:], last], 1)

@@ -1,0 +1,110 @@
+"""Options shared by every policy that predicts an action chunk with our trunk."""
+
+from dataclasses import dataclass, field
+
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.types import FeatureType, NormalizationMode
+from lerobot.optim.optimizers import AdamWConfig
+from lerobot.optim.schedulers import DiffuserSchedulerConfig
+
+
+@dataclass
+class ChunkPolicyConfig(PreTrainedConfig):
+    """Observations, chunk and trunk. Widths are in units, times in ticks (control periods)."""
+
+    # Observations and chunk: the horizons of Diffusion Policy (arXiv 2303.04137, table 7), so that comparisons are like for like.
+    n_obs_steps: int = 2
+    horizon: int = 16
+    n_action_steps: int = 8
+
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=lambda: {
+            "VISUAL": NormalizationMode.MEAN_STD,
+            "STATE": NormalizationMode.MIN_MAX,
+            # LeRobot leaves ENV as it comes (0 to 512 on PushT) when it is not listed.
+            "ENV": NormalizationMode.MIN_MAX,
+            "ACTION": NormalizationMode.MIN_MAX,
+        }
+    )
+
+    # Trunk. Several actions a token: attention is cheap, so fewer and wider tokens give more capacity per FLOP.
+    width: int = 192
+    layers: int = 4
+    attention_heads: int = 4
+    actions_per_token: int = 4
+
+    # Cameras: ResNet-18 with group norm and spatial softmax, shared by all cameras of the same shape unless asked.
+    crop_shape: tuple[int, int] | None = (84, 84)
+    pretrained_backbone_weights: str | None = None  # e.g. "ResNet18_Weights.IMAGENET1K_V1": downloads
+    spatial_softmax_keypoints: int = 32
+    separate_encoder_per_camera: bool = False
+
+    # Actions past the end of an episode are copies of the last one. Learning them teaches the arm to stop there.
+    mask_padding: bool = True
+    drop_n_last_frames: int = 0
+
+    optimizer_lr: float = 1e-3
+    optimizer_weight_decay: float = 1e-2
+    optimizer_betas: tuple[float, float] = (0.9, 0.99)
+    optimizer_grad_clip_norm: float = 1.0
+    scheduler_warmup_steps: int = 500
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.horizon % self.actions_per_token:
+            raise ValueError(
+                f"horizon ({self.horizon}) must be a multiple of actions_per_token ({self.actions_per_token})."
+            )
+        if self.width % self.attention_heads:
+            raise ValueError(
+                f"width ({self.width}) must be a multiple of attention_heads ({self.attention_heads})."
+            )
+        if not 1 <= self.n_action_steps <= self.horizon:
+            raise ValueError(
+                f"n_action_steps ({self.n_action_steps}) must lie between 1 and horizon ({self.horizon})."
+            )
+
+    @property
+    def observation_delta_indices(self) -> list[int]:
+        return list(range(1 - self.n_obs_steps, 1))
+
+    @property
+    def action_delta_indices(self) -> list[int]:
+        return list(range(self.horizon))
+
+    @property
+    def reward_delta_indices(self) -> None:
+        return None
+
+    def observation_features(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what the policy looks at, cameras as (C, H, W), in a fixed order."""
+        kinds = (FeatureType.STATE, FeatureType.ENV, FeatureType.VISUAL)
+        found = {k: tuple(f.shape) for k, f in (self.input_features or {}).items() if f.type in kinds}
+        return dict(sorted(found.items()))
+
+    def validate_features(self) -> None:
+        """Raises ValueError when there is nothing to look at, or no action to predict."""
+        if not self.observation_features():
+            raise ValueError(
+                "The policy has no observation: expected observation.state, observation.environment_state or "
+                f"a camera among the input features, found {list(self.input_features or {})}."
+            )
+        if self.action_feature is None:
+            raise ValueError(
+                f"The policy has no 'action' output feature; found {list(self.output_features or {})}."
+            )
+        for name, shape in self.observation_features().items():
+            crop = self.crop_shape
+            if len(shape) == 3 and crop and (crop[0] > shape[1] or crop[1] > shape[2]):
+                raise ValueError(f"crop_shape {crop} is larger than camera '{name}' with shape {shape}.")
+
+    def get_optimizer_preset(self) -> AdamWConfig:
+        return AdamWConfig(
+            lr=self.optimizer_lr,
+            weight_decay=self.optimizer_weight_decay,
+            betas=tuple(self.optimizer_betas),
+            grad_clip_norm=self.optimizer_grad_clip_norm,
+        )
+
+    def get_scheduler_preset(self) -> DiffuserSchedulerConfig:
+        return DiffuserSchedulerConfig(name="cosine", num_warmup_steps=self.scheduler_warmup_steps)

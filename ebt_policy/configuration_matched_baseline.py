@@ -1,0 +1,37 @@
+"""Baselines on the same trunk, data and budget, so that a comparison measures the method and nothing else."""
+
+from dataclasses import dataclass
+
+from lerobot.configs.policies import PreTrainedConfig
+
+from ebt_policy.configuration_chunk import ChunkPolicyConfig
+
+METHODS = ("diffusion", "flow", "two_pass", "regression")
+
+
+@PreTrainedConfig.register_subclass("matched_baseline")
+@dataclass
+class MatchedBaselineConfig(ChunkPolicyConfig):
+    """diffusion: Diffusion Policy (arXiv 2303.04137): epsilon prediction, squared-cosine schedule, DDPM or DDIM.
+    flow: rectified-flow matching with uniform time, Euler steps.
+    two_pass: MIP (arXiv 2512.01809): regression, then one refinement from 0.9 of it, trained with noise.
+    regression: one pass.
+    """
+
+    method: str = "diffusion"
+    train_timesteps: int = 100
+    sampler: str = "ddpm"  # diffusion: "ddpm" or "ddim"
+    # Function evaluations of one decision for diffusion and flow; two_pass always takes 2, regression 1.
+    num_inference_steps: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {METHODS}, found {self.method!r}.")
+        if self.sampler not in ("ddpm", "ddim"):
+            raise ValueError(f"sampler must be 'ddpm' or 'ddim', found {self.sampler!r}.")
+        if self.method == "diffusion" and not 1 <= self.num_inference_steps <= self.train_timesteps:
+            raise ValueError(
+                f"num_inference_steps ({self.num_inference_steps}) must lie between 1 and train_timesteps "
+                f"({self.train_timesteps})."
+            )

@@ -1,0 +1,98 @@
+"""Observations -> one context vector. Runs once per chunk; nothing of it is in the inner loop.
+
+Legend: B batch, T observation steps, D width, C/H/W camera channels, height, width.
+"""
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.transforms import functional as transforms
+
+from ebt_policy.configuration_chunk import ChunkPolicyConfig
+
+
+class SpatialSoftmax(nn.Module):
+    """Expected image coordinates of K learned heat maps (Finn et al., arXiv 1509.06113): (B, C, h, w) -> (B, 2K)."""
+
+    def __init__(self, channels: int, keypoints: int) -> None:
+        super().__init__()
+        self.heat = nn.Conv2d(channels, keypoints, kernel_size=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        heat = self.heat(features)  # (B, K, h, w)
+        h, w = heat.shape[-2:]
+        attention = heat.flatten(2).softmax(-1).view_as(heat)
+        rows = torch.linspace(-1, 1, h, device=heat.device)
+        columns = torch.linspace(-1, 1, w, device=heat.device)
+        y = (attention.sum(3) * rows).sum(-1)
+        x = (attention.sum(2) * columns).sum(-1)
+        return torch.cat([x, y], -1)
+
+
+class CameraEncoder(nn.Module):
+    """ResNet-18 trunk with group norm and spatial softmax: images (B, C, H, W) -> (B, D).
+
+    Random crop while training, centre crop otherwise, as in Diffusion Policy (arXiv 2303.04137, section 3.2).
+    """
+
+    def __init__(self, config: ChunkPolicyConfig, channels: int) -> None:
+        super().__init__()
+        weights = config.pretrained_backbone_weights
+        # Batch norm would couple samples, and its running statistics disagree with an EMA of the weights.
+        norm = nn.BatchNorm2d if weights else lambda width: nn.GroupNorm(width // 16, width)
+        resnet = torchvision.models.resnet18(weights=weights, norm_layer=norm)
+        if weights:
+            resnet = torchvision.ops.misc.FrozenBatchNorm2d.convert_frozen_batchnorm(resnet)
+        if channels != 3:
+            resnet.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+        self.trunk = nn.Sequential(*list(resnet.children())[:-2])  # without pooling and classifier
+        self.pool = SpatialSoftmax(512, config.spatial_softmax_keypoints)
+        self.project = nn.Linear(2 * config.spatial_softmax_keypoints, config.width)
+        self.crop = tuple(config.crop_shape) if config.crop_shape else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.crop:
+            crop = random_crop if self.training else transforms.center_crop
+            images = crop(images, self.crop)
+        return self.project(self.pool(self.trunk(images)))
+
+
+def random_crop(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """One crop (h, w) for each image of (B, C, H, W), as one gather: no loop over the batch."""
+    batch, channels, height, width = images.shape
+    h, w = size
+    top = torch.randint(0, height - h + 1, (batch, 1), device=images.device)
+    left = torch.randint(0, width - w + 1, (batch, 1), device=images.device)
+    rows = top + torch.arange(h, device=images.device)  # (B, h)
+    columns = left + torch.arange(w, device=images.device)  # (B, w)
+    sample = torch.arange(batch, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[None, :, None, None]
+    return images[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+class ObservationEncoder(nn.Module):
+    """All observation features and their history -> context (B, D)."""
+
+    def __init__(self, config: ChunkPolicyConfig) -> None:
+        super().__init__()
+        features = config.observation_features()
+        self.vectors = [name for name, shape in features.items() if len(shape) == 1]
+        self.cameras = [name for name, shape in features.items() if len(shape) == 3]
+        steps, width = config.n_obs_steps, config.width
+        size = steps * sum(features[name][0] for name in self.vectors)
+        size += steps * width * len(self.cameras)
+        self.shared = not config.separate_encoder_per_camera
+        encoders = self.cameras[:1] if self.shared else self.cameras
+        self.camera_encoders = nn.ModuleList(CameraEncoder(config, features[name][0]) for name in encoders)
+        self.mix = nn.Sequential(
+            nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)
+        )
+
+    def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        """observations: vectors (B, T, F) and cameras (B, T, C, H, W), normalised -> (B, D)."""
+        parts = [observations[name].flatten(1) for name in self.vectors]
+        for i, name in enumerate(self.cameras):
+            images = observations[name]
+            encoder = self.camera_encoders[0 if self.shared else i]
+            parts.append(encoder(images.flatten(0, 1)).view(len(images), -1))
+        return self.mix(torch.cat(parts, -1))

@@ -1,0 +1,138 @@
+"""EBTPolicy: the energy-based transformer behind LeRobot's policy interface."""
+
+import copy
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ebt_policy import objectives
+from ebt_policy.chunk_policy import ChunkPolicy, escape, grad_island
+from ebt_policy.configuration_ebt import EBTConfig
+from ebt_policy.descent import DescentRule, ExtraEnergy, best_of, minimise
+from ebt_policy.energy import EnergyTransformer, Evaluation
+from ebt_policy.noise import Noise
+from ebt_policy.trace import Decision, Trace
+
+
+class EBTPolicy(ChunkPolicy):
+    """Acts by minimising E(observation, chunk). Every decision leaves a Trace in `last_trace`.
+
+    `extra_energies` are terms that a caller adds at inference (joint limits, smoothness): functions of normalised
+    chunks (b, H, A) -> (b,).
+    """
+
+    config_class = EBTConfig
+    name = "ebt"
+    config: EBTConfig
+
+    def __init__(self, config: EBTConfig, **kwargs) -> None:
+        super().__init__(config, **kwargs)
+        self.model = EnergyTransformer(config)
+        self.extra_energies: Sequence[ExtraEnergy] = ()
+        self._teacher: list[EnergyTransformer] = []  # in a list, so that it is no part of the state dict
+
+    # -- training --------------------------------------------------------------------------------------------------
+    def _loss(self, observations: dict[str, Tensor], chunk: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        config = self.config
+        if config.objective in ("denoise", "two_step"):
+            context = self.model.context(observations)
+            if config.objective == "denoise":
+                error, metrics = objectives.denoise(self.model, context, chunk, config)
+            else:
+                teacher = self._frozen_teacher()
+                with torch.no_grad():
+                    teacher_context = teacher.context(observations)
+                error, metrics = objectives.two_step(self.model, context, chunk, config, teacher, teacher_context)
+        else:
+            # Gradients of gradients: no half precision, and not the fused attention kernels, which have no second
+            # derivative.
+            with grad_island(chunk.device.type), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+                context = self.model.context(observations)
+                error, metrics = objectives.OBJECTIVES[config.objective](self.model, context, chunk, config)
+        further = error.new_zeros(())
+        if config.verifier_weight:
+            loss, more = objectives.verifier(self.model, context, chunk, config)
+            further, metrics = config.verifier_weight * loss, metrics | more
+        return error, further, {k: v.detach() for k, v in metrics.items()}
+
+    def _frozen_teacher(self) -> EnergyTransformer:
+        """A copy of the model as it was when fine-tuning began. Load trained weights before the first batch."""
+        if not self._teacher:
+            self._teacher.append(copy.deepcopy(self.model).requires_grad_(False).eval())
+        return self._teacher[0]
+
+    # -- the energy ------------------------------------------------------------------------------------------------
+    def energy(self, batch: dict[str, Tensor], chunk: Tensor) -> Tensor:
+        """Energy (B,) of normalised chunks (B, H, A) under normalised observations (B, T, ...)."""
+        with grad_island(chunk.device.type), torch.no_grad():
+            observations = {k: escape(v) for k, v in self._observations(batch).items()}
+            return self.model.energy(escape(chunk), self.model.context(observations))
+
+    # -- acting ----------------------------------------------------------------------------------------------------
+    def rule(self, max_evaluations: int | None = None, deadline: float | None = None) -> DescentRule:
+        """The stopping rule that the configuration describes."""
+        config = self.config
+        budget = config.max_evaluations if max_evaluations is None else max_evaluations
+        relaxation: float | str = config.relaxation if self.model.proposes else config.gradient_step_size
+        return DescentRule(
+            relaxation="flow" if config.start != "zero" and self.model.proposes else relaxation,
+            max_evaluations=budget,
+            min_evaluations=min(config.min_evaluations, budget),
+            residual=config.stop_residual,
+            relative_energy=config.stop_relative_energy,
+            deadline=deadline,
+        )
+
+    def _decide(
+        self, observations: dict[str, Tensor], noise: Noise | None, previous: Tensor | None, max_evaluations: int | None
+    ) -> Decision:
+        began = time.perf_counter()
+        config = self.config
+        deadline = None if config.deadline_s is None else began + config.deadline_s
+        with torch.no_grad():
+            context = self.model.context(observations)
+            start = self._start(len(context), noise, previous, context.device)  # (B N, H, A)
+            if config.starts > 1:
+                context = context.repeat_interleave(config.starts, 0)
+
+            def landscape(chunks: Tensor, rows: Tensor) -> Evaluation:
+                # All rows while none has stopped: no copy of the context then.
+                part = context if len(rows) == len(context) else context[rows]
+                if self.model.proposes:
+                    return self.model.evaluate(chunks, part)
+                with torch.enable_grad():
+                    return self.model.evaluate(chunks, part)
+
+            chunks, trace = minimise(landscape, start, self.rule(max_evaluations, deadline), self.extra_energies)
+        if config.starts > 1:
+            chunks, trace = self._select(chunks, trace)
+        trace.seconds = time.perf_counter() - began
+        return Decision(chunks, trace)
+
+    def _start(self, batch: int, noise: Noise | None, previous: Tensor | None, device: torch.device) -> Tensor:
+        """Start chunks (B N, H, A): zero, noise, or the previous chunk with noise where there is one."""
+        config = self.config
+        assert config.action_feature is not None
+        shape = (config.starts, config.horizon, config.action_feature.shape[0])
+        if config.start == "zero":
+            return torch.zeros(batch, *shape[1:], device=device)
+        random = torch.randn(batch, *shape) if noise is None else noise.normal(shape)
+        start = random.to(device)
+        if config.start == "warm" and previous is not None:
+            warm = config.warm_start_share * previous[:, None] + (1 - config.warm_start_share) * start
+            start = torch.where(torch.isfinite(previous).all((1, 2), keepdim=True)[:, None], warm, start)
+        return start.flatten(0, 1)
+
+    def _select(self, chunks: Tensor, trace: Trace) -> tuple[Tensor, Trace]:
+        """The lowest final energy among the N starts of each sample; its steps are the trace, the cost is that of all."""
+        n = self.config.starts
+        energies = torch.from_numpy(trace.final_energy).view(-1, n)
+        index = torch.arange(len(energies)) * n + best_of(chunks.unflatten(0, (-1, n)), energies)
+        picked = {
+            f.name: getattr(trace, f.name)[index.numpy()] for f in dataclasses.fields(trace) if f.name != "seconds"
+        }
+        picked["evaluations"] = trace.evaluations.reshape(-1, n).sum(1)
+        return chunks[index.to(chunks.device)], Trace(**picked, seconds=trace.seconds)

@@ -1,0 +1,30 @@
+"""Noise that belongs to the row and not to the batch, so that no result depends on its batch-mates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+class Noise:
+    """One random generator per row (per episode, when acting). Drawing advances the generator of each row."""
+
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
+        self.generators = list(generators)
+
+    @classmethod
+    def from_seeds(cls, seeds: Iterable[int]) -> Noise:
+        return cls([torch.Generator().manual_seed(int(seed)) for seed in seeds])
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Standard normal (B, *shape) float32 on the CPU: the same numbers whatever device the policy runs on."""
+        return torch.stack([torch.randn(tuple(shape), generator=g) for g in self.generators])
+
+    def rows(self, indices: Iterable[int]) -> Noise:
+        """The noise of some rows. The generators are shared: drawing from the part advances the whole."""
+        return Noise([self.generators[int(i)] for i in indices])
+
+    def __len__(self) -> int:
+        return len(self.generators)

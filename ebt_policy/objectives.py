@@ -1,0 +1,137 @@
+"""Training objectives: functions of (energy, context, expert chunk) -> one loss per action entry, and metrics.
+
+Legend: B batch, H horizon, A action dimension, F one forward pass of the trunk. Costs are per training step; a
+diffusion policy costs 3F (one forward, one backward).
+
+| objective  | cost | what it learns                                                                            |
+|------------|------|-------------------------------------------------------------------------------------------|
+| denoise    | 3F   | D(x, o) straight away; the energy is its squared residual. Sampling needs no autograd.     |
+| matching   | 6F   | the energy's gradient as a denoising field; any head.                                      |
+| unrolled   | 6KF  | K descent steps from noise to the chunk (EBT-Policy's recipe); mean-seeking, since start   |
+|            |      | and target are independent and the loss is squared.                                        |
+| two_step   | 6F + teacher | fine-tune: two evaluations land where the model's own many-step descent lands.     |
+| verifier   | + (1 + n)F x 3 | InfoNCE over expert and corrupted chunks, added to any of the above.             |
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ebt_policy.configuration_ebt import EBTConfig
+from ebt_policy.energy import EnergyTransformer
+
+Metrics = dict[str, float]
+# (model, context, chunk (B, H, A), config) -> squared error of each entry (B, H, A), metrics
+Objective = Callable[[EnergyTransformer, Tensor, Tensor, EBTConfig], tuple[Tensor, dict[str, Tensor]]]
+
+
+def noised(chunk: Tensor, config: EBTConfig) -> tuple[Tensor, Tensor]:
+    """x = g a + (1 - g) eps with a level g of its own for each sample: x (B, H, A), g (B, 1, 1)."""
+    u = torch.rand(len(chunk), 1, 1, device=chunk.device)
+    g = 1 - (1 - u).pow(config.noise_power)
+    return g * chunk + (1 - g) * torch.randn_like(chunk), g
+
+
+def denoise(model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig):
+    """||D(x, o) - a||^2 from a noised chunk, or, for a share of the batch, from the zero chunk.
+
+    The zero start is what makes one and two evaluations precise; the noised starts teach the field around the data.
+    The model is never told the level: it reads it off x.
+    """
+    x, _ = noised(chunk, config)
+    zero = torch.rand(len(chunk), 1, 1, device=chunk.device) < config.zero_start_share
+    x = torch.where(zero, 0.0, x)
+    error = (model.proposal(x, context).float() - chunk).square()
+    per_sample = error.detach().mean((1, 2))
+    share = zero.float().flatten()
+    return error, {
+        "mse_from_zero": (per_sample * share).sum() / share.sum().clamp(min=1),
+        "mse_from_noise": (per_sample * (1 - share)).sum() / (1 - share).sum().clamp(min=1),
+    }
+
+
+def matching(model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig):
+    """||dE/dx - target||^2 (denoising gradient matching).
+
+    linear: target (1 - g)(eps - a) = x - a, so one step of size 1 lands on the chunk. truncated: (eps - a) c(g) with
+    c = 1 up to g = 0.8 and falling to 0 (Equilibrium Matching, arXiv 2510.02300).
+    """
+    x, g = noised(chunk, config)
+    away = (x - chunk) / (1 - g).clamp(min=1e-6)  # eps - a
+    scale = (1 - g) if config.matching_target == "linear" else ((1 - g) / 0.2).clamp(max=1.0)
+    energy, gradient = model.gradient(x, context, create_graph=True)
+    return (gradient - scale * away).square(), {"energy": energy.detach().mean()}
+
+
+def unrolled(model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig):
+    """EBT-Policy's training (arXiv 2510.27545): descend from noise, compare every iterate with the expert's chunk.
+
+    Nesterov momentum, Langevin noise annealed on a cosine, a step size that is randomised and grows with the energy.
+    Repairs of the published code, each switchable: the input is normalised for each sample, not over the batch; the
+    energy is a sum, so step sizes are near 1 and not near 1000; exp(E) is clamped and detached.
+    """
+    extra = int(torch.randint(0, config.unrolled_extra_steps + 1, ()))
+    steps = config.unrolled_steps + extra
+    x, velocity = torch.randn_like(chunk), torch.zeros_like(chunk)
+    high, low = config.unrolled_langevin
+    total, first = torch.zeros_like(chunk), None
+    for k in range(steps):
+        x = x.detach()
+        if config.unrolled_normalise_input:
+            x = x / x.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1.0)
+        anneal = 0.5 * (1 + math.cos(math.pi * k / max(1, steps - 1)))
+        x = x + (low + (high - low) * anneal) * torch.randn_like(x)
+        ahead = (x + config.unrolled_momentum * velocity).detach()
+        energy, gradient = model.gradient(ahead, context, create_graph=True)
+        size = config.unrolled_step_size * (1 / 1.5 + torch.rand_like(energy) * (1.5 - 1 / 1.5))
+        if config.unrolled_energy_scaled_step:
+            mean_energy = energy.detach() / chunk[0].numel()
+            size = size * (mean_energy / config.unrolled_temperature).clamp(-2, 2).exp()
+        velocity = config.unrolled_momentum * velocity.detach() - size[:, None, None] * gradient
+        x = x + velocity
+        error = (x - chunk).square()
+        first = error.detach().mean() if first is None else first
+        if config.unrolled_every_step_loss or k == steps - 1:
+            total = total + error
+    share = steps if config.unrolled_every_step_loss else 1
+    return total / share, {"mse_first_step": first, "mse_last_step": error.detach().mean()}
+
+
+def two_step(
+    model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig, teacher: EnergyTransformer, teacher_context: Tensor
+):
+    """||x2 - x*||^2: two evaluations from noise against the frozen teacher's many-step sample from the same noise."""
+    noise = torch.randn_like(chunk)
+    with torch.no_grad():
+        target = flow(teacher, teacher_context, noise, config.teacher_steps)
+    x = flow(model, context, noise, 2)
+    return (x - target).square(), {"teacher_mse": (target - chunk).square().mean()}
+
+
+def flow(model: EnergyTransformer, context: Tensor, noise: Tensor, steps: int) -> Tensor:
+    """Straight-line descent from noise (B, H, A): step k goes 1 / (steps - k) of the way to D(x, o)."""
+    x = noise
+    for k in range(steps):
+        x = x + (model.proposal(x, context).float() - x) / (steps - k)
+    return x
+
+
+def verifier(model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """InfoNCE: the expert's chunk has the lowest energy among noised and exchanged ones. Returns a scalar loss."""
+    n = config.verifier_negatives
+    batch = len(chunk)
+    scale = torch.rand(n, batch, 1, 1, device=chunk.device) * 0.5
+    corrupted = chunk + scale * torch.randn(n, *chunk.shape, device=chunk.device)
+    corrupted[0] = chunk.roll(1, 0)  # another scene's chunk: plausible, but not here
+    candidates = torch.cat([chunk[None], corrupted]).flatten(0, 1)
+    repeated = context.expand(n + 1, *context.shape).flatten(0, 1)
+    energies = model.energy(candidates, repeated).view(n + 1, batch).T  # (B, 1 + n)
+    target = torch.zeros(batch, dtype=torch.long, device=chunk.device)
+    loss = F.cross_entropy(-energies / config.verifier_temperature, target)
+    return loss, {"verifier_accuracy": (energies.argmin(1) == 0).float().mean()}
+
+
+OBJECTIVES: dict[str, Objective] = {"denoise": denoise, "matching": matching, "unrolled": unrolled}

@@ -1,0 +1,103 @@
+"""What a run shows and writes while it trains: progress bar, metrics.jsonl, TensorBoard."""
+
+import json
+import math
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from ebt_policy.provenance import write_atomic
+
+METRICS = "metrics.jsonl"
+PLAIN_LINE_SECONDS = 30.0  # between lines where there is no terminal to draw a bar on
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Rows of a run's metrics.jsonl, oldest first."""
+    path = Path(run) / METRICS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+class RunLog:
+    """A context manager around the training loop. `quiet`: neither show nor write (other ranks)."""
+
+    def __init__(self, run: Path, steps: int, batch_size: int, start: int = 0, quiet: bool = False) -> None:
+        self.run, self.steps, self.batch_size, self.start, self.quiet = run, steps, batch_size, start, quiet
+        self.console = Console(quiet=quiet)
+        self._sums: dict[str, float] = defaultdict(float)
+        self._count = 0
+        self._writer: Any = None
+
+    def __enter__(self) -> Self:
+        self._began = self._last_line = time.perf_counter()
+        if not self.quiet:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # Rows after the checkpoint belong to the part of the run that is about to be repeated.
+            kept = [row for row in read_metrics(self.run) if row["step"] <= self.start]
+            write_atomic(self.run / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
+            self._file = open(self.run / METRICS, "a")
+            self._writer = SummaryWriter(str(self.run / "log"), purge_step=self.start + 1)
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            refresh_per_second=2,  # drawing takes milliseconds that the training steps would miss
+            disable=self.quiet or not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("training", total=self.steps, completed=self.start, rate="")
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+        if not self.quiet:
+            self._file.close()
+            self._writer.close()
+
+    def step(self, step: int, values: dict[str, float]) -> None:
+        """Counts one training step; `values` are averaged until the next `row` (none for a step left out)."""
+        for name, value in values.items():
+            self._sums[name] += value
+        self._count += bool(values)
+        self._bar.update(self._task, completed=step)
+
+    def row(self, step: int, seconds: float, extra: dict[str, float]) -> None:
+        """Writes one row: the averages since the last one, and `extra` as it is."""
+        means = {name: total / self._count for name, total in self._sums.items()}
+        self._sums.clear()
+        self._count = 0
+        values = means | extra
+        now = time.perf_counter()
+        rate = (step - self.start) / (now - self._began)
+        text = f"loss {values.get('loss', math.nan):.4f}  {rate:.1f} steps/s  {rate * self.batch_size:,.0f} samples/s"
+        self._bar.update(self._task, rate=text)
+        if self.quiet:
+            return
+        if not self.console.is_terminal and (
+            now - self._last_line > PLAIN_LINE_SECONDS or step == self.steps
+        ):
+            self._last_line = now
+            left = (self.steps - step) / rate / 60
+            self.console.print(f"step {step}/{self.steps}  {text}  {left:.1f} min left", highlight=False)
+        row = {"step": step, "samples": step * self.batch_size, "seconds": round(seconds, 3)} | values
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._writer.add_scalar(f"train/{name}", value, step)

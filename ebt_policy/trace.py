@@ -1,0 +1,161 @@
+"""The record of one decision: what every inner step did, why it stopped and what it cost.
+
+Legend: B samples decided together, S inner steps recorded (the longest sample; others are padded), H horizon,
+A action dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class StopReason(IntEnum):
+    """Why the descent of one sample ended: whichever rule fired first."""
+
+    NONE = 0  # nothing iterative ran (single-pass and fixed-schedule policies)
+    RESIDUAL = 1  # the residual (gradient) fell below its tolerance
+    RELATIVE_ENERGY = 2  # the energy fell by less than its relative tolerance
+    BUDGET = 3  # evaluations spent
+    DEADLINE = 4  # wall clock spent
+    REJECTED = 5  # the proposed step would have raised the energy
+
+
+@dataclass(eq=False)  # arrays have no single truth value
+class Trace:
+    """One decision for B samples. Step arrays are padded (NaN, False) after a sample stopped; S is 0 for baselines.
+
+    Entry s belongs to the s-th point whose energy was evaluated: `accepted` says whether it became the chunk.
+    energy (B, S) float32, residual_rms (B, S) float32, step_size (B, S) float32, accepted (B, S) bool,
+    evaluations (B,) int64: forward passes of the trunk, stop_reason (B,) int8: a StopReason,
+    seconds: wall clock of the whole decision, encoding included, shared by the B samples.
+    """
+
+    energy: NDArray[np.float32]
+    residual_rms: NDArray[np.float32]
+    step_size: NDArray[np.float32]
+    accepted: NDArray[np.bool_]
+    evaluations: NDArray[np.int64]
+    stop_reason: NDArray[np.int8]
+    seconds: float = 0.0
+
+    @classmethod
+    def without_steps(cls, batch_size: int, evaluations: int, seconds: float = 0.0) -> Trace:
+        """The trace of a policy that has no energy: only its cost is known."""
+        empty = np.empty((batch_size, 0), np.float32)
+        return cls(
+            energy=empty,
+            residual_rms=empty,
+            step_size=empty,
+            accepted=np.empty((batch_size, 0), np.bool_),
+            evaluations=np.full(batch_size, evaluations, np.int64),
+            stop_reason=np.full(batch_size, StopReason.NONE, np.int8),
+            seconds=seconds,
+        )
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.evaluations)
+
+    @property
+    def steps(self) -> int:
+        """S, the inner steps recorded for the longest sample."""
+        return self.energy.shape[1]
+
+    @property
+    def steps_taken(self) -> NDArray[np.int64]:
+        """(B,) inner steps recorded for each sample: the entries that are not padding."""
+        return (~np.isnan(self.energy)).sum(1)
+
+    @property
+    def final_energy(self) -> NDArray[np.float32]:
+        """(B,) energy of the chunk that was returned: the last accepted one; NaN where no energy was recorded.
+
+        A rejected step leaves the chunk as it was, so its energy is not the chunk's.
+        """
+        return _pick(self.energy, _last(self._of_chunk()))
+
+    @property
+    def energy_drop(self) -> NDArray[np.float32]:
+        """(B,) first recorded energy minus final energy: what thinking gained; NaN where no energy was recorded."""
+        return _pick(self.energy, _first(self._of_chunk())) - self.final_energy
+
+    def _of_chunk(self) -> NDArray[np.bool_]:
+        return self.accepted & ~np.isnan(self.energy)
+
+    def row(self, index: int) -> Trace:
+        """The same decision for one sample, its padding cut off: a Trace with B = 1 and S = its own steps."""
+        rows = slice(index, index + 1)
+        taken = int(self.steps_taken[index])
+        return Trace(
+            energy=self.energy[rows, :taken],
+            residual_rms=self.residual_rms[rows, :taken],
+            step_size=self.step_size[rows, :taken],
+            accepted=self.accepted[rows, :taken],
+            evaluations=self.evaluations[rows],
+            stop_reason=self.stop_reason[rows],
+            seconds=self.seconds,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists for JSON; NaN and infinities become None, since JSON has none of them."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Self:
+        """The inverse of to_dict."""
+        size = len(record["evaluations"])
+        arrays = {
+            name: np.array(record[name], dtype).reshape(size, -1)  # None becomes NaN in a float array
+            for name, dtype in _STEP_ARRAYS.items()
+        }
+        return cls(
+            **arrays,
+            evaluations=np.array(record["evaluations"], np.int64),
+            stop_reason=np.array(record["stop_reason"], np.int8),
+            seconds=float(record["seconds"]),
+        )
+
+
+_STEP_ARRAYS = {"energy": np.float32, "residual_rms": np.float32, "step_size": np.float32, "accepted": np.bool_}
+
+
+@dataclass
+class Decision:
+    """What a policy decided. chunk (B, H, A) is normalised; chunk[:, 0] is for the current tick."""
+
+    chunk: Tensor
+    trace: Trace
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.dtype == np.float32:
+        return np.where(np.isfinite(value), value, None).tolist()
+    return value.tolist()
+
+
+def _first(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(B,) index of the first True in each row of (B, S); -1 where there is none."""
+    return np.where(mask.any(1), mask.argmax(1), -1) if mask.shape[1] else np.full(len(mask), -1)
+
+
+def _last(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    first_from_end = _first(mask[:, ::-1])
+    return np.where(first_from_end < 0, -1, mask.shape[1] - 1 - first_from_end)
+
+
+def _pick(values: NDArray[np.float32], index: NDArray[np.int64]) -> NDArray[np.float32]:
+    """values[i, index[i]], NaN where index is -1."""
+    if not values.shape[1]:
+        return np.full(len(values), np.nan, np.float32)
+    picked = values[np.arange(len(values)), np.maximum(index, 0)]
+    return np.where(index < 0, np.float32(np.nan), picked)

@@ -1,0 +1,90 @@
+"""The transformer that the energy and every matched baseline share.
+
+Legend: B batch, H horizon, A action dimension, P action tokens (H / actions_per_token), D width, L layers.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ebt_policy.configuration_chunk import ChunkPolicyConfig
+
+
+class Block(nn.Module):
+    """Self-attention and MLP over action tokens, modulated by the context (adaLN, arXiv 2212.09748)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm_mlp = nn.LayerNorm(width, elementwise_affine=False)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+        # GELU and not ReLU: the energy's gradient is trained through, and ReLU's second derivative is zero.
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """x (B, P, D), modulation (B, 6, D) -> (B, P, D)."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation[:, :, None].unbind(1)
+        y = self.norm_attention(x) * (1 + scale_a) + shift_a
+        q, k, v = self.qkv(y).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, P, d)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + (1 + gate_a) * self.project(y)
+        y = self.norm_mlp(x) * (1 + scale_m) + shift_m
+        return x + (1 + gate_m) * self.mlp(y)
+
+
+class Trunk(nn.Module):
+    """A chunk and its context -> one vector per action token, and from it one output per action."""
+
+    def __init__(self, config: ChunkPolicyConfig, time_input: bool = False) -> None:
+        super().__init__()
+        assert config.action_feature is not None  # validate_features has run
+        width, tokens = config.width, config.horizon // config.actions_per_token
+        self.horizon, self.action_dim = config.horizon, config.action_feature.shape[0]
+        size = config.actions_per_token * self.action_dim
+        self.embed = nn.Linear(size, width)
+        self.position = nn.Parameter(0.02 * torch.randn(tokens, width))
+        self.blocks = nn.ModuleList(Block(width, config.attention_heads) for _ in range(config.layers))
+        # One modulation for all layers plus an offset for each (adaLN-single, arXiv 2310.00426): a third fewer
+        # parameters, and it is computed once per chunk.
+        self.modulate = nn.Linear(width, 6 * width)
+        self.offset = nn.Parameter(torch.zeros(config.layers, 6, width))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, size)
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+        self.time = TimeEmbedding(width) if time_input else None
+
+    def modulation(self, context: Tensor, time: Tensor | None = None) -> Tensor:
+        """context (B, D), time (B,) in [0, 1] for the baselines -> (B, L, 6, D)."""
+        if self.time is not None:
+            context = context + self.time(time)
+        shared = self.modulate(F.silu(context)).unflatten(-1, (6, -1))
+        return shared[:, None] + self.offset
+
+    def tokens(self, chunk: Tensor, modulation: Tensor) -> Tensor:
+        """chunk (B, H, A), modulation (B, L, 6, D) -> token vectors (B, P, D)."""
+        x = self.embed(chunk.reshape(len(chunk), len(self.position), -1)) + self.position
+        for block, m in zip(self.blocks, modulation.unbind(1), strict=True):
+            x = block(x, m)
+        return self.norm(x)
+
+    def forward(self, chunk: Tensor, modulation: Tensor) -> Tensor:
+        """chunk (B, H, A), modulation (B, L, 6, D) -> (B, H, A)."""
+        return self.head(self.tokens(chunk, modulation)).reshape(-1, self.horizon, self.action_dim)
+
+
+class TimeEmbedding(nn.Module):
+    """Noise level in [0, 1], (B,) -> (B, D), for the baselines alone: the energy has no time input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(1000), 32)), persistent=False)
+        self.mix = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, time: Tensor) -> Tensor:
+        angles = time[:, None] * self.frequencies
+        return self.mix(torch.cat([angles.sin(), angles.cos()], -1))
