@@ -4,12 +4,14 @@ Importing the package registers its policies and environments with LeRobot and n
 of every LeRobot command.
 """
 
-from importlib.util import find_spec
+import sys
+from pathlib import Path
 
 __version__ = "0.1.0"
 
-if find_spec("lerobot") is not None:
-    from ebt_policy.configuration_ebt import EBTConfig
-    from ebt_policy.configuration_matched_baseline import MatchedBaselineConfig
+# LeRobot's own import takes seconds, and `ebt-policy --help` has to answer at once: its sub-commands register
+# when they run.
+if Path(sys.argv[0]).stem != "ebt-policy":
+    from ebt_policy.registration import EBTConfig, MatchedBaselineConfig
 
     __all__ = ["EBTConfig", "MatchedBaselineConfig"]

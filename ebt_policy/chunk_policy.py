@@ -52,12 +52,18 @@ class ChunkPolicy(PreTrainedPolicy):
         self.reset()
 
     # -- what a sub-class gives ------------------------------------------------------------------------------------
-    def _loss(self, observations: dict[str, Tensor], chunk: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _loss(
+        self, observations: dict[str, Tensor], chunk: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Error of each action entry (B, H, A), a further scalar loss, and metrics."""
         raise NotImplementedError
 
     def _decide(
-        self, observations: dict[str, Tensor], noise: Noise | None, previous: Tensor | None, max_evaluations: int | None
+        self,
+        observations: dict[str, Tensor],
+        noise: Noise | None,
+        previous: Tensor | None,
+        max_evaluations: int | None,
     ) -> Decision:
         raise NotImplementedError
 
@@ -176,7 +182,9 @@ class ChunkPolicy(PreTrainedPolicy):
 
     # -- loading ---------------------------------------------------------------------------------------------------
     @classmethod
-    def _load_as_safetensor(cls, model: nn.Module, model_file: str, map_location: str, strict: bool) -> nn.Module:
+    def _load_as_safetensor(
+        cls, model: nn.Module, model_file: str, map_location: str, strict: bool
+    ) -> nn.Module:
         """Strict whatever LeRobot asks: a policy with a missing or extra tensor is not the policy that was trained."""
         stored = load_file(model_file, device="cpu")
         expected = model.state_dict()

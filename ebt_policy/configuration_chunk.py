@@ -39,8 +39,9 @@ class ChunkPolicyConfig(PreTrainedConfig):
     spatial_softmax_keypoints: int = 32
     separate_encoder_per_camera: bool = False
 
-    # Actions past the end of an episode are copies of the last one. Learning them teaches the arm to stop there.
-    mask_padding: bool = True
+    # Actions past the end of an episode are copies of the last one. Leaving them out of the loss cost success on
+    # PushT (docs/experiments.md): holding the last target is part of what a demonstration shows.
+    mask_padding: bool = False
     drop_n_last_frames: int = 0
 
     optimizer_lr: float = 1e-3

@@ -41,11 +41,14 @@ class EBTConfig(ChunkPolicyConfig):
     verifier_temperature: float = 0.1
 
     # Descent.
-    start: str = "zero"
+    # warm: the previous chunk, shifted to now and half noise; the first decision of an episode starts from noise.
+    start: str = "warm"
     warm_start_share: float = 0.5  # start = share * previous chunk, shifted + (1 - share) * noise
     starts: int = 1  # descents from different starts, in parallel; the lowest energy wins
-    relaxation: float = 0.9  # a step goes this part of the way to the proposal D(x, o)
-    gradient_step_size: float = 1.0  # for heads without a proposal; energies are sums, so the natural size is 1
+    relaxation: float = 0.9  # from the zero chunk, a step goes this part of the way to the proposal D(x, o)
+    gradient_step_size: float = (
+        1.0  # for heads without a proposal; energies are sums, so the natural size is 1
+    )
     max_evaluations: int = 2
     min_evaluations: int = 2
     stop_residual: float | None = None  # RMS of the proposed move, normalised units
@@ -70,4 +73,6 @@ class EBTConfig(ChunkPolicyConfig):
         if self.max_evaluations < 1:
             raise ValueError(f"max_evaluations must be at least 1, found {self.max_evaluations}.")
         if self.starts > 1 and self.start == "zero":
-            raise ValueError("starts > 1 needs start='noise' or 'warm': from the zero chunk all starts are equal.")
+            raise ValueError(
+                "starts > 1 needs start='noise' or 'warm': from the zero chunk all starts are equal."
+            )

@@ -113,9 +113,8 @@ class Windows:
         cameras = [key for key in features if key in meta.camera_keys]
         low_dimensional = [key for key in features if key not in cameras]
         table = read_table(meta, episodes, cameras)
-        arrays = table.select_columns(sorted({*low_dimensional, "episode_index", "frame_index"})).with_format(
-            "numpy"
-        )[:]
+        wanted = sorted({*low_dimensional, "episode_index", "frame_index"})
+        arrays = table.select_columns(wanted).with_format("numpy")[:]
         columns = {key: _column(meta, key, arrays) for key in low_dimensional}
 
         def offsets(key: str) -> Sequence[int] | None:

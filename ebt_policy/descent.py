@@ -80,7 +80,9 @@ def minimise(
         x = point[rows]
         evaluation = landscape(x, rows)
         used[rows] += 1
-        energy = evaluation.energy + sum((term(x).detach() for term in extra), torch.zeros_like(evaluation.energy))
+        energy = evaluation.energy + sum(
+            (term(x).detach() for term in extra), torch.zeros_like(evaluation.energy)
+        )
         before = best_energy[rows]
         falls = energy < before  # False for NaN: a broken evaluation is never kept
         rms = evaluation.direction.square().mean((1, 2)).sqrt()
@@ -103,7 +105,9 @@ def minimise(
         stop[~torch.isfinite(best_energy[rows])] = int(StopReason.REJECTED)
         enough = falls & (used[rows] >= rule.min_evaluations)
         if rule.relative_energy is not None:
-            stop[enough & ((before - energy) < rule.relative_energy * before.abs())] = int(StopReason.RELATIVE_ENERGY)
+            stop[enough & ((before - energy) < rule.relative_energy * before.abs())] = int(
+                StopReason.RELATIVE_ENERGY
+            )
         if rule.residual is not None:
             stop[enough & (rms <= rule.residual)] = int(StopReason.RESIDUAL)
 
@@ -147,7 +151,8 @@ class _Log:
     """Collects the steps on the device and turns them into a Trace with one copy at the end."""
 
     def __init__(self, batch: int) -> None:
-        self.batch, self.entries = batch, []
+        self.batch = batch
+        self.entries: list[tuple[Tensor, ...]] = []
 
     def add(self, rows: Tensor, *values: Tensor) -> None:
         self.entries.append((rows, *values))

@@ -48,7 +48,7 @@ class CameraEncoder(nn.Module):
         self.trunk = nn.Sequential(*list(resnet.children())[:-2])  # without pooling and classifier
         self.pool = SpatialSoftmax(512, config.spatial_softmax_keypoints)
         self.project = nn.Linear(2 * config.spatial_softmax_keypoints, config.width)
-        self.crop = tuple(config.crop_shape) if config.crop_shape else None
+        self.crop = (config.crop_shape[0], config.crop_shape[1]) if config.crop_shape else None
 
     def forward(self, images: Tensor) -> Tensor:
         if self.crop:

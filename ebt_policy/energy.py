@@ -39,7 +39,9 @@ class EnergyTransformer(nn.Module):
         self.trunk = Trunk(config)
         if self.kind == "scalar":
             self.trunk.head = nn.Linear(config.width, 1)
-            nn.init.normal_(self.trunk.head.weight, std=0.02)  # exactly zero would leave no gradient to start from
+            nn.init.normal_(
+                self.trunk.head.weight, std=0.02
+            )  # exactly zero would leave no gradient to start from
 
     @property
     def proposes(self) -> bool:

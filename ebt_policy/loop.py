@@ -12,6 +12,7 @@ from lerobot.utils.random_utils import seeded_context
 from torch import Tensor, nn
 
 from ebt_policy.checkpoint import Trainer
+from ebt_policy.chunk_policy import ChunkPolicy
 from ebt_policy.data import Windows
 from ebt_policy.optimise import WeightAverage, sample_order
 from ebt_policy.recipe import TrainRecipe
@@ -36,6 +37,7 @@ class Loop:
         self.recipe, self.trainer, self.accelerator = recipe, trainer, accelerator
         self.preprocessor, self.windows, self.held_out = preprocessor, windows, held_out
         self.weights = WeightAverage(trainer.average, trainer.policy, recipe.ema_decay)
+        self.lr = 0.0  # of the last step
         self.parameters = [p for p in trainer.policy.parameters() if p.requires_grad]
         trainer.policy.train()
         self.eager = accelerator.prepare_model(_Loss(trainer.policy))
@@ -52,8 +54,9 @@ class Loop:
         with self._autocast():
             loss, metrics = self.loss(batch)
         self.accelerator.backward(loss)
-        grad_norm = nn.utils.clip_grad_norm_(self.parameters, recipe.grad_clip, foreach=True).item()
+        grad_norm = float(nn.utils.clip_grad_norm_(self.parameters, recipe.grad_clip, foreach=True))
         loss_value = self.accelerator.reduce(loss.detach(), "mean").item()
+        self.lr = float(trainer.scheduler.get_last_lr()[0])
         accepted = trainer.guard.accepts(loss_value, grad_norm)
         if accepted:
             trainer.optimizer.step()
@@ -89,15 +92,14 @@ class Loop:
 
 
 class _Loss(nn.Module):
-    """batch -> (loss, metrics), through `policy.loss` where it has one: as `forward`, but it compiles as one graph."""
+    """batch -> (loss, metrics). Our own policies' `loss` is their `forward`, but compiles as one graph."""
 
     def __init__(self, policy: PreTrainedPolicy) -> None:
         super().__init__()
         self.policy = policy
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict | None]:
-        compute = getattr(self.policy, "loss", self.policy.forward)
-        return compute(batch)
+        return self.policy.loss(batch) if isinstance(self.policy, ChunkPolicy) else self.policy(batch)
 
 
 def _compiled(module: nn.Module) -> LossFunction:
@@ -110,9 +112,8 @@ def _compiled(module: nn.Module) -> LossFunction:
             chosen = torch.compile(module)
             try:
                 return chosen(batch)
-            except (
-                Exception
-            ) as error:  # whatever the compiler raises; a fault of the policy itself shows again below
+            # Whatever the compiler raises; a fault of the policy itself shows again below.
+            except Exception as error:
                 chosen = module
                 cause = f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"
                 warnings.warn(f"Training goes on without compilation. {cause}", stacklevel=2)

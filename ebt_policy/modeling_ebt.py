@@ -35,7 +35,9 @@ class EBTPolicy(ChunkPolicy):
         self._teacher: list[EnergyTransformer] = []  # in a list, so that it is no part of the state dict
 
     # -- training --------------------------------------------------------------------------------------------------
-    def _loss(self, observations: dict[str, Tensor], chunk: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _loss(
+        self, observations: dict[str, Tensor], chunk: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         config = self.config
         if config.objective in ("denoise", "two_step"):
             context = self.model.context(observations)
@@ -45,11 +47,16 @@ class EBTPolicy(ChunkPolicy):
                 teacher = self._frozen_teacher()
                 with torch.no_grad():
                     teacher_context = teacher.context(observations)
-                error, metrics = objectives.two_step(self.model, context, chunk, config, teacher, teacher_context)
+                error, metrics = objectives.two_step(
+                    self.model, context, chunk, config, teacher, teacher_context
+                )
         else:
             # Gradients of gradients: no half precision, and not the fused attention kernels, which have no second
             # derivative.
-            with grad_island(chunk.device.type), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            with (
+                grad_island(chunk.device.type),
+                torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+            ):
                 context = self.model.context(observations)
                 error, metrics = objectives.OBJECTIVES[config.objective](self.model, context, chunk, config)
         further = error.new_zeros(())
@@ -87,7 +94,11 @@ class EBTPolicy(ChunkPolicy):
         )
 
     def _decide(
-        self, observations: dict[str, Tensor], noise: Noise | None, previous: Tensor | None, max_evaluations: int | None
+        self,
+        observations: dict[str, Tensor],
+        noise: Noise | None,
+        previous: Tensor | None,
+        max_evaluations: int | None,
     ) -> Decision:
         began = time.perf_counter()
         config = self.config
@@ -106,13 +117,17 @@ class EBTPolicy(ChunkPolicy):
                 with torch.enable_grad():
                     return self.model.evaluate(chunks, part)
 
-            chunks, trace = minimise(landscape, start, self.rule(max_evaluations, deadline), self.extra_energies)
+            chunks, trace = minimise(
+                landscape, start, self.rule(max_evaluations, deadline), self.extra_energies
+            )
         if config.starts > 1:
             chunks, trace = self._select(chunks, trace)
         trace.seconds = time.perf_counter() - began
         return Decision(chunks, trace)
 
-    def _start(self, batch: int, noise: Noise | None, previous: Tensor | None, device: torch.device) -> Tensor:
+    def _start(
+        self, batch: int, noise: Noise | None, previous: Tensor | None, device: torch.device
+    ) -> Tensor:
         """Start chunks (B N, H, A): zero, noise, or the previous chunk with noise where there is one."""
         config = self.config
         assert config.action_feature is not None
@@ -132,7 +147,9 @@ class EBTPolicy(ChunkPolicy):
         energies = torch.from_numpy(trace.final_energy).view(-1, n)
         index = torch.arange(len(energies)) * n + best_of(chunks.unflatten(0, (-1, n)), energies)
         picked = {
-            f.name: getattr(trace, f.name)[index.numpy()] for f in dataclasses.fields(trace) if f.name != "seconds"
+            f.name: getattr(trace, f.name)[index.numpy()]
+            for f in dataclasses.fields(trace)
+            if f.name != "seconds"
         }
         picked["evaluations"] = trace.evaluations.reshape(-1, n).sum(1)
         return chunks[index.to(chunks.device)], Trace(**picked, seconds=trace.seconds)

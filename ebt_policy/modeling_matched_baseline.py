@@ -4,6 +4,7 @@ Legend: B batch, T observation steps, H horizon, A action dimension, D width.
 """
 
 import time
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
@@ -30,8 +31,8 @@ class MatchedBaselinePolicy(ChunkPolicy):
         super().__init__(config, **kwargs)
         self.encoder = ObservationEncoder(config)
         self.trunk = Trunk(config, time_input=config.method != "regression")
-        scheduler = DDIMScheduler if config.sampler == "ddim" else DDPMScheduler
-        self.scheduler = scheduler(
+        scheduler: Any = DDIMScheduler if config.sampler == "ddim" else DDPMScheduler
+        self.scheduler: Any = scheduler(
             num_train_timesteps=config.train_timesteps,
             beta_schedule="squaredcos_cap_v2",
             prediction_type="epsilon",
@@ -44,7 +45,9 @@ class MatchedBaselinePolicy(ChunkPolicy):
         return self.trunk(x, self.trunk.modulation(context, level)).float()
 
     # -- training --------------------------------------------------------------------------------------------------
-    def _loss(self, observations: dict[str, Tensor], chunk: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _loss(
+        self, observations: dict[str, Tensor], chunk: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         context = self.encoder(observations)
         batch, method = len(chunk), self.config.method
         noise = torch.randn_like(chunk)
@@ -69,7 +72,11 @@ class MatchedBaselinePolicy(ChunkPolicy):
 
     # -- acting ----------------------------------------------------------------------------------------------------
     def _decide(
-        self, observations: dict[str, Tensor], noise: Noise | None, previous: Tensor | None, max_evaluations: int | None
+        self,
+        observations: dict[str, Tensor],
+        noise: Noise | None,
+        previous: Tensor | None,
+        max_evaluations: int | None,
     ) -> Decision:
         began = time.perf_counter()
         config = self.config
@@ -83,7 +90,10 @@ class MatchedBaselinePolicy(ChunkPolicy):
                 chunk = self._diffuse(chunk, context, steps, noise)
             elif config.method == "flow":
                 for k in range(steps):
-                    chunk = chunk + self._predict(chunk, context, context.new_full((len(context),), k / steps)) / steps
+                    chunk = (
+                        chunk
+                        + self._predict(chunk, context, context.new_full((len(context),), k / steps)) / steps
+                    )
             else:
                 level = context.new_zeros(len(context))
                 chunk, steps = self._predict(torch.zeros_like(chunk), context, level), 1

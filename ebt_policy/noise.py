@@ -19,7 +19,9 @@ class Noise:
         return cls([torch.Generator().manual_seed(int(seed)) for seed in seeds])
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """Standard normal (B, *shape) float32 on the CPU: the same numbers whatever device the policy runs on."""
+        """Standard normal (B, *shape) float32 on the CPU: the same numbers whatever device the policy runs
+        on.
+        """
         return torch.stack([torch.randn(tuple(shape), generator=g) for g in self.generators])
 
     def rows(self, indices: Iterable[int]) -> Noise:

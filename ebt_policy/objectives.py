@@ -101,7 +101,12 @@ def unrolled(model: EnergyTransformer, context: Tensor, chunk: Tensor, config: E
 
 
 def two_step(
-    model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig, teacher: EnergyTransformer, teacher_context: Tensor
+    model: EnergyTransformer,
+    context: Tensor,
+    chunk: Tensor,
+    config: EBTConfig,
+    teacher: EnergyTransformer,
+    teacher_context: Tensor,
 ):
     """||x2 - x*||^2: two evaluations from noise against the frozen teacher's many-step sample from the same noise."""
     noise = torch.randn_like(chunk)
@@ -119,7 +124,9 @@ def flow(model: EnergyTransformer, context: Tensor, noise: Tensor, steps: int) -
     return x
 
 
-def verifier(model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def verifier(
+    model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
     """InfoNCE: the expert's chunk has the lowest energy among noised and exchanged ones. Returns a scalar loss."""
     n = config.verifier_negatives
     batch = len(chunk)

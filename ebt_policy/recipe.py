@@ -23,7 +23,7 @@ class DatasetRecipe:
     episodes: tuple[int, ...] | None = None  # None: all
     observations: tuple[str, ...] | None = None  # names of observation features; None: all that are there
     held_out_fraction: float = 0.05  # of the episodes, never trained on: their loss shows over-fitting
-    symmetry: str | dict[str, Any] | None = None  # a name, or the fields of ebt_policy.symmetry.Symmetry
+    symmetry: dict[str, Any] | str | None = None  # a name, or the fields of ebt_policy.symmetry.Symmetry
     image_cache_gb: float = 4.0
 
 
@@ -151,7 +151,7 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _check_keys(data: Mapping[str, Any], cls: type, where: str) -> None:
-    fields = {f.name: f.type for f in dataclasses.fields(cls)}
+    fields: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(cls)}
     for key, value in data.items():
         if key not in fields:
             raise UserError(

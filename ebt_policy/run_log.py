@@ -24,9 +24,11 @@ PLAIN_LINE_SECONDS = 30.0  # between lines where there is no terminal to draw a 
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Rows of a run's metrics.jsonl, oldest first."""
+    """Rows of a run's metrics.jsonl, oldest first; without a last line that a crash cut short."""
     path = Path(run) / METRICS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 class RunLog:
@@ -40,7 +42,8 @@ class RunLog:
         self._writer: Any = None
 
     def __enter__(self) -> Self:
-        self._began = self._last_line = time.perf_counter()
+        self._row_step, self._row_time = self.start, time.perf_counter()
+        self._last_line = self._row_time
         if not self.quiet:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -71,7 +74,7 @@ class RunLog:
             self._file.close()
             self._writer.close()
 
-    def step(self, step: int, values: dict[str, float]) -> None:
+    def step(self, step: int, values: dict[str, Any]) -> None:
         """Counts one training step; `values` are averaged until the next `row` (none for a step left out)."""
         for name, value in values.items():
             self._sums[name] += value
@@ -80,12 +83,13 @@ class RunLog:
 
     def row(self, step: int, seconds: float, extra: dict[str, float]) -> None:
         """Writes one row: the averages since the last one, and `extra` as it is."""
-        means = {name: total / self._count for name, total in self._sums.items()}
+        means = {name: float(total) / self._count for name, total in self._sums.items()}
         self._sums.clear()
         self._count = 0
         values = means | extra
         now = time.perf_counter()
-        rate = (step - self.start) / (now - self._began)
+        rate = (step - self._row_step) / (now - self._row_time)
+        self._row_step, self._row_time = step, now
         text = f"loss {values.get('loss', math.nan):.4f}  {rate:.1f} steps/s  {rate * self.batch_size:,.0f} samples/s"
         self._bar.update(self._task, rate=text)
         if self.quiet:

@@ -1,7 +1,7 @@
 """Where a LeRobot dataset lies, and its tables: found or refused in the user's terms, never half created."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -52,18 +52,23 @@ def split_episodes(n_episodes: int, held_out_fraction: float, seed: int) -> tupl
     return sorted(order[n_held_out:].tolist()), sorted(order[:n_held_out].tolist())
 
 
-def missing_files(
-    meta: LeRobotDatasetMetadata, episodes: Iterable[int] | None = None, cameras: Sequence[str] = ()
+def fetch_missing(
+    meta: LeRobotDatasetMetadata, episodes: Sequence[int] | None, cameras: Sequence[str]
 ) -> dict[Path, tuple[str, int]]:
-    """Absent tables and videos, relative to meta.root -> (feature or "data", first episode that needs it)."""
-    absent: dict[Path, tuple[str, int]] = {}
-    videos = [key for key in cameras if key in meta.video_keys]
-    for episode in range(meta.total_episodes) if episodes is None else episodes:
-        files = [("data", meta.get_data_file_path(episode))]
-        files += [(key, meta.get_video_file_path(episode, key)) for key in videos]
-        for feature, path in files:
-            if path not in absent and not (meta.root / path).is_file():
-                absent[path] = (feature, episode)
+    """Tables and videos that are not there: path below meta.root -> (feature or "data", first episode in it).
+
+    Those of a dataset that was opened from the Hub are downloaded first; a local copy is left as it is.
+    """
+    absent = _missing(meta, episodes, cameras)
+    if absent and constants.HF_LEROBOT_HUB_CACHE in meta.root.parents and not is_offline_mode():
+        snapshot_download(
+            meta.repo_id,
+            repo_type="dataset",
+            revision=meta.revision,
+            cache_dir=constants.HF_LEROBOT_HUB_CACHE,
+            allow_patterns=[str(path) for path in absent],
+        )
+        absent = _missing(meta, episodes, cameras)
     return absent
 
 
@@ -73,7 +78,7 @@ def read_table(
     """The rows of `episodes` (all where None) in dataset order, after making sure that the files are there.
 
     Only the videos of `cameras` are wanted: state-only training needs none. Raises UserError for an unknown
-    episode and for files missing from a local copy; those of a dataset opened from the Hub are downloaded.
+    episode and for missing files.
     """
     if episodes is not None:
         unknown = sorted(set(episodes) - set(range(meta.total_episodes)))
@@ -82,16 +87,7 @@ def read_table(
                 f"Dataset {meta.repo_id!r} has episodes 0 to {meta.total_episodes - 1}; "
                 f"asked for {unknown[:5] if unknown else 'none of them'}."
             )
-    absent = missing_files(meta, episodes, cameras)
-    if absent and constants.HF_LEROBOT_HUB_CACHE in meta.root.parents and not is_offline_mode():
-        snapshot_download(
-            meta.repo_id,
-            repo_type="dataset",
-            revision=meta.revision,
-            cache_dir=constants.HF_LEROBOT_HUB_CACHE,
-            allow_patterns=[str(path) for path in absent],
-        )
-        absent = missing_files(meta, episodes, cameras)
+    absent = fetch_missing(meta, episodes, cameras)
     if absent:
         path, (feature, episode) = next(iter(absent.items()))
         raise UserError(
@@ -100,6 +96,20 @@ def read_table(
         )
     features = get_hf_features_from_features(meta.features)
     return load_nested_dataset(meta.root / "data", features, None if episodes is None else list(episodes))
+
+
+def _missing(
+    meta: LeRobotDatasetMetadata, episodes: Sequence[int] | None, cameras: Sequence[str]
+) -> dict[Path, tuple[str, int]]:
+    absent: dict[Path, tuple[str, int]] = {}
+    videos = [key for key in cameras if key in meta.video_keys]
+    for episode in range(meta.total_episodes) if episodes is None else episodes:
+        files = [("data", meta.get_data_file_path(episode))]
+        files += [(key, meta.get_video_file_path(episode, key)) for key in videos]
+        for feature, path in files:
+            if path not in absent and not (meta.root / path).is_file():
+                absent[path] = (feature, episode)
+    return absent
 
 
 def _local_folder(repo_id: str, root: str | Path | None) -> Path | None:

@@ -1,6 +1,6 @@
 """Exact symmetries of a task: each doubles the demonstrations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,9 @@ PIXEL_MAPS = {
 class AffineMap:
     """x' = sign * x[permutation] + offset over the last dimension; sign, offset: one for all or one each."""
 
-    permutation: Sequence[int]
-    sign: float | Sequence[float] = 1.0
-    offset: float | Sequence[float] = 0.0
+    permutation: tuple[int, ...]
+    sign: float | tuple[float, ...] = 1.0
+    offset: float | tuple[float, ...] = 0.0
 
     def __call__(self, values: Tensor) -> Tensor:
         """(..., D) -> (..., D), in the same unit."""
@@ -40,7 +40,7 @@ class Symmetry:
     pixels: what happens to all cameras, a key of PIXEL_MAPS; empty where they do not share the symmetry.
     """
 
-    features: Mapping[str, AffineMap]
+    features: dict[str, AffineMap]
     pixels: str = ""
 
     def check(self, widths: Mapping[str, int], cameras: Mapping[str, tuple[int, int]]) -> None:
@@ -93,7 +93,7 @@ SYMMETRIES: dict[str, Symmetry] = {"pusht": _pusht()}
 def find_symmetry(spec: str | Mapping[str, Any] | None) -> Symmetry | None:
     """A registered symmetry by name, or one written out as in a recipe; None for none.
 
-    Written out: {"features": {name: {"permutation": [1, 0], "sign": -1, "offset": 512}}, "pixels": "vertical"}.
+    Written out: {"features": {name: {"permutation": [1, 0], "sign": -1, "offset": 512}}, "pixels": ""}.
     Raises UserError for an unknown name and for fields that do not exist.
     """
     if not spec:

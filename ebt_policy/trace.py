@@ -30,9 +30,10 @@ class StopReason(IntEnum):
 
 @dataclass(eq=False)  # arrays have no single truth value
 class Trace:
-    """One decision for B samples. Step arrays are padded (NaN, False) after a sample stopped; S is 0 for baselines.
+    """One decision for B samples.
 
     Entry s belongs to the s-th point whose energy was evaluated: `accepted` says whether it became the chunk.
+    Entries after a sample stopped are padding (NaN, False); S is 0 for policies without an energy.
     energy (B, S) float32, residual_rms (B, S) float32, step_size (B, S) float32, accepted (B, S) bool,
     evaluations (B,) int64: forward passes of the trunk, stop_reason (B,) int8: a StopReason,
     seconds: wall clock of the whole decision, encoding included, shared by the B samples.
@@ -76,7 +77,7 @@ class Trace:
 
     @property
     def final_energy(self) -> NDArray[np.float32]:
-        """(B,) energy of the chunk that was returned: the last accepted one; NaN where no energy was recorded.
+        """(B,) energy of the last accepted point; NaN where no energy was recorded.
 
         A rejected step leaves the chunk as it was, so its energy is not the chunk's.
         """
@@ -84,7 +85,7 @@ class Trace:
 
     @property
     def energy_drop(self) -> NDArray[np.float32]:
-        """(B,) first recorded energy minus final energy: what thinking gained; NaN where no energy was recorded."""
+        """(B,) first recorded minus final energy: what thinking gained; NaN where none was recorded."""
         return _pick(self.energy, _first(self._of_chunk())) - self.final_energy
 
     def _of_chunk(self) -> NDArray[np.bool_]:
@@ -112,19 +113,19 @@ class Trace:
     def from_dict(cls, record: dict[str, Any]) -> Self:
         """The inverse of to_dict."""
         size = len(record["evaluations"])
-        arrays = {
-            name: np.array(record[name], dtype).reshape(size, -1)  # None becomes NaN in a float array
-            for name, dtype in _STEP_ARRAYS.items()
-        }
+
+        def steps(name: str, dtype: type[np.generic]) -> NDArray[Any]:
+            return np.array(record[name], dtype).reshape(size, -1)  # None becomes NaN in a float array
+
         return cls(
-            **arrays,
+            energy=steps("energy", np.float32),
+            residual_rms=steps("residual_rms", np.float32),
+            step_size=steps("step_size", np.float32),
+            accepted=steps("accepted", np.bool_),
             evaluations=np.array(record["evaluations"], np.int64),
             stop_reason=np.array(record["stop_reason"], np.int8),
             seconds=float(record["seconds"]),
         )
-
-
-_STEP_ARRAYS = {"energy": np.float32, "residual_rms": np.float32, "step_size": np.float32, "accepted": np.bool_}
 
 
 @dataclass
@@ -138,9 +139,9 @@ class Decision:
 def _plain(value: Any) -> Any:
     if not isinstance(value, np.ndarray):
         return value
-    if value.dtype == np.float32:
-        return np.where(np.isfinite(value), value, None).tolist()
-    return value.tolist()
+    if value.dtype != np.float32:
+        return value.tolist()
+    return [[x if np.isfinite(x) else None for x in row] for row in value.tolist()]
 
 
 def _first(mask: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import draccus
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from draccus.utils import DecodingError
+from draccus.utils import DecodingError, ParsingError
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.factory import make_policy, make_pre_post_processors
 from lerobot.policies.pretrained import PreTrainedPolicy
@@ -51,9 +51,13 @@ def train(recipe: TrainRecipe, output: str | Path, *, resume: bool = False) -> P
         cpu=recipe.device == "cpu",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    if recipe.device and accelerator.device.type != torch.device(recipe.device).type:
+        raise UserError(
+            f"Device '{recipe.device}' was asked for, but this machine offers '{accelerator.device}'."
+        )
     main = accelerator.is_main_process
     if main:
-        _open_run(run, recipe, resume)
+        _check_run(run, recipe, resume)
     accelerator.wait_for_everyone()
     checkpoint = last_checkpoint(run)
     if checkpoint and int(checkpoint.name) >= recipe.steps:
@@ -64,11 +68,12 @@ def train(recipe: TrainRecipe, output: str | Path, *, resume: bool = False) -> P
     set_seed(recipe.seed)
 
     config, windows, held_out = _data(recipe, accelerator.device)
-    with _user_errors():
+    with _user_errors("Policy"):
         policy = make_policy(config, ds_meta=windows.meta)
     preprocessor, postprocessor = make_pre_post_processors(
         config,
         pretrained_path=str(checkpoint / PRETRAINED_MODEL_DIR) if checkpoint else None,
+        preprocessor_overrides={"device_processor": {"device": accelerator.device.type}},
         dataset_stats=windows.stats,
     )
     trainer = _trainer(recipe, policy)
@@ -84,7 +89,7 @@ def train(recipe: TrainRecipe, output: str | Path, *, resume: bool = False) -> P
         accelerator.wait_for_everyone()
 
     if main:
-        _record_start(run, recipe, trainer, windows, accelerator)
+        _start_run(run, recipe, trainer, windows, accelerator)
     log = RunLog(run, recipe.steps, recipe.batch_size, trainer.step, quiet=not main)
     with log, _stop_signals(accelerator.num_processes == 1) as stop:
         while trainer.step < recipe.steps and not stop.is_set():
@@ -93,7 +98,7 @@ def train(recipe: TrainRecipe, output: str | Path, *, resume: bool = False) -> P
             step, last = trainer.step, trainer.step == recipe.steps
             evaluate = held_out is not None and (step % recipe.eval_every == 0 or last)
             if step % recipe.log_every == 0 or evaluate or last:
-                extra = {"lr": trainer.scheduler.get_last_lr()[0], "skipped": trainer.guard.skipped}
+                extra = {"lr": loop.lr, "skipped": trainer.guard.skipped}
                 log.row(
                     step,
                     trainer.seconds,
@@ -112,7 +117,6 @@ def train(recipe: TrainRecipe, output: str | Path, *, resume: bool = False) -> P
 
 def _data(recipe: TrainRecipe, device: torch.device) -> tuple[PreTrainedConfig, Windows, Windows | None]:
     """The policy's config with its features set from the dataset, the windows to train on, and the held-out ones."""
-    register_third_party_plugins()  # ours among them
     wanted = recipe.dataset
     meta = open_metadata(wanted.repo_id, wanted.root)
     config = policy_config(recipe, device.type)
@@ -134,7 +138,8 @@ def _data(recipe: TrainRecipe, device: torch.device) -> tuple[PreTrainedConfig, 
     )
     _examine(wanted, [*config.input_features, ACTION], episodes, held_out_part)
     mirror = wanted.symmetry
-    symmetry = draccus.decode(Symmetry, mirror) if isinstance(mirror, dict) else find_symmetry(mirror)
+    with _user_errors("Recipe: dataset.symmetry"):
+        symmetry = draccus.decode(Symmetry, mirror) if isinstance(mirror, dict) else find_symmetry(mirror)
 
     def windows(part: list[int], symmetry: Symmetry | None) -> Windows:
         return Windows.from_lerobot(
@@ -173,6 +178,7 @@ def _examine(wanted: DatasetRecipe, features: list[str], episodes: list[int], he
 
 def policy_config(recipe: TrainRecipe, device: str) -> PreTrainedConfig:
     """The registered config that the recipe's `policy` describes. Raises UserError for unknown types and fields."""
+    register_third_party_plugins()  # ours among them
     known = PreTrainedConfig.get_known_choices()
     kind = recipe.policy["type"]
     if kind not in known:
@@ -185,7 +191,7 @@ def policy_config(recipe: TrainRecipe, device: str) -> PreTrainedConfig:
             raise UserError(
                 f"Policy '{kind}' has no option '{name}'.{did_you_mean(name, fields)} See `{known[kind].__name__}`."
             )
-    with _user_errors():
+    with _user_errors("Policy"):
         return draccus.decode(PreTrainedConfig, {"push_to_hub": False} | recipe.policy | {"device": device})
 
 
@@ -202,15 +208,13 @@ def _trainer(recipe: TrainRecipe, policy: PreTrainedPolicy) -> Trainer:
     return Trainer(policy, average, optimizer, schedule(recipe).build(optimizer, recipe.steps))
 
 
-def _open_run(run: Path, recipe: TrainRecipe, resume: bool) -> None:
-    """Makes a new run folder, or makes sure that the one to go on with is of this recipe."""
-    path = run / RECIPE
+def _check_run(run: Path, recipe: TrainRecipe, resume: bool) -> None:
+    """Raises UserError unless the folder is new, or, to go on with, that of this recipe. Writes nothing."""
     if not resume:
         if run.exists() and any(run.iterdir()):
             raise UserError(f"'{run}' exists. Choose another folder, or go on with that run (resume).")
-        run.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, dump_recipe(recipe))
         return
+    path = run / RECIPE
     if not path.exists():
         raise UserError(f"There is no run to go on with in '{run}': it has no {RECIPE}.")
     before, now = draccus.encode(load_recipe(path)), draccus.encode(recipe)
@@ -222,10 +226,12 @@ def _open_run(run: Path, recipe: TrainRecipe, resume: bool) -> None:
         )
 
 
-def _record_start(
+def _start_run(
     run: Path, recipe: TrainRecipe, trainer: Trainer, windows: Windows, accelerator: Accelerator
 ) -> None:
-    """run.json: where the run comes from, and the same for each time it was taken up again."""
+    """recipe.yaml, and run.json: where the run comes from, and the same for each time it was taken up again."""
+    run.mkdir(parents=True, exist_ok=True)
+    write_atomic(run / RECIPE, dump_recipe(recipe))
     path = run / RUN
     record = run_record() | {
         "seed": recipe.seed,
@@ -244,12 +250,14 @@ def _record_start(
 
 
 @contextmanager
-def _user_errors() -> Iterator[None]:
+def _user_errors(what: str) -> Iterator[None]:
     """LeRobot's own checks of a config speak in the user's terms already, but as ValueError."""
     try:
         yield
     except (DecodingError, ValueError) as error:
-        raise UserError(f"Policy: {error}") from error
+        raise UserError(f"{what}: {error}") from error
+    except ParsingError as error:  # behind it hides what the config's __post_init__ objects to
+        raise UserError(f"{what}: {error.__cause__ or error}") from error
 
 
 @contextmanager

@@ -80,9 +80,13 @@ class Trunk(nn.Module):
 class TimeEmbedding(nn.Module):
     """Noise level in [0, 1], (B,) -> (B, D), for the baselines alone: the energy has no time input."""
 
+    frequencies: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(1000), 32)), persistent=False)
+        self.register_buffer(
+            "frequencies", torch.exp(torch.linspace(0, math.log(1000), 32)), persistent=False
+        )
         self.mix = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, time: Tensor) -> Tensor:

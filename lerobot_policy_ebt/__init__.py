@@ -1,1 +1,1 @@
-import ebt_policy  # noqa: F401  (LeRobot imports a plugin by the name of its distribution)
+import ebt_policy.registration  # noqa: F401  (LeRobot imports a plugin by the name of its distribution)

@@ -1,0 +1,229 @@
+"""`ebt-policy`: one command, a sub-command for each thing that one comes to do.
+
+Nothing heavy is imported before a sub-command runs, so that `--help` answers at once.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg
+
+from ebt_policy.errors import UserError
+
+Overrides = Annotated[
+    tuple[str, ...],
+    UseAppendAction,
+    arg(name="set", aliases=["-s"], metavar="KEY=VALUE", help="Any option by its dotted name; repeatable."),
+]
+
+
+def demo(
+    episodes: int = 50,
+    seed: int = 100_000,
+    output: Path = Path("runs/demo"),
+    open_browser: bool = False,
+    processes: int | None = None,
+) -> None:
+    """EBT and Diffusion Policy side by side on PushT, in under three minutes; no dataset, no network.
+
+    Prints the comparison and writes a report with videos and energy traces.
+
+    Args:
+        episodes: Episodes for each policy, on the same seeds.
+        seed: Seed of the first episode; the others count up from it.
+        output: Folder for the report.
+        open_browser: Show the report when it is done.
+        processes: Worker processes (default: one for each core).
+    """
+    from ebt_policy.eval.demo import demo as run
+
+    run(episodes, seed, output, processes=processes, open_browser=open_browser)
+
+
+def train(
+    config: str = "pusht_keypoints",
+    output: Path | None = None,
+    resume: bool = False,
+    steps: int | None = None,
+    seed: int | None = None,
+    overrides: Overrides = (),
+) -> None:
+    """Train a policy (ebt, matched_baseline, diffusion, act, ...) on a LeRobot dataset.
+
+    Args:
+        config: Name of a shipped recipe, or path of a YAML file.
+        output: Run folder (default: runs/<config>). Holds recipe, versions, logs and checkpoints.
+        resume: Go on with the run in that folder.
+        steps: Optimiser steps.
+        seed: Seed of the weights, the noise and the order of the data.
+        overrides: e.g. --set policy.type=diffusion --set dataset.repo_id=me/my_arm --set batch_size=64
+    """
+    from ebt_policy.recipe import load_recipe
+    from ebt_policy.train import train as run
+
+    values = key_values(overrides)
+    values |= {k: v for k, v in {"steps": steps, "seed": seed}.items() if v is not None}
+    folder = output or Path("runs") / Path(config).stem
+    print(
+        f"Policy: {run(load_recipe(config, values), folder, resume=resume)}/checkpoints/last/pretrained_model"
+    )
+
+
+def evaluate(
+    policy: str,
+    env: str = "pusht_keypoints",
+    episodes: int = 500,
+    seed: int = 100_000,
+    max_evaluations: int | None = None,
+    n_action_steps: int | None = None,
+    json: Path | None = None,
+    parquet: Path | None = None,
+    processes: int | None = None,
+    device: str = "cpu",
+    overrides: Overrides = (),
+) -> None:
+    """Success rate, coverage, function evaluations and latency of one policy on fixed seeds.
+
+    Args:
+        policy: A run or checkpoint folder, or shipped:NAME (shipped:list names what comes with the package).
+        env: pusht_keypoints or pusht_pixels.
+        episodes: How many, on seeds counting up from --seed.
+        seed: Seed of the first episode.
+        max_evaluations: Budget of function evaluations for each decision.
+        n_action_steps: Ticks executed of each chunk (default: as trained).
+        json: Where to write the figures.
+        parquet: Where to write one row for each episode, with its traces.
+        processes: Worker processes (default: one for each core). The result does not depend on it.
+        device: Torch device of the policy.
+        overrides: Options of the policy, e.g. --set start=zero --set sampler=ddim:10
+    """
+    from ebt_policy.eval.evaluate import evaluate as run
+    from ebt_policy.eval.policies import list_shipped
+
+    if policy in ("shipped:", "shipped:list"):
+        print("\n".join(f"shipped:{name}" for name in list_shipped()))
+        return
+    run(
+        policy,
+        env,
+        episodes,
+        seed,
+        max_evaluations=max_evaluations,
+        n_action_steps=n_action_steps,
+        overrides=key_values(overrides),
+        processes=processes,
+        device=device,
+        json_path=json,
+        parquet_path=parquet,
+    )
+
+
+def bench(
+    config: Positional[Path], output: Path | None = None, resume: bool = True, processes: int | None = None
+) -> None:
+    """A table of policies: trains what is missing, evaluates all on the same seeds, writes report.md and .html.
+
+    Args:
+        config: A bench file, e.g. configs/bench_pusht.yaml
+        output: Folder (default: runs/<config>). An interrupted bench goes on where it stopped.
+        resume: Keep what is there and still fits.
+        processes: Worker processes for the episodes.
+    """
+    from ebt_policy.eval.bench import bench as run
+
+    run(config, output, resume, processes=processes)
+
+
+def doctor(
+    dataset: Positional[str],
+    root: Path | None = None,
+) -> None:
+    """Looks for faults in a dataset before they cost a training: each finding says where, what and what to do.
+
+    Args:
+        dataset: Repo id, e.g. lerobot/pusht_keypoints
+        root: A local folder instead of LeRobot's cache.
+    """
+    from ebt_policy.doctor import doctor as run
+    from ebt_policy.doctor import print_findings
+
+    findings = run(dataset, root)
+    print_findings(findings)
+    if any(finding.severity == "error" for finding in findings):
+        raise SystemExit(1)
+
+
+def energy(
+    policy: str,
+    dataset: str | None = None,
+    root: Path | None = None,
+    noise: float = 0.15,
+    json: Path | None = None,
+) -> None:
+    """Does the energy mean something? Expert chunks against the same with noise, on held-out episodes.
+
+    Args:
+        policy: A run or checkpoint folder, or shipped:NAME.
+        dataset: Repo id (default: what the policy was trained on).
+        root: A local folder instead of LeRobot's cache.
+        noise: Standard deviation of the noise, in normalised action units.
+        json: Where to write the figures.
+    """
+    from ebt_policy.eval.energy_quality import energy_quality
+
+    energy_quality(policy, dataset, root, noise=noise, json_path=json)
+
+
+def throughput(config: str = "pusht_keypoints", json: Path | None = None) -> None:
+    """Samples per second of the data path and of training, beside LeRobot's own, in one run.
+
+    Args:
+        config: Name of a shipped recipe, or path of a YAML file.
+        json: Where to write the figures.
+    """
+    from ebt_policy.eval.throughput import throughput as run
+
+    run(config, json_path=json)
+
+
+def key_values(items: tuple[str, ...]) -> dict[str, object]:
+    """("policy.width=256",) -> {"policy.width": 256}; values are read as YAML. Raises UserError without "="."""
+    import yaml
+
+    pairs = {}
+    for item in items:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise UserError(f"--set expects KEY=VALUE, found '{item}'.")
+        pairs[key.strip()] = yaml.safe_load(value)
+    return pairs
+
+
+def main() -> None:
+    """Entry point. Exit status 1 for a mistake that the user can correct, 130 for Ctrl-C."""
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    commands: dict[str, Callable[..., Any]] = {
+        "demo": demo,
+        "train": train,
+        "eval": evaluate,
+        "bench": bench,
+        "doctor": doctor,
+        "energy": energy,
+        "throughput": throughput,
+    }
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog="ebt-policy",
+            description="Energy-based transformer policies for LeRobot: train, measure, deploy, watch.",
+        )
+    except UserError as error:
+        print(f"ebt-policy: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

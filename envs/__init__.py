@@ -1,0 +1,50 @@
+"""Simulated worlds by name, each behind the same small record. Nothing here knows a policy."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ebt_policy.errors import UserError
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+
+_MODULES = {"pusht_keypoints": "pusht", "pusht_pixels": "pusht"}  # name -> module with SPECS[name]
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """A task as a policy meets it. Two resets with one seed give the same episode.
+
+    make(render): a fresh gymnasium env; render=True sets it up for `env.render()` -> uint8 (H, W, 3).
+    to_policy(observation): LeRobot's names without batch dimension, float32; images (C, H, W) in 0..1.
+    success(info), coverage(info): read from the info of `step`; coverage is the task's graded score in 0..1.
+    success_coverage: the coverage above which the task counts as solved; the graded reward saturates there.
+    max_ticks: length of an episode in control periods; fps: control periods per second.
+    """
+
+    name: str
+    make: Callable[[bool], gym.Env]
+    to_policy: Callable[[Any], dict[str, np.ndarray]]
+    success: Callable[[dict[str, Any]], bool]
+    coverage: Callable[[dict[str, Any]], float]
+    success_coverage: float
+    max_ticks: int
+    fps: int
+
+
+def environment(name: str) -> EnvSpec:
+    """The environment called `name`. Raises UserError for an unknown one."""
+    if name not in _MODULES:
+        raise UserError(f"Unknown environment '{name}'. Choose one of: {', '.join(environments())}.")
+    return importlib.import_module(f"{__name__}.{_MODULES[name]}").SPECS[name]
+
+
+def environments() -> list[str]:
+    """The names that `environment` accepts."""
+    return sorted(_MODULES)

@@ -1,0 +1,76 @@
+"""PushT for LeRobot's commands: `--env.type=ebt_pusht`.
+
+LeRobot's own `pusht` fails with more than one asynchronous env: its factory looks the env up by a name that
+the worker processes never registered. Ours is a module-level function, which workers import.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from dataclasses import dataclass, field
+from functools import partial
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode
+from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.envs.configs import EnvConfig
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGE, OBS_STATE
+
+
+@EnvConfig.register_subclass("ebt_pusht")
+@dataclass
+class EBTPushTEnv(EnvConfig):
+    """PushT as LeRobot sees it: keypoints (`environment_state_agent_pos`) or `pixels_agent_pos`."""
+
+    task: str | None = "PushT-v0"
+    fps: int = 10
+    episode_length: int = 300  # ticks
+    obs_type: str = "environment_state_agent_pos"
+    video_size: int = 256  # pixels, of rendered videos
+    features: dict[str, PolicyFeature] = field(default_factory=dict)
+    features_map: dict[str, str] = field(
+        default_factory=lambda: {
+            ACTION: ACTION,
+            "agent_pos": OBS_STATE,
+            "environment_state": OBS_ENV_STATE,
+            "pixels": OBS_IMAGE,
+        }
+    )
+
+    def __post_init__(self) -> None:
+        observed = {
+            "environment_state_agent_pos": {"environment_state": PolicyFeature(FeatureType.ENV, (16,))},
+            "pixels_agent_pos": {"pixels": PolicyFeature(FeatureType.VISUAL, (96, 96, 3))},
+        }
+        if self.obs_type not in observed:
+            raise ValueError(f"env.obs_type is '{self.obs_type}'; PushT offers {', '.join(observed)}.")
+        self.features = {
+            ACTION: PolicyFeature(FeatureType.ACTION, (2,)),
+            "agent_pos": PolicyFeature(FeatureType.STATE, (2,)),
+            **observed[self.obs_type],
+        }
+
+    @property
+    def gym_kwargs(self) -> dict:
+        return {
+            "observation_type": self.obs_type,
+            "video_size": self.video_size,
+            "max_ticks": self.episode_length,
+        }
+
+    def create_envs(
+        self, n_envs: int, use_async_envs: bool = False
+    ) -> dict[str, dict[int, gym.vector.VectorEnv]]:
+        """{type: {0: a vector of n_envs}}; asynchronous ones live in forked server processes."""
+        from ebt_policy.envs.pusht import make_pusht  # the simulator, only where it is used
+
+        factories = [partial(make_pusht, **self.gym_kwargs)] * n_envs
+        if use_async_envs and n_envs > 1:
+            # Imported once, in the process that the workers are forked from.
+            multiprocessing.get_context("forkserver").set_forkserver_preload([make_pusht.__module__])
+            vector: gym.vector.VectorEnv = gym.vector.AsyncVectorEnv(
+                factories, context="forkserver", autoreset_mode=AutoresetMode.SAME_STEP
+            )
+        else:
+            vector = gym.vector.SyncVectorEnv(factories, autoreset_mode=AutoresetMode.SAME_STEP)
+        return {self.type: {0: vector}}

@@ -1,0 +1,196 @@
+"""`ebt-policy bench`: trains what is missing, evaluates all on the same seeds, writes the report.
+
+    <output>/train/<row>-seed<k>/        the training runs
+    <output>/rows/<setting>-seed<k>.parquet   episodes; at an earlier checkpoint with -step<n>
+    <output>/report.md, report.html
+
+A file is written when it is complete, so an interrupted bench goes on at the first one that is missing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ebt_policy.checkpoint import last_checkpoint
+from ebt_policy.errors import UserError
+from ebt_policy.eval.bench_config import BenchConfig, Row, Setting, load_bench
+from ebt_policy.eval.bench_report import LearningPoint, TrainedRow, write_bench_report
+from ebt_policy.eval.episodes import Episode, read_parquet
+from ebt_policy.eval.evaluate import evaluate
+from ebt_policy.eval.policies import find_checkpoint
+from ebt_policy.eval.report import Result
+from ebt_policy.provenance import sha256
+from ebt_policy.recipe import TrainRecipe, load_recipe
+from ebt_policy.run_log import read_metrics
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """One bench under way."""
+
+    config: BenchConfig
+    output: Path
+    processes: int | None
+    console: Console
+
+
+def bench(
+    config: str | Path,
+    output: str | Path | None = None,
+    resume: bool = True,
+    *,
+    processes: int | None = None,
+    show_progress: bool = True,
+) -> Path:
+    """Runs the bench described by the YAML file `config` and returns the path of report.html.
+
+    output: default runs/<name of the file>. resume: keep what is there and still fits; else the folder has
+    to be new. processes: see `evaluate`. Raises UserError for a mistake in the file, a recipe or a run.
+    """
+    loaded = load_bench(config)
+    folder = Path(output) if output is not None else Path("runs") / loaded.name
+    if not resume and folder.exists() and any(folder.iterdir()):
+        raise UserError(
+            f"'{folder}' holds results. Choose another output folder, or go on with them (resume)."
+        )
+    run = _Bench(loaded, folder, processes, Console(quiet=not show_progress))
+    for row in loaded.rows:  # a mistake in the last row must not show after a day of training
+        _recipe(loaded, row, seed=0)
+
+    results: list[Result] = []
+    trained: list[TrainedRow] = []
+    for row in loaded.rows:
+        policies = {seed: _policy(run, row, seed) for seed in row.training_seeds}
+        results += [_result(run, row, setting, policies) for setting in row.settings]
+        if row.checkpoint is None:
+            trained.append(_trained(run, row, policies))
+    return write_bench_report(folder, loaded, results, trained)
+
+
+def _recipe(config: BenchConfig, row: Row, seed: int) -> TrainRecipe | None:
+    """The shared recipe with the row's policy and keys; None for a row that is not trained.
+
+    A policy of another type keeps the options that it has too: observations, horizon, trunk. That makes a
+    baseline matched.
+    """
+    if row.checkpoint is not None:
+        return None
+    from lerobot.configs.policies import PreTrainedConfig
+
+    from ebt_policy.train import policy_config
+
+    base = dict(load_recipe(config.recipe, config.train).policy)
+    kind = row.policy.get("type", base["type"])
+    known = PreTrainedConfig.get_known_choices().get(kind)
+    shared = {k: v for k, v in base.items() if known is None or k in known.__dataclass_fields__}
+    overrides = {
+        **config.train,
+        "policy": shared | dict(row.policy) | {"type": kind},
+        **row.train,
+        "seed": seed,
+    }
+    recipe = load_recipe(config.recipe, overrides)
+    policy_config(recipe, "cpu")
+    return recipe
+
+
+def _policy(run: _Bench, row: Row, seed: int) -> Path:
+    """The trained policy of a row, trained or taken up again where it is not finished."""
+    recipe = _recipe(run.config, row, seed)
+    if recipe is None:
+        return find_checkpoint(row.checkpoint or "")
+    from ebt_policy.train import RECIPE, train
+
+    folder = run.output / "train" / f"{_slug(row.name)}-seed{seed}"
+    last = last_checkpoint(folder)
+    if last is None or int(last.name) < recipe.steps:
+        run.console.print(f"Training {row.name}, seed {seed}", style="bold", highlight=False)
+    return train(recipe, folder, resume=(folder / RECIPE).exists())
+
+
+def _result(run: _Bench, row: Row, setting: Setting, policies: dict[int, Path]) -> Result:
+    episodes, latencies = {}, []
+    for seed, policy in policies.items():
+        file = run.output / "rows" / f"{_slug(setting.name)}-seed{seed}.parquet"
+        episodes[seed], metadata = _evaluated(run, setting, policy, file, run.config.episodes)
+        latencies.append(metadata["latency_ms"])
+    p50, p95 = (sum(measured[p] for measured in latencies) / len(latencies) for p in ("p50", "p95"))
+    return Result(setting.name, setting.curve, episodes, (p50, p95))
+
+
+def _trained(run: _Bench, row: Row, policies: dict[int, Path]) -> TrainedRow:
+    """What training took, and the success at every checkpoint where the row asks for it."""
+    first = policies[row.training_seeds[0]]
+    curve = [
+        _learning_point(run, row, setting, policies, checkpoint)
+        for setting in row.settings
+        if setting.name == row.learning_curve
+        for checkpoint in _checkpoints(first)
+    ]
+    return TrainedRow.read(row.name, policies, curve)
+
+
+def _learning_point(
+    run: _Bench, row: Row, setting: Setting, policies: dict[int, Path], checkpoint: str
+) -> LearningPoint:
+    episodes, spent = {}, []
+    for seed, folder in policies.items():
+        file = run.output / "rows" / f"{_slug(setting.name)}-seed{seed}-step{checkpoint}.parquet"
+        policy = folder / "checkpoints" / checkpoint
+        n = run.config.learning_curve_episodes
+        episodes[seed], _ = _evaluated(run, setting, policy, file, n, latency=False)
+        spent.append([m for m in read_metrics(folder) if m["step"] <= int(checkpoint)][-1])
+    seconds = sum(m["seconds"] for m in spent) / len(spent)
+    return LearningPoint(spent[0]["samples"], seconds, Result(setting.name, row.name, episodes))
+
+
+def _checkpoints(folder: Path) -> list[str]:
+    """Names of a run's checkpoints (zero-padded steps), oldest first."""
+    return sorted(p.name for p in (folder / "checkpoints").iterdir() if p.name.isdecimal())
+
+
+def _evaluated(
+    run: _Bench, setting: Setting, policy: Path, file: Path, episodes: int, latency: bool = True
+) -> tuple[list[Episode], dict[str, Any]]:
+    """Episodes and metadata from `file`, measured first if missing or of another policy or setting."""
+    config = run.config
+    wanted = {
+        "env": config.env,
+        "seed": config.seed,
+        "episodes": episodes,
+        "checkpoint_sha256": sha256(find_checkpoint(policy) / "model.safetensors"),
+    }
+    acting = {"max_evaluations": setting.max_evaluations, "overrides": dict(setting.overrides)}
+    if setting.n_action_steps is not None:
+        acting["n_action_steps"] = setting.n_action_steps
+    if file.is_file():
+        rows, found = read_parquet(file)
+        same = all(found[k] == v for k, v in wanted.items()) and all(
+            found["policy"][k] == v for k, v in acting.items()
+        )
+        if same and (found["latency_ms"] or not latency):
+            return [replace(row, traces=[]) for row in rows], found
+    run.console.print(f"Evaluating {file.stem}, {episodes} episodes", style="bold", highlight=False)
+    measured = evaluate(
+        policy,
+        config.env,
+        episodes,
+        config.seed,
+        max_evaluations=setting.max_evaluations,
+        n_action_steps=setting.n_action_steps,
+        overrides=setting.overrides,
+        processes=run.processes,
+        latency=latency,
+        parquet_path=file,
+        show_progress=not run.console.quiet,
+    )
+    return [replace(row, traces=[]) for row in measured.rows], measured.to_dict()
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,0 +1,141 @@
+"""One policy, one environment, many seeds: the measurement behind `ebt-policy eval`, and its JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Collection, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ebt_policy import provenance
+from ebt_policy.envs import environment
+from ebt_policy.errors import UserError
+from ebt_policy.eval.episodes import Episode, write_parquet
+from ebt_policy.eval.latency import measure_latency
+from ebt_policy.eval.parallel import GROUP_SIZE, prepare_workers, run_episodes, usable_cores
+from ebt_policy.eval.policies import load_runner
+from ebt_policy.eval.statistics import wilson
+
+
+@dataclasses.dataclass
+class EvaluationResult:
+    """What was measured. The names of the fields are those of the JSON file and stay as they are.
+
+    success_rate: share of episodes whose coverage exceeded the task's threshold at any tick, with Wilson's
+    95 % interval. mean_max_coverage, mean_final_coverage: raw means over episodes.
+    mean_max_coverage_reward: the same maximum divided by the threshold and cut at 1, the score that
+    Diffusion Policy publishes. evaluations_per_decision: mean over all decisions. latency_ms: batch-1
+    decision (p50, p95 and how it was measured). mean_ticks_to_success: over the successful episodes. seed:
+    the first; the episodes have seed, seed + 1, ...
+    """
+
+    success_rate: float
+    success_ci95: tuple[float, float]
+    mean_max_coverage: float
+    mean_final_coverage: float
+    mean_max_coverage_reward: float
+    evaluations_per_decision: float
+    inner_steps_per_decision: float
+    mean_ticks_to_success: float | None
+    latency_ms: dict[str, Any] | None
+    episodes: int
+    seed: int
+    env: str
+    policy: dict[str, Any]
+    checkpoint_sha256: str
+    versions: dict[str, str]
+    git_hash: str | None
+    wall_seconds: float
+    rows: list[Episode] = dataclasses.field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object: every field but the rows."""
+        kept = [field.name for field in dataclasses.fields(self) if field.name != "rows"]
+        return {name: getattr(self, name) for name in kept}
+
+
+def evaluate(
+    policy: str | Path,
+    env: str = "pusht_keypoints",
+    episodes: int = 500,
+    seed: int = 100_000,
+    *,
+    max_evaluations: int | None = None,
+    n_action_steps: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    processes: int | None = None,
+    group_size: int = GROUP_SIZE,
+    device: str = "cpu",
+    latency: bool = True,
+    record: Collection[int] = (),
+    json_path: Path | str | None = None,
+    parquet_path: Path | str | None = None,
+    show_progress: bool = True,
+) -> EvaluationResult:
+    """Run `episodes` episodes with the seeds seed, seed + 1, ... and measure the latency of a decision.
+
+    policy, max_evaluations, n_action_steps, overrides: see `load_runner`. processes: worker processes; None
+    takes one per usable core on the CPU and one on a GPU; the results are the same for every number. record:
+    seeds whose frames are kept in the rows. json_path, parquet_path: files to write, atomically. Raises
+    UserError for bad input.
+    """
+    if episodes < 1:
+        raise UserError(f"episodes is {episodes}; expected at least 1.")
+    spec = environment(env)
+    if processes is None:
+        processes = usable_cores() if device == "cpu" else 1
+    processes = min(processes, math.ceil(episodes / group_size))
+    if processes > 1:
+        prepare_workers()
+    make_runner = partial(load_runner, str(policy), max_evaluations, n_action_steps, device, overrides)
+    runner = make_runner()  # here first: a mistake shows before any process starts
+    begin = time.perf_counter()
+    rows = run_episodes(
+        make_runner if processes > 1 else lambda: runner,
+        env,
+        range(seed, seed + episodes),
+        processes=processes,
+        group_size=group_size,
+        record=record,
+        show_progress=show_progress,
+        title=str(policy),
+    )
+    wall_seconds = time.perf_counter() - begin
+    successes = sum(row.success for row in rows)
+    decisions = [row.decisions for row in rows]
+    to_success = [row.ticks_to_success for row in rows if row.ticks_to_success is not None]
+    result = EvaluationResult(
+        success_rate=successes / episodes,
+        success_ci95=wilson(successes, episodes),
+        mean_max_coverage=_mean(row.max_coverage for row in rows),
+        mean_final_coverage=_mean(row.final_coverage for row in rows),
+        mean_max_coverage_reward=_mean(min(row.max_coverage / spec.success_coverage, 1.0) for row in rows),
+        evaluations_per_decision=_mean((row.evaluations_per_decision for row in rows), decisions),
+        inner_steps_per_decision=_mean((row.inner_steps for row in rows), decisions),
+        mean_ticks_to_success=_mean(to_success) if to_success else None,
+        latency_ms=dataclasses.asdict(measure_latency(runner, env, seed=seed)) if latency else None,
+        episodes=episodes,
+        seed=seed,
+        env=env,
+        policy=runner.describe() | {"overrides": dict(overrides or {})},
+        checkpoint_sha256=runner.checkpoint_sha256,
+        versions=provenance.versions(),
+        git_hash=provenance.git_hash(),
+        wall_seconds=wall_seconds,
+        rows=rows,
+    )
+    if json_path is not None:
+        Path(json_path).parent.mkdir(parents=True, exist_ok=True)
+        provenance.write_json(Path(json_path), result.to_dict())
+    if parquet_path is not None:
+        write_parquet(parquet_path, rows, result.to_dict())
+    return result
+
+
+def _mean(values: Any, weights: list[int] | None = None) -> float:
+    return float(np.average(list(values), weights=weights))

@@ -1,0 +1,74 @@
+"""How long one decision takes: batch 1, warmed up, device synchronised, on observations of real episodes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ebt_policy.eval.parallel import one_thread
+from ebt_policy.eval.policies import Runner, RunnerDecision
+from ebt_policy.eval.rollout import rollout
+from ebt_policy.noise import Noise
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds from raw observations to raw actions: `decisions` measured, on `threads` CPU threads."""
+
+    p50: float
+    p95: float
+    decisions: int
+    threads: int
+    device: str
+
+
+def measure_latency(
+    runner: Runner,
+    env_name: str,
+    *,
+    seed: int = 0,
+    decisions: int = 150,
+    warm_up: int = 10,
+    max_seconds: float = 20.0,
+) -> Latency:
+    """Acts through whole episodes, so that warm starts and adaptive stopping cost what they cost in use.
+
+    Stops after the episode in which `decisions` were measured or `max_seconds` passed. One CPU thread: it is
+    the fastest setting for a batch of one, and it does not depend on the machine's number of cores.
+    """
+    timed = _Timed(runner)
+    begin = time.perf_counter()
+    with one_thread():
+        while len(timed.milliseconds) < warm_up + decisions:
+            rollout(timed, env_name, [seed])
+            seed += 1
+            if len(timed.milliseconds) > warm_up and time.perf_counter() - begin > max_seconds:
+                break
+    measured = timed.milliseconds[warm_up:]
+    p50, p95 = np.percentile(measured, [50, 95])
+    return Latency(float(p50), float(p95), len(measured), threads=1, device=runner.device)
+
+
+class _Timed:
+    """A runner that notes how long each of its decisions took."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner, self.milliseconds = runner, list[float]()
+        self.n_obs_steps, self.n_action_steps = runner.n_obs_steps, runner.n_action_steps
+
+    def decide(
+        self, observations: dict[str, np.ndarray], noise: Noise, previous: np.ndarray | None = None
+    ) -> RunnerDecision:
+        self._synchronise()
+        begin = time.perf_counter()
+        decision = self.runner.decide(observations, noise, previous)
+        self._synchronise()
+        self.milliseconds.append((time.perf_counter() - begin) * 1e3)
+        return decision
+
+    def _synchronise(self) -> None:
+        if self.runner.device.startswith("cuda"):
+            torch.cuda.synchronize(self.runner.device)

@@ -1,0 +1,143 @@
+"""Closed-loop episodes, many in one process: they begin together, decide in one batch and leave it when
+finished.
+
+Each has its own env and its own noise, both begun from its seed, so no episode depends on its batch-mates.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ebt_policy.envs import EnvSpec, environment
+from ebt_policy.errors import UserError
+from ebt_policy.eval.episodes import Episode
+from ebt_policy.eval.policies import RunnerDecision
+from ebt_policy.noise import Noise
+from ebt_policy.trace import Trace
+
+OnProgress = Callable[[int, int], None]  # (ticks done, episodes finished) since the last call
+
+
+class Decider(Protocol):
+    """What a rollout needs of a Runner."""
+
+    n_obs_steps: int
+    n_action_steps: int
+
+    def decide(
+        self, observations: dict[str, np.ndarray], noise: Noise, previous: np.ndarray | None = None
+    ) -> RunnerDecision: ...
+
+
+class _Running:
+    """One episode under way."""
+
+    def __init__(self, spec: EnvSpec, seed: int, n_obs_steps: int, record: bool) -> None:
+        self.spec, self.seed = spec, seed
+        self.env = spec.make(record)
+        observation, _ = self.env.reset(seed=seed)
+        self.history = deque([spec.to_policy(observation)] * n_obs_steps, maxlen=n_obs_steps)
+        self.frames: list[np.ndarray] | None = [self.env.render()] if record else None
+        self.coverages: list[float] = []
+        self.traces: list[Trace] = []
+        self.ticks_to_success: int | None = None
+        self.done = False
+
+    def execute(self, actions: np.ndarray) -> None:
+        """Up to n actions (n, A), fewer when the episode ends."""
+        for action in actions:
+            observation, _, terminated, truncated, info = self.env.step(action)
+            self.history.append(self.spec.to_policy(observation))
+            self.coverages.append(self.spec.coverage(info))
+            if self.frames is not None:
+                self.frames.append(self.env.render())
+            if self.ticks_to_success is None and self.spec.success(info):
+                self.ticks_to_success = len(self.coverages)
+            if terminated or truncated or len(self.coverages) == self.spec.max_ticks:
+                self.done = True
+                self.env.close()
+                return
+
+    def episode(self, n_action_steps: int) -> Episode:
+        energies = np.array([trace.final_energy[0] for trace in self.traces], np.float64)
+        known = energies[~np.isnan(energies)]
+        return Episode(
+            seed=self.seed,
+            env=self.spec.name,
+            success=self.ticks_to_success is not None,
+            max_coverage=max(self.coverages),
+            final_coverage=self.coverages[-1],
+            ticks=len(self.coverages),
+            ticks_to_success=self.ticks_to_success,
+            n_action_steps=n_action_steps,
+            decisions=len(self.traces),
+            evaluations_per_decision=float(np.mean([trace.evaluations[0] for trace in self.traces])),
+            inner_steps=float(np.mean([trace.steps_taken[0] for trace in self.traces])),
+            final_energy_mean=float(known.mean()) if len(known) else float("nan"),
+            final_energy_max=float(known.max()) if len(known) else float("nan"),
+            traces=self.traces,
+            frames=self.frames,
+        )
+
+
+def rollout(
+    runner: Decider,
+    env_name: str,
+    seeds: Sequence[int],
+    *,
+    progress: OnProgress | None = None,
+    record: Collection[int] = (),
+) -> list[Episode]:
+    """One episode per seed, all in one batch in this process; `record` names the seeds whose frames are kept.
+
+    Receding horizon: each decision executes n_action_steps ticks, and the next one is given what is left of
+    its chunk.
+    """
+    spec = environment(env_name)
+    episodes = [_Running(spec, seed, runner.n_obs_steps, seed in record) for seed in seeds]
+    _check_actions(runner, episodes)
+    noise = Noise.from_seeds(seeds)
+    live, chunks = list(range(len(episodes))), None  # chunks (len(live), H, A) normalised
+    while live:
+        running = [episodes[i] for i in live]
+        decision = runner.decide(_stack(running), noise.rows(live), chunks)
+        ticks = 0
+        for row, episode in enumerate(running):
+            before = len(episode.coverages)
+            episode.traces.append(decision.trace.row(row))
+            episode.execute(decision.actions[row])
+            # An episode that ends early has done its share of the work ahead.
+            ticks += (spec.max_ticks if episode.done else len(episode.coverages)) - before
+        still = [row for row, episode in enumerate(running) if not episode.done]
+        chunks = _shift(decision.chunk[still], runner.n_action_steps)
+        live = [live[row] for row in still]
+        if progress is not None:
+            progress(ticks, len(running) - len(live))
+    return [episode.episode(runner.n_action_steps) for episode in episodes]
+
+
+def _stack(running: Sequence[_Running]) -> dict[str, np.ndarray]:
+    """Observation histories as {name: (B, T, ...)}."""
+    return {
+        name: np.stack([np.stack([frame[name] for frame in episode.history]) for episode in running])
+        for name in running[0].history[0]
+    }
+
+
+def _shift(chunk: np.ndarray, ticks: int) -> np.ndarray:
+    """The chunk (B, H, A) seen `ticks` later: what was executed is dropped, the last action repeated."""
+    left = chunk[:, ticks:]
+    return np.concatenate([left, np.repeat(chunk[:, -1:], chunk.shape[1] - left.shape[1], axis=1)], axis=1)
+
+
+def _check_actions(runner: Any, episodes: Sequence[_Running]) -> None:
+    feature = getattr(getattr(runner, "config", None), "action_feature", None)
+    if feature is not None and episodes and tuple(feature.shape) != episodes[0].env.action_space.shape:
+        raise UserError(
+            f"The policy's actions have shape {tuple(feature.shape)}; environment '{episodes[0].spec.name}' "
+            f"takes {episodes[0].env.action_space.shape}. Choose the environment that it was trained for."
+        )

@@ -1,0 +1,33 @@
+"""Rollout frames -> a small video that any current browser plays without a codec of its own."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+# VP9 in WebM: Chromium builds without proprietary codecs play no H.264. 300 ticks of PushT take 50 kB.
+CODEC = "libvpx-vp9"
+_OPTIONS = {"deadline": "realtime", "cpu-used": "6", "crf": "34", "b": "0"}
+
+
+def encode(frames: Sequence[np.ndarray], fps: int) -> bytes:
+    """A WebM file of the frames, each uint8 (height, width, 3) with even sides, at `fps` frames a second."""
+    import av
+
+    height, width = frames[0].shape[:2]
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="webm") as container:
+        stream = container.add_stream(CODEC, rate=fps, options=_OPTIONS)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def data_url(video: bytes) -> str:
+    """The video as a `data:` address, so that a page holds it without a request."""
+    return "data:video/webm;base64," + base64.b64encode(video).decode()

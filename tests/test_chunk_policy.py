@@ -1,0 +1,203 @@
+"""LeRobot's interface: the same action in every context, alone or in a batch; history, queue, strict loading."""
+
+import contextlib
+
+import pytest
+import torch
+from core_fixtures import LOW_DIM, SHAPES, first_frames, make_batch, make_policy
+from safetensors.torch import load_file, save_file
+
+from ebt_policy.chunk_policy import shift
+from ebt_policy.errors import UserError
+from ebt_policy.modeling_ebt import EBTPolicy
+from ebt_policy.noise import Noise
+
+POLICIES = [
+    ("ebt", {}),
+    ("ebt", {"start": "zero", "max_evaluations": 4}),
+    ("ebt", {"start": "noise", "starts": 3}),
+    ("ebt", {"head": "scalar", "objective": "matching", "start": "noise"}),
+    ("ebt", {"head": "dot", "objective": "matching", "start": "noise"}),
+    ("matched_baseline", {"method": "diffusion", "num_inference_steps": 5}),
+    ("matched_baseline", {"method": "flow", "num_inference_steps": 2}),
+    ("matched_baseline", {"method": "two_pass"}),
+    ("matched_baseline", {"method": "regression"}),
+]
+NAMES = ["-".join([kind, *map(str, options.values())]) for kind, options in POLICIES]
+CONTEXTS = {
+    "grad": torch.enable_grad,
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize(("kind", "options"), POLICIES, ids=NAMES)
+def test_actions_are_the_same_in_every_context_and_leave_no_gradient(kind: str, options: dict) -> None:
+    policy = make_policy(kind, **options)
+    results = {}
+    for name, context in CONTEXTS.items():
+        policy.reset(seeds=range(3))
+        with context():
+            frames = first_frames(make_batch(3))  # made inside: inference tensors under inference_mode
+            results[name] = torch.stack([policy.select_action(frames) for _ in range(10)])
+    for name in CONTEXTS:
+        torch.testing.assert_close(results[name], results["grad"], rtol=0, atol=0)
+        assert not results[name].requires_grad
+    assert all(p.grad is None for p in policy.parameters())
+
+
+@pytest.mark.parametrize(("kind", "options"), POLICIES, ids=NAMES)
+def test_a_row_of_a_batch_acts_as_it_would_alone(kind: str, options: dict) -> None:
+    policy = make_policy(kind, **options)
+    batch = make_batch(4)
+    together = policy.decide(batch, Noise.from_seeds(range(4)))
+    for i in range(4):
+        alone = policy.decide({k: v[i : i + 1] for k, v in batch.items()}, Noise.from_seeds([i]))
+        torch.testing.assert_close(alone.chunk[0], together.chunk[i], rtol=1e-4, atol=1e-5)
+        assert alone.trace.evaluations[0] == together.trace.evaluations[i]
+
+
+def test_gradients_are_real_under_inference_mode() -> None:
+    # torch.func.grad is silently zero there, which would leave the start chunk as it is.
+    policy = make_policy(head="scalar", objective="matching", start="noise", max_evaluations=3)
+    with torch.inference_mode():
+        trace = policy.decide(make_batch(2), Noise.from_seeds(range(2))).trace
+    assert (trace.residual_rms[:, 0] > 0).all()
+    assert (trace.energy_drop > 0).all()
+
+
+def test_the_queue_holds_a_chunk_and_the_history_the_last_frames() -> None:
+    policy = make_policy(n_action_steps=3, start="zero")
+    frames = [first_frames(make_batch(2, seed=s)) for s in range(4)]
+    actions = [policy.select_action(f) for f in frames]
+    first = policy.decide({k: torch.stack([v, v], 1) for k, v in frames[0].items()}).chunk
+    torch.testing.assert_close(torch.stack(actions[:3], 1), first[:, :3])
+    history = {k: torch.stack([frames[2][k], frames[3][k]], 1) for k in frames[3]}
+    torch.testing.assert_close(actions[3], policy.decide(history).chunk[:, 0])
+
+
+def test_reset_forgets_everything() -> None:
+    policy = make_policy()
+    frames = first_frames(make_batch(2))
+    policy.reset(seeds=[1, 2])
+    first = [policy.select_action(frames) for _ in range(9)]
+    policy.reset(seeds=[1, 2])
+    again = [policy.select_action(frames) for _ in range(9)]
+    torch.testing.assert_close(torch.stack(first), torch.stack(again))
+
+
+def test_a_warm_start_continues_the_previous_chunk_where_there_is_one() -> None:
+    policy = make_policy(start="warm", warm_start_share=1.0, max_evaluations=1, n_action_steps=4)
+    batch = make_batch(2)
+    previous = shift(make_batch(2, seed=5)["action"], 4)
+    previous[1] = torch.nan
+    noise = Noise.from_seeds([0, 1])
+    start = policy._start(2, noise, previous, torch.device("cpu"))
+    torch.testing.assert_close(start[0], previous[0])
+    torch.testing.assert_close(start[1], Noise.from_seeds([1]).normal((1, 16, 2))[0, 0])
+    assert torch.isfinite(policy.decide(batch, noise, previous).chunk).all()
+
+
+def test_shift_repeats_the_last_action() -> None:
+    chunk = torch.arange(4.0).view(1, 4, 1)
+    assert shift(chunk, 3).flatten().tolist() == [3, 3, 3, 3]
+    assert shift(chunk, 1).flatten().tolist() == [1, 2, 3, 3]
+    assert shift(chunk, 9).flatten().tolist() == [3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("kind", ["ebt", "matched_baseline"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_cameras_train_and_act(kind: str, shared: bool) -> None:
+    features = tuple(SHAPES)
+    policy = make_policy(kind, features, separate_encoder_per_camera=not shared).train()
+    batch = make_batch(3, features)
+    torch.nn.init.normal_((policy.model if kind == "ebt" else policy).trunk.modulate.weight, std=0.02)
+    loss, _ = policy(batch)
+    loss.backward()
+    trained = [name for name, p in policy.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    assert any("camera_encoders" in name for name in trained)
+    policy.eval()
+    chunks = [policy.decide(batch, Noise.from_seeds(range(3)), max_evaluations=2).chunk for _ in range(2)]
+    torch.testing.assert_close(chunks[0], chunks[1])  # centre crop: no randomness left
+
+
+def test_held_out_loss_under_no_grad_equals_the_loss_with_gradients() -> None:
+    for options in (
+        {},
+        {"objective": "matching"},
+        {"objective": "unrolled", "head": "dot", "unrolled_steps": 2},
+    ):
+        policy = make_policy(**options)
+        torch.manual_seed(3)
+        expected, _ = policy(make_batch(4))
+        torch.manual_seed(3)
+        with torch.no_grad():
+            found, _ = policy(make_batch(4))
+        torch.testing.assert_close(found, expected.detach())
+
+
+def test_forward_without_reduction_has_one_loss_for_each_sample() -> None:
+    policy = make_policy()
+    torch.manual_seed(0)
+    each, _ = policy(make_batch(5), reduction="none")
+    torch.manual_seed(0)
+    mean, _ = policy(make_batch(5))
+    assert each.shape == (5,)
+    torch.testing.assert_close(each.mean(), mean)
+
+
+def test_loading_is_strict(tmp_path) -> None:
+    policy = make_policy()
+    policy.save_pretrained(tmp_path)
+    loaded = EBTPolicy.from_pretrained(tmp_path)
+    for name, tensor in policy.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], tensor)
+    weights = load_file(tmp_path / "model.safetensors")
+    for broken in (
+        {k: v for k, v in weights.items() if k != "model.trunk.position"},
+        weights | {"extra": torch.zeros(1)},
+        weights | {"model.trunk.position": torch.zeros(1, 1)},
+    ):
+        save_file(broken, tmp_path / "model.safetensors")
+        with pytest.raises(UserError, match=r"position|extra"):
+            EBTPolicy.from_pretrained(tmp_path)
+
+
+def test_a_missing_observation_is_named() -> None:
+    policy = make_policy()
+    with pytest.raises(UserError, match="observation.environment_state"):
+        policy.select_action({"observation.state": torch.zeros(1, 2)})
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"horizon": 15}, "actions_per_token"),
+        ({"n_action_steps": 17}, "n_action_steps"),
+        ({"head": "scalar"}, "residual"),
+        ({"head": "nothing"}, "head"),
+        ({"starts": 2, "start": "zero"}, "starts"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(options: dict, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        make_policy(**options)
+
+
+def test_extra_energies_bound_the_actions() -> None:
+    policy = make_policy(start="zero")
+    batch = make_batch(4)
+    free = policy.decide(batch).chunk
+    limit = float(free.abs().max()) / 2
+    policy.extra_energies = [lambda x: 1e3 * (x.abs() - limit).clamp(min=0).square().sum((1, 2))]
+    assert policy.decide(batch).chunk.abs().max() < 1.1 * limit
+
+
+def test_contexts_do_not_leak() -> None:
+    policy = make_policy()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        policy.select_action(first_frames(make_batch(2)))
+        assert torch.is_inference_mode_enabled()
+    assert tuple(policy.config.observation_features())[::-1] == LOW_DIM

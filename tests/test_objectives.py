@@ -1,0 +1,114 @@
+"""Objectives: what each is minimised by, and that each trains the energy on a problem whose answer is known."""
+
+import pytest
+import torch
+from core_fixtures import make_batch, make_policy
+from torch import Tensor
+
+from ebt_policy.objectives import denoise, flow, matching, noised, unrolled
+
+
+class Perfect:
+    """An oracle that knows the expert's chunk: D = a, E = 1/2 ||x - a||^2."""
+
+    def __init__(self, chunk: Tensor) -> None:
+        self.chunk = chunk
+
+    def proposal(self, x: Tensor, context: Tensor) -> Tensor:
+        return self.chunk
+
+    def gradient(self, x: Tensor, context: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
+        away = x - self.chunk
+        return 0.5 * away.square().sum((1, 2)), away
+
+
+@pytest.mark.parametrize("objective", [denoise, matching])
+def test_the_oracle_has_no_loss(objective) -> None:
+    config = make_policy(objective=objective.__name__).config
+    chunk = make_batch(8)["action"]
+    error, _ = objective(Perfect(chunk), None, chunk, config)
+    torch.testing.assert_close(error, torch.zeros_like(error), atol=1e-8, rtol=0)
+
+
+def test_unrolled_descent_of_the_oracle_comes_close_to_the_chunk() -> None:
+    config = make_policy(
+        objective="unrolled",
+        unrolled_momentum=0.0,
+        unrolled_langevin=(0.0, 0.0),
+        unrolled_energy_scaled_step=False,
+        unrolled_every_step_loss=False,
+        unrolled_normalise_input=False,
+    ).config
+    chunk = make_batch(64)["action"]
+    _error, metrics = unrolled(Perfect(chunk), None, chunk, config)
+    assert metrics["mse_last_step"] < 0.01 * metrics["mse_first_step"] + 1e-3
+
+
+def test_flow_of_the_oracle_lands_on_the_chunk_in_any_number_of_steps() -> None:
+    chunk = make_batch(4)["action"]
+    for steps in (1, 2, 7):
+        torch.testing.assert_close(flow(Perfect(chunk), None, torch.randn_like(chunk), steps), chunk)
+
+
+def test_noise_levels_cover_the_range_from_noise_to_data() -> None:
+    torch.manual_seed(0)
+    _, g = noised(make_batch(4000)["action"], make_policy().config)
+    assert g.min() < 0.01 and g.max() > 0.99
+    assert abs(float(g.mean()) - 0.5) < 0.02
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": "denoise"},
+        {"objective": "matching"},
+        {"objective": "matching", "head": "scalar", "matching_target": "truncated"},
+        {"objective": "unrolled", "head": "scalar", "unrolled_steps": 2, "unrolled_extra_steps": 0},
+        {"objective": "denoise", "verifier_weight": 0.1},
+    ],
+    ids=lambda options: "-".join(str(v) for v in options.values()),
+)
+def test_training_lowers_the_loss_on_one_batch(options: dict) -> None:
+    policy = make_policy(**options).train()
+    batch = make_batch(32)
+    optimizer = torch.optim.Adam(policy.parameters(), 3e-3)
+    losses = []
+    for _ in range(120):
+        loss, _ = policy(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
+
+
+def test_two_step_fine_tuning_comes_closer_to_the_teacher() -> None:
+    policy = make_policy(objective="two_step").train()
+    batch = make_batch(64)
+    optimizer = torch.optim.Adam(policy.parameters(), 1e-3)
+    losses = []
+    for _ in range(100):
+        loss, _ = policy(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-20:]) < 0.7 * sum(losses[:20])
+    assert not any("teacher" in name for name in policy.state_dict())
+
+
+def test_masked_padding_has_no_influence_on_the_loss() -> None:
+    policy = make_policy(mask_padding=True)
+    batch = make_batch(4)
+    batch["action_is_pad"][:, 10:] = True
+    torch.manual_seed(0)
+    before, _ = policy.loss(batch)
+    changed = batch | {"action": batch["action"].clone()}
+    changed["action"][:, 10:] += 5.0
+    torch.manual_seed(0)
+    after, _ = policy.loss(changed | {"action_is_pad": torch.zeros_like(batch["action_is_pad"])})
+    assert after > 2 * before  # without the mask, the same entries decide the loss
+    batch["action_is_pad"][:] = True
+    torch.manual_seed(0)
+    nothing, _ = policy.loss(batch)
+    assert nothing.item() == 0.0
