@@ -45,7 +45,9 @@ class EBTConfig(ChunkPolicyConfig):
     start: str = "warm"
     warm_start_share: float = 0.5  # start = share * previous chunk, shifted + (1 - share) * noise
     starts: int = 1  # descents from different starts, in parallel; the lowest energy wins
-    relaxation: float = 0.9  # from the zero chunk, a step goes this part of the way to the proposal D(x, o)
+    relaxation: float = (
+        0.5  # a step goes this part of the way to the proposal D(x, o); 0.9 suits start="zero"
+    )
     gradient_step_size: float = (
         1.0  # for heads without a proposal; energies are sums, so the natural size is 1
     )

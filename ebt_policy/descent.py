@@ -27,26 +27,19 @@ PROX_STEPS = 20
 class DescentRule:
     """When to step how far, and when to stop: whichever comes first, for each sample by itself.
 
-    relaxation: part of `direction` that a step goes. "flow" instead goes 1 / (evaluations left), the straight-line
-        schedule of flow matching, for starts that are noise.
+    relaxation: part of `direction` that a step goes. From a start with noise, 1/2 halves the noise with every step.
     max_evaluations, min_evaluations: evaluations of the energy (forward passes of the trunk) for each sample.
     residual: stop when the RMS of `direction` is at most this. None: never.
     relative_energy: stop when a step lowered the energy by less than this part. None: never.
     deadline: stop when the clock passes this time, in the clock's seconds. None: never.
     """
 
-    relaxation: float | str = 0.9
+    relaxation: float = 0.5
     max_evaluations: int = 2
     min_evaluations: int = 1
     residual: float | None = None
     relative_energy: float | None = None
     deadline: float | None = None
-
-    def step_size(self, evaluations: Tensor) -> Tensor:
-        """Relative length (b,) of the step that follows `evaluations` (b,) evaluations."""
-        if self.relaxation == "flow":
-            return 1.0 / (self.max_evaluations + 1 - evaluations).clamp(min=1)
-        return torch.full(evaluations.shape, float(self.relaxation), device=evaluations.device)
 
 
 def minimise(
@@ -67,56 +60,69 @@ def minimise(
     energy is followed by a proximal step on theirs, which costs no evaluation of the trunk, the last step included.
     """
     batch = len(start)
-    best, best_energy = start.clone(), start.new_full((batch,), torch.inf)
-    direction = torch.zeros_like(start)
-    point, step = start.clone(), start.new_zeros(batch)
-    halvings = torch.zeros(batch, dtype=torch.long, device=start.device)
-    used = torch.zeros_like(halvings)
-    reason = torch.full_like(halvings, int(StopReason.BUDGET))
     rows = torch.arange(batch, device=start.device)
-    log = _Log(batch)
+    alive = torch.ones(batch, dtype=torch.bool, device=start.device)
+    point, best, direction = start, start, torch.zeros_like(start)
+    best_energy = start.new_full((batch,), torch.inf)
+    step = start.new_zeros(batch)
+    used, halvings, reason = (torch.zeros_like(rows) for _ in range(3))
+    log: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     while len(rows):
-        x = point[rows]
-        evaluation = landscape(x, rows)
-        used[rows] += 1
-        energy = evaluation.energy + sum(
-            (term(x).detach() for term in extra), torch.zeros_like(evaluation.energy)
-        )
-        before = best_energy[rows]
-        falls = energy < before  # False for NaN: a broken evaluation is never kept
-        rms = evaluation.direction.square().mean((1, 2)).sqrt()
-        log.add(rows, energy, rms, step[rows], falls)
+        energy, move = _evaluate(landscape, point, rows)
+        if extra:
+            energy = energy + sum(term(point).detach() for term in extra)
+        used = used + alive
+        falls = alive & (energy < best_energy)  # False for NaN: a broken evaluation is never kept
+        rms = move.square().mean((1, 2)).sqrt()
+        log.append((energy, rms, torch.where(alive, step, torch.nan), falls))
 
-        kept, lost = rows[falls], rows[~falls]
-        best[kept], best_energy[kept] = x[falls], energy[falls]
-        direction[kept] = evaluation.direction[falls]
-        halvings[kept] = 0
-        halvings[lost] += 1
-        step[kept] = rule.step_size(used[kept])
-        step[lost] *= 0.5
+        kept = falls[:, None, None]
+        best, direction = torch.where(kept, point, best), torch.where(kept, move, direction)
+        before, best_energy = best_energy, torch.where(falls, energy, best_energy)
+        halvings = torch.where(falls, 0, halvings + 1)
+        step = torch.where(falls, rule.relaxation, 0.5 * step)
 
-        stop = torch.full_like(rows, int(StopReason.NONE))
         # Later lines win, so the most telling reason comes last.
-        stop[used[rows] >= rule.max_evaluations] = int(StopReason.BUDGET)
+        stop = torch.where(used >= rule.max_evaluations, int(StopReason.BUDGET), int(StopReason.NONE))
         if rule.deadline is not None and clock() >= rule.deadline:
-            stop[:] = int(StopReason.DEADLINE)
-        stop[halvings[rows] > MAX_HALVINGS] = int(StopReason.REJECTED)
-        stop[~torch.isfinite(best_energy[rows])] = int(StopReason.REJECTED)
-        enough = falls & (used[rows] >= rule.min_evaluations)
+            stop = torch.full_like(stop, int(StopReason.DEADLINE))
+        lost = (halvings > MAX_HALVINGS) | ~torch.isfinite(best_energy)
+        stop = torch.where(lost, int(StopReason.REJECTED), stop)
+        enough = falls & (used >= rule.min_evaluations)
         if rule.relative_energy is not None:
-            stop[enough & ((before - energy) < rule.relative_energy * before.abs())] = int(
-                StopReason.RELATIVE_ENERGY
-            )
+            little = (before - energy) < rule.relative_energy * before.abs()
+            stop = torch.where(enough & little, int(StopReason.RELATIVE_ENERGY), stop)
         if rule.residual is not None:
-            stop[enough & (rms <= rule.residual)] = int(StopReason.RESIDUAL)
+            stop = torch.where(enough & (rms <= rule.residual), int(StopReason.RESIDUAL), stop)
 
-        reason[rows] = stop
-        rows = rows[stop == int(StopReason.NONE)]
-        point[rows] = _forward_backward(best[rows], direction[rows], step[rows], extra)
+        reason = torch.where(alive, stop, reason)
+        alive = alive & (stop == int(StopReason.NONE))
+        rows = alive.nonzero().flatten()
+        if len(rows):
+            point = _forward_backward(best, direction, step, extra)
 
     chunk = _forward_backward(best, direction, torch.full_like(step, final_step), extra)
-    return chunk, log.trace(used, reason)
+    energy, rms, step, accepted = (torch.stack(column, 1).cpu().numpy() for column in zip(*log, strict=True))
+    return chunk, Trace(
+        energy=energy,
+        residual_rms=rms,
+        step_size=step,
+        accepted=accepted,
+        evaluations=used.cpu().numpy(),
+        stop_reason=reason.cpu().numpy().astype(np.int8),
+    )
+
+
+def _evaluate(landscape: Landscape, point: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Energy (B,) and direction (B, H, A): evaluated for `rows` alone, NaN for the samples that have stopped."""
+    if len(rows) == len(point):
+        evaluation = landscape(point, rows)
+        return evaluation.energy, evaluation.direction
+    evaluation = landscape(point[rows], rows)
+    energy, direction = point.new_full((len(point),), torch.nan), torch.full_like(point, torch.nan)
+    energy[rows], direction[rows] = evaluation.energy, evaluation.direction
+    return energy, direction
 
 
 def _forward_backward(x: Tensor, direction: Tensor, step: Tensor, extra: Sequence[ExtraEnergy]) -> Tensor:
@@ -145,34 +151,6 @@ def proximal(centre: Tensor, extra: Sequence[ExtraEnergy], steps: int = PROX_STE
         best = torch.where(falls[:, None, None], trial, best)
         length = torch.where(falls, length * 1.5, length * 0.25)
     return best.detach()
-
-
-class _Log:
-    """Collects the steps on the device and turns them into a Trace with one copy at the end."""
-
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
-        self.entries: list[tuple[Tensor, ...]] = []
-
-    def add(self, rows: Tensor, *values: Tensor) -> None:
-        self.entries.append((rows, *values))
-
-    def trace(self, used: Tensor, reason: Tensor) -> Trace:
-        shape = (self.batch, len(self.entries))
-        energy, rms, step = (np.full(shape, np.nan, np.float32) for _ in range(3))
-        accepted = np.zeros(shape, bool)
-        for s, (rows, *values) in enumerate(self.entries):
-            index = rows.cpu().numpy()
-            for target, value in zip((energy, rms, step, accepted), values, strict=True):
-                target[index, s] = value.detach().cpu().numpy()
-        return Trace(
-            energy=energy,
-            residual_rms=rms,
-            step_size=step,
-            accepted=accepted,
-            evaluations=used.cpu().numpy().astype(np.int64),
-            stop_reason=reason.cpu().numpy().astype(np.int8),
-        )
 
 
 def best_of(chunks: Tensor, energies: Tensor) -> Tensor:

@@ -83,9 +83,8 @@ class EBTPolicy(ChunkPolicy):
         """The stopping rule that the configuration describes."""
         config = self.config
         budget = config.max_evaluations if max_evaluations is None else max_evaluations
-        relaxation: float | str = config.relaxation if self.model.proposes else config.gradient_step_size
         return DescentRule(
-            relaxation="flow" if config.start != "zero" and self.model.proposes else relaxation,
+            relaxation=config.relaxation if self.model.proposes else config.gradient_step_size,
             max_evaluations=budget,
             min_evaluations=min(config.min_evaluations, budget),
             residual=config.stop_residual,
