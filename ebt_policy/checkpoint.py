@@ -84,7 +84,7 @@ def save_checkpoint(
     state = partial / constants.TRAINING_STATE_DIR
     write_json(state / constants.SCHEDULER_STATE, _pack_scheduler(trainer.scheduler))
     # LeRobot rounds numpy's cached normal to single precision.
-    cached = torch.tensor([np.random.get_state(legacy=True)[4]], dtype=torch.float64)
+    cached = torch.tensor([np.random.get_state(legacy=False)["gauss"]], dtype=torch.float64)
     save_file(serialize_rng_state() | {"np_rng_cached_gaussian": cached}, state / constants.RNG_STATE)
     save_model(trainer.policy, str(state / RAW_MODEL))
     progress = {"step": trainer.step, "seconds": trainer.seconds, "guard": trainer.guard.state()}

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
@@ -181,6 +182,16 @@ class ChunkPolicy(PreTrainedPolicy):
             frames.append(escape(value))
 
     # -- loading ---------------------------------------------------------------------------------------------------
+    @classmethod
+    def from_pretrained(cls, pretrained_name_or_path: str | Path, *, config=None, **kwargs) -> Self:
+        """As LeRobot's, strict, and without fetching the weights that a camera encoder was once started from."""
+        if config is None:
+            config = cls.config_class.from_pretrained(pretrained_name_or_path)
+        started_from, config.pretrained_backbone_weights = config.pretrained_backbone_weights, None
+        policy = super().from_pretrained(pretrained_name_or_path, config=config, **kwargs)
+        config.pretrained_backbone_weights = started_from
+        return policy
+
     @classmethod
     def _load_as_safetensor(
         cls, model: nn.Module, model_file: str, map_location: str, strict: bool

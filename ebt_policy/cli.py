@@ -107,7 +107,7 @@ def evaluate(
     if policy in ("shipped:", "shipped:list"):
         print("\n".join(f"shipped:{name}" for name in list_shipped()))
         return
-    run(
+    result = run(
         policy,
         env,
         episodes,
@@ -119,6 +119,15 @@ def evaluate(
         device=device,
         json_path=json,
         parquet_path=parquet,
+    )
+    low, high = result.success_ci95
+    print(
+        f"success {result.success_rate:.3f} (95 % {low:.3f} to {high:.3f}, {episodes} episodes), "
+        f"coverage {result.mean_max_coverage:.3f} max, {result.mean_final_coverage:.3f} final"
+    )
+    print(
+        f"{result.evaluations_per_decision:.2f} function evaluations a decision, latency "
+        f"{result.latency_ms['p50']:.1f} ms median, {result.latency_ms['p95']:.1f} ms 95th percentile"
     )
 
 

@@ -36,6 +36,9 @@ class ChunkPolicyConfig(PreTrainedConfig):
     # Cameras: ResNet-18 with group norm and spatial softmax, shared by all cameras of the same shape unless asked.
     crop_shape: tuple[int, int] | None = (84, 84)
     pretrained_backbone_weights: str | None = None  # e.g. "ResNet18_Weights.IMAGENET1K_V1": downloads
+    # Batch norm would couple samples, and its running statistics disagree with an EMA of the weights; pretrained
+    # weights come with it, so there it is frozen.
+    backbone_norm: str = "group"  # or "frozen_batch"
     spatial_softmax_keypoints: int = 32
     separate_encoder_per_camera: bool = False
 
@@ -59,6 +62,14 @@ class ChunkPolicyConfig(PreTrainedConfig):
         if self.width % self.attention_heads:
             raise ValueError(
                 f"width ({self.width}) must be a multiple of attention_heads ({self.attention_heads})."
+            )
+        if self.backbone_norm not in ("group", "frozen_batch"):
+            raise ValueError(
+                f"backbone_norm must be 'group' or 'frozen_batch', found {self.backbone_norm!r}."
+            )
+        if self.pretrained_backbone_weights and self.backbone_norm == "group":
+            raise ValueError(
+                "pretrained_backbone_weights come with batch norm: set backbone_norm='frozen_batch'."
             )
         if not 1 <= self.n_action_steps <= self.horizon:
             raise ValueError(

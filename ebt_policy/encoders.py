@@ -6,6 +6,7 @@ Legend: B batch, T observation steps, D width, C/H/W camera channels, height, wi
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms import functional as transforms
 
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
@@ -37,12 +38,9 @@ class CameraEncoder(nn.Module):
 
     def __init__(self, config: ChunkPolicyConfig, channels: int) -> None:
         super().__init__()
-        weights = config.pretrained_backbone_weights
-        # Batch norm would couple samples, and its running statistics disagree with an EMA of the weights.
-        norm = nn.BatchNorm2d if weights else lambda width: nn.GroupNorm(width // 16, width)
-        resnet = torchvision.models.resnet18(weights=weights, norm_layer=norm)
-        if weights:
-            resnet = torchvision.ops.misc.FrozenBatchNorm2d.convert_frozen_batchnorm(resnet)
+        frozen = config.backbone_norm == "frozen_batch"
+        norm = FrozenBatchNorm2d if frozen else lambda width: nn.GroupNorm(width // 16, width)
+        resnet = torchvision.models.resnet18(weights=config.pretrained_backbone_weights, norm_layer=norm)
         if channels != 3:
             resnet.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
         self.trunk = nn.Sequential(*list(resnet.children())[:-2])  # without pooling and classifier

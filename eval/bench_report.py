@@ -1,4 +1,4 @@
-"""The report of a bench: protocol, table, losses, curves, provenance; as Markdown and as one HTML file."""
+"""The report of a bench: protocol, table, curves, provenance; as Markdown and as one HTML file."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 from ebt_policy.envs import environment
 from ebt_policy.eval.bench_config import BenchConfig
 from ebt_policy.eval.figures import Point, curves, plotly_div, plotly_script
-from ebt_policy.eval.report import Result, Table, comparison_table, losses, percent, write_html
+from ebt_policy.eval.report import Result, Table, comparison_table, percent, verdicts, write_html
 from ebt_policy.provenance import run_record, write_atomic
 from ebt_policy.run_log import read_metrics
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-NO_LOSS = "No setting beats it in success or maximum coverage with 95 % confidence."
 CHECKPOINT_RULE = "the last one, moving average (EMA) of the weights; none is chosen by its results"
 
 
@@ -65,7 +64,7 @@ def write_bench_report(
 ) -> Path:
     """Writes report.md and report.html into `output` and returns the latter."""
     main = comparison_table(results, config.reference, "Results")
-    below = losses(results, config.reference)
+    compared = verdicts(results, config.reference)
     tables = [training_table(trained)] if trained else []
     if any(len(result.episodes) > 1 for result in results):
         tables.append(by_training_seed(results))
@@ -79,8 +78,8 @@ def write_bench_report(
         f"# {title}\n",
         "".join(f"- {name}: {value}\n" for name, value in facts.items()),
         main.markdown(),
-        f"## Where {config.reference} loses\n",
-        "".join(f"- {line}\n" for line in below) or NO_LOSS + "\n",
+        f"## Against {config.reference}\n",
+        "".join(f"- {line}\n" for line in compared),
         *(table.markdown() for table in tables),
     ]
     write_atomic(output / "report.md", "\n".join(parts))
@@ -90,7 +89,7 @@ def write_bench_report(
         "bench.html.j2",
         title=title,
         table=main,
-        losses=below or [NO_LOSS],
+        verdicts=compared,
         reference=config.reference,
         figures=[(heading, plotly_div(figure)) for heading, figure in _figures(results, trained)],
         tables=tables,

@@ -19,7 +19,16 @@ from ebt_policy.eval.episodes import Episode
 from ebt_policy.eval.evaluate import EvaluationResult, evaluate
 from ebt_policy.eval.parallel import GROUP_SIZE, run_episodes
 from ebt_policy.eval.policies import load_runner
-from ebt_policy.eval.report import Result, Table, compare, comparison_table, percent, points, write_html
+from ebt_policy.eval.report import (
+    Result,
+    Table,
+    compare,
+    comparison_table,
+    percent,
+    points,
+    verdict,
+    write_html,
+)
 from ebt_policy.eval.video import data_url, encode
 from ebt_policy.provenance import run_record
 
@@ -127,7 +136,7 @@ def claim(results: Sequence[Result]) -> str:
     difference = compare(ours, theirs)
     text = (
         f"{said}; {theirs.name}: {percent(theirs.success)} on the same seeds. Paired difference "
-        f"{points(difference.success)}: {difference.verdict}."
+        f"{points(difference.success)}: {verdict(difference.success)}."
     )
     if ours.latency_ms and theirs.latency_ms:
         mine, other = ours.latency_ms[0], theirs.latency_ms[0]

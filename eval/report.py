@@ -75,12 +75,6 @@ class Comparison:
     max_coverage: Interval
     tests: tuple[PairedTest, ...]  # one per training seed that both have
 
-    @property
-    def verdict(self) -> str:
-        if self.success.low > 0:
-            return "better"
-        return "worse" if self.success.high < 0 else "not told apart"
-
 
 def compare(result: Result, reference: Result) -> Comparison:
     """Pairs by environment seed and training seed.
@@ -162,21 +156,24 @@ def comparison_table(results: Sequence[Result], reference: str | None = None, ti
     return Table(tuple(columns), tuple(rows), title, tuple(notes))
 
 
-def losses(results: Sequence[Result], reference: str) -> list[str]:
-    """A sentence for every result that beats the reference: a report that hides them is no report."""
+def verdict(difference: Interval) -> str:
+    """What an interval of a difference allows to say."""
+    if difference.low > 0:
+        return "higher"
+    return "lower" if difference.high < 0 else "not told apart"
+
+
+def verdicts(results: Sequence[Result], reference: str) -> list[str]:
+    """Who is above the reference, who below and who neither, each in a sentence: no loss is left to be found."""
     base = find(results, reference)
+    comparisons = [(result, compare(result, base)) for result in results if result is not base]
     said = []
-    for result in results:
-        if result is base:
-            continue
-        comparison = compare(result, base)
-        parts = []
-        if comparison.verdict == "better":
-            parts.append(f"success by {points(comparison.success)}")
-        if comparison.max_coverage.low > 0:
-            parts.append(f"maximum coverage by {signed(comparison.max_coverage)}")
-        if parts:
-            said.append(f"{result.name} beats {reference} in {' and in '.join(parts)}.")
+    for title, name, show in (("Success", "success", points), ("Maximum coverage", "max_coverage", signed)):
+        groups: dict[str, list[str]] = {"higher": [], "lower": [], "not told apart": []}
+        for result, comparison in comparisons:
+            difference = getattr(comparison, name)
+            groups[verdict(difference)].append(f"{result.name} ({show(difference)})")
+        said += [f"{title} {group}: {', '.join(names)}." for group, names in groups.items() if names]
     return said
 
 

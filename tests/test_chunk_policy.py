@@ -164,6 +164,17 @@ def test_loading_is_strict(tmp_path) -> None:
             EBTPolicy.from_pretrained(tmp_path)
 
 
+def test_loading_does_not_fetch_the_weights_that_training_started_from(tmp_path, monkeypatch) -> None:
+    policy = make_policy(features=tuple(SHAPES), backbone_norm="frozen_batch")
+    policy.config.pretrained_backbone_weights = "ResNet18_Weights.IMAGENET1K_V1"
+    policy.save_pretrained(tmp_path)
+    monkeypatch.setattr(
+        "torch.hub.load_state_dict_from_url", lambda *a, **k: pytest.fail("went to the network")
+    )
+    loaded = EBTPolicy.from_pretrained(tmp_path)
+    assert loaded.config.pretrained_backbone_weights == "ResNet18_Weights.IMAGENET1K_V1"
+
+
 def test_a_missing_observation_is_named() -> None:
     policy = make_policy()
     with pytest.raises(UserError, match="observation.environment_state"):

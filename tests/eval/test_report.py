@@ -9,7 +9,7 @@ from rich.console import Console
 from ebt_policy.errors import UserError
 from ebt_policy.eval.episodes import Episode
 from ebt_policy.eval.figures import HEIGHT, RIGHT, TOP, WIDTH, EnergyScale, Point, curves, energy_trace
-from ebt_policy.eval.report import Result, Table, compare, comparison_table, losses, write_html
+from ebt_policy.eval.report import Result, Table, compare, comparison_table, verdict, verdicts, write_html
 from ebt_policy.eval.statistics import Interval, wilson
 from ebt_policy.trace import StopReason, Trace
 
@@ -63,11 +63,11 @@ def test_success_is_the_rate_with_wilsons_interval_over_all_training_seeds() -> 
 def test_a_paired_comparison_is_antisymmetric_and_finds_a_clear_difference(training_seeds: int) -> None:
     good, poor = result("good", *[GOOD] * training_seeds), result("poor", *[POOR] * training_seeds)
     ours, theirs = compare(good, poor), compare(poor, good)
-    assert ours.verdict == "better" and theirs.verdict == "worse"
+    assert verdict(ours.success) == "higher" and verdict(theirs.success) == "lower"
     assert ours.success.estimate == pytest.approx(-theirs.success.estimate)
     assert ours.success.low == pytest.approx(-theirs.success.high, abs=0.01)
     assert len(ours.tests) == training_seeds and all(t.p_value < 1e-6 for t in ours.tests)
-    assert compare(good, good).verdict == "not told apart"
+    assert verdict(compare(good, good).success) == "not told apart"
 
 
 def test_pairs_are_made_by_seed_and_not_by_order() -> None:
@@ -82,11 +82,16 @@ def test_other_seeds_cannot_be_paired() -> None:
         compare(result("a", GOOD), result("b", GOOD, first_seed=1))
 
 
-def test_losses_name_every_policy_that_beats_the_reference_and_no_other() -> None:
-    results = [result("reference", POOR), result("equal", POOR), result("good", GOOD)]
-    (said,) = losses(results, "reference")
-    assert said.startswith("good beats reference in success by +") and "coverage" in said
-    assert losses(results, "good") == []
+def test_everybody_is_judged_against_the_reference_and_losses_come_as_losses() -> None:
+    results = [result("reference", GOOD), result("equal", GOOD), result("poor", POOR)]
+    said = verdicts(results, "reference")
+    assert [line.split(" (")[0] for line in said] == [
+        "Success lower: poor",
+        "Success not told apart: equal",
+        "Maximum coverage lower: poor",
+        "Maximum coverage not told apart: equal",
+    ]
+    assert verdicts(results, "poor")[0].startswith("Success higher: reference (+")
 
 
 def test_terminal_markdown_and_page_show_the_same_figures(tmp_path: Path) -> None:
