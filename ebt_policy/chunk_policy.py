@@ -87,7 +87,10 @@ class ChunkPolicy(PreTrainedPolicy):
     def loss(self, batch: dict[str, Tensor], reduction: str = "mean") -> tuple[Tensor, dict[str, Tensor]]:
         """As `forward`, with metrics left on the device, so that it can be compiled as one graph."""
         chunk = batch[ACTION]
-        error, further, metrics = self._loss(self._observations(batch), chunk)
+        observations = self._observations(batch)
+        if self.training and self.config.observation_noise:
+            observations = {name: self._perturbed(value) for name, value in observations.items()}
+        error, further, metrics = self._loss(observations, chunk)
         weight = torch.ones_like(chunk[..., :1])
         if self.config.mask_padding and "action_is_pad" in batch:
             weight = (~batch["action_is_pad"]).to(chunk.dtype)[..., None]
@@ -97,6 +100,13 @@ class ChunkPolicy(PreTrainedPolicy):
         # Over all valid entries of the batch, so that a window with one valid action does not weigh like sixteen.
         mean = (error * weight).sum() / (weight.sum().clamp(min=1) * chunk.shape[-1])
         return mean + further, metrics
+
+    def _perturbed(self, observation: Tensor) -> Tensor:
+        """Noise on vectors (B, T, F); images are augmented by their encoder."""
+        if observation.ndim != 3:
+            return observation
+        strength = self.config.observation_noise * torch.randn_like(observation[:, :1, :1]).abs()
+        return observation + strength * torch.randn_like(observation)
 
     # -- acting ----------------------------------------------------------------------------------------------------
     def reset(self, seeds: Sequence[int] | None = None) -> None:

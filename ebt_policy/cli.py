@@ -166,6 +166,19 @@ def doctor(
         raise SystemExit(1)
 
 
+def export(policy: str, output: Path) -> None:
+    """Copy a checkpoint with half-precision weights, to ship or upload it.
+
+    Args:
+        policy: A run or checkpoint folder.
+        output: A new folder.
+    """
+    from ebt_policy.eval.policies import find_checkpoint
+    from ebt_policy.export import export as run
+
+    print(run(find_checkpoint(policy), output))
+
+
 def energy(
     policy: str,
     dataset: str | None = None,
@@ -223,6 +236,7 @@ def main() -> None:
         "bench": bench,
         "doctor": doctor,
         "energy": energy,
+        "export": export,
         "throughput": throughput,
     }
     try:

@@ -46,6 +46,9 @@ class ChunkPolicyConfig(PreTrainedConfig):
     # PushT (docs/experiments.md): holding the last target is part of what a demonstration shows.
     mask_padding: bool = False
     drop_n_last_frames: int = 0
+    # Training noise on state and environment state, normalised units; each sample's own strength is half-normal with
+    # this scale. From the zero chunk D is a plain regression, which learns a few hundred demonstrations by heart.
+    observation_noise: float = 0.0
 
     optimizer_lr: float = 1e-3
     optimizer_weight_decay: float = 1e-2

@@ -97,6 +97,25 @@ def test_two_step_fine_tuning_comes_closer_to_the_teacher() -> None:
     assert not any("teacher" in name for name in policy.state_dict())
 
 
+def test_observation_noise_is_for_training_alone() -> None:
+    policy = make_policy(observation_noise=0.5)
+    batch = make_batch(4)
+
+    def loss() -> float:
+        torch.manual_seed(0)
+        return policy.loss(batch)[0].item()
+
+    quiet = loss()
+    assert loss() == quiet
+    policy.config.observation_noise = 0.0
+    assert loss() == quiet  # in evaluation mode it made no difference
+    vector, picture = torch.zeros(2000, 2, 3), torch.zeros(2, 2, 3, 8, 8)
+    policy.config.observation_noise = 0.1
+    torch.manual_seed(0)
+    assert abs(policy._perturbed(vector).std().item() - 0.1) < 0.01
+    assert policy._perturbed(picture) is picture
+
+
 def test_masked_padding_has_no_influence_on_the_loss() -> None:
     policy = make_policy(mask_padding=True)
     batch = make_batch(4)
