@@ -54,6 +54,9 @@ class EBTConfig(ChunkPolicyConfig):
     max_evaluations: int = 2
     min_evaluations: int = 2
     stop_residual: float | None = None  # RMS of the proposed move, normalised units
+    stop_settled: float | None = (
+        None  # RMS change of the answer from one evaluation to the next, normalised units
+    )
     stop_relative_energy: float | None = None  # stop when a step lowers the energy by less than this part
     deadline_s: float | None = None  # wall-clock seconds for one decision
 

@@ -30,6 +30,8 @@ class DescentRule:
     relaxation: part of `direction` that a step goes. From a start with noise, 1/2 halves the noise with every step.
     max_evaluations, min_evaluations: evaluations of the energy (forward passes of the trunk) for each sample.
     residual: stop when the RMS of `direction` is at most this. None: never.
+    settled: stop when the RMS change of the answer, the chunk that stopping now would return, is at most this. With
+        the residual head the residual itself still holds what is left of the start; the answer does not. None: never.
     relative_energy: stop when a step lowered the energy by less than this part. None: never.
     deadline: stop when the clock passes this time, in the clock's seconds. None: never.
     """
@@ -38,6 +40,7 @@ class DescentRule:
     max_evaluations: int = 2
     min_evaluations: int = 1
     residual: float | None = None
+    settled: float | None = None
     relative_energy: float | None = None
     deadline: float | None = None
 
@@ -77,6 +80,7 @@ def minimise(
         rms = move.square().mean((1, 2)).sqrt()
         log.append((energy, rms, torch.where(alive, step, torch.nan), falls))
 
+        change = (point + move - best - direction).square().mean((1, 2)).sqrt()
         kept = falls[:, None, None]
         best, direction = torch.where(kept, point, best), torch.where(kept, move, direction)
         before, best_energy = best_energy, torch.where(falls, energy, best_energy)
@@ -93,6 +97,8 @@ def minimise(
         if rule.relative_energy is not None:
             little = (before - energy) < rule.relative_energy * before.abs()
             stop = torch.where(enough & little, int(StopReason.RELATIVE_ENERGY), stop)
+        if rule.settled is not None:
+            stop = torch.where(enough & (used > 1) & (change <= rule.settled), int(StopReason.SETTLED), stop)
         if rule.residual is not None:
             stop = torch.where(enough & (rms <= rule.residual), int(StopReason.RESIDUAL), stop)
 

@@ -88,6 +88,7 @@ class EBTPolicy(ChunkPolicy):
             max_evaluations=budget,
             min_evaluations=min(config.min_evaluations, budget),
             residual=config.stop_residual,
+            settled=config.stop_settled,
             relative_energy=config.stop_relative_energy,
             deadline=deadline,
         )

@@ -26,6 +26,7 @@ class StopReason(IntEnum):
     BUDGET = 3  # evaluations spent
     DEADLINE = 4  # wall clock spent
     REJECTED = 5  # the proposed step would have raised the energy
+    SETTLED = 6  # the answer changed by less than its tolerance
 
 
 @dataclass(eq=False)  # arrays have no single truth value

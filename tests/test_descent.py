@@ -70,6 +70,7 @@ def test_a_sample_does_not_depend_on_its_batch_mates() -> None:
     [
         (DescentRule(max_evaluations=3), StopReason.BUDGET),
         (DescentRule(relaxation=0.5, max_evaluations=50, residual=0.01), StopReason.RESIDUAL),
+        (DescentRule(relaxation=0.5, max_evaluations=50, settled=0.01), StopReason.SETTLED),
         # Half steps on a bowl quarter the energy, so a fall of less than 90 % is nothing special.
         (DescentRule(relaxation=0.5, max_evaluations=50, relative_energy=0.9), StopReason.RELATIVE_ENERGY),
         (DescentRule(max_evaluations=50, deadline=0.0), StopReason.DEADLINE),
@@ -78,6 +79,13 @@ def test_a_sample_does_not_depend_on_its_batch_mates() -> None:
 def test_the_trace_names_the_rule_that_fired_first(rule: DescentRule, reason: StopReason) -> None:
     _, trace = minimise(bowl(chunks(2)), torch.zeros(2, 4, 2), rule, clock=lambda: 1.0)
     assert (trace.stop_reason == reason).all()
+
+
+def test_an_answer_that_stays_the_same_is_settled_at_the_second_evaluation() -> None:
+    # With stiffness 1 the direction leads all the way: the answer is the target from the first evaluation on.
+    rule = DescentRule(relaxation=0.5, max_evaluations=50, settled=0.01)
+    _, trace = minimise(bowl(chunks(3)), torch.zeros(3, 4, 2), rule)
+    assert trace.evaluations.tolist() == [2, 2, 2]
 
 
 def test_a_landscape_that_rises_everywhere_is_rejected_and_the_start_is_kept() -> None:
