@@ -130,6 +130,11 @@ def _data(recipe: TrainRecipe, device: torch.device) -> tuple[PreTrainedConfig, 
                     f"It has: {', '.join(observations)}."
                 )
         config.input_features = {name: features[name] for name in wanted.observations or observations}
+    modes = getattr(config, "normalization_mapping", {})
+    if (
+        "ENV" not in modes and "STATE" in modes
+    ):  # LeRobot's own policies would see it as it comes, 0 to 512 on PushT
+        modes["ENV"] = modes["STATE"]
 
     episodes = list(range(meta.total_episodes)) if wanted.episodes is None else list(wanted.episodes)
     train_part, held_out_part = (
@@ -137,9 +142,8 @@ def _data(recipe: TrainRecipe, device: torch.device) -> tuple[PreTrainedConfig, 
         for part in split_episodes(len(episodes), wanted.held_out_fraction, SPLIT_SEED)
     )
     _examine(wanted, [*config.input_features, ACTION], episodes, held_out_part)
-    mirror = wanted.symmetry
     with _user_errors("Recipe: dataset.symmetry"):
-        symmetry = draccus.decode(Symmetry, mirror) if isinstance(mirror, dict) else find_symmetry(mirror)
+        symmetry = find_symmetry(wanted.symmetry)
 
     def windows(part: list[int], symmetry: Symmetry | None) -> Windows:
         return Windows.from_lerobot(

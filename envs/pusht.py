@@ -35,13 +35,16 @@ def make_pusht(observation_type: str, video_size: int = VIDEO_SIZE, max_ticks: i
             from gym_pusht.envs.pusht import PushTEnv
     except ImportError as error:
         raise UserError(f"PushT needs gym-pusht ({error}). Install it with: pip install gym-pusht") from error
-    env = PushTEnv(
+    env: Any = PushTEnv(
         obs_type=observation_type,
         observation_width=IMAGE_SIZE,
         observation_height=IMAGE_SIZE,
         visualization_width=video_size,
         visualization_height=video_size,
     )
+    # LeRobot asks every env for both; asking a worker process for what is not there ends it.
+    env.task = "PushT"
+    env.task_description = "Push the T-shaped block onto the target."
     return gym.wrappers.TimeLimit(env, max_ticks)
 
 
