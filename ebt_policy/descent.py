@@ -109,15 +109,9 @@ def minimise(
             point = _forward_backward(best, direction, step, extra)
 
     chunk = _forward_backward(best, direction, torch.full_like(step, final_step), extra)
-    energy, rms, step, accepted = (torch.stack(column, 1).cpu().numpy() for column in zip(*log, strict=True))
-    return chunk, Trace(
-        energy=energy,
-        residual_rms=rms,
-        step_size=step,
-        accepted=accepted,
-        evaluations=used.cpu().numpy(),
-        stop_reason=reason.cpu().numpy().astype(np.int8),
-    )
+    columns = [torch.stack(column, 1).cpu().numpy() for column in zip(*log, strict=True)]
+    trace = Trace(*columns, evaluations=used.cpu().numpy(), stop_reason=reason.cpu().numpy().astype(np.int8))
+    return chunk, trace
 
 
 def _evaluate(landscape: Landscape, point: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
