@@ -109,8 +109,17 @@ def minimise(
             point = _forward_backward(best, direction, step, extra)
 
     chunk = _forward_backward(best, direction, torch.full_like(step, final_step), extra)
-    columns = [torch.stack(column, 1).cpu().numpy() for column in zip(*log, strict=True)]
-    trace = Trace(*columns, evaluations=used.cpu().numpy(), stop_reason=reason.cpu().numpy().astype(np.int8))
+    energies, residuals, sizes, accepted = (
+        torch.stack(column, 1).cpu().numpy() for column in zip(*log, strict=True)
+    )
+    trace = Trace(
+        energy=energies,
+        residual_rms=residuals,
+        step_size=sizes,
+        accepted=accepted,
+        evaluations=used.cpu().numpy(),
+        stop_reason=reason.cpu().numpy().astype(np.int8),
+    )
     return chunk, trace
 
 
