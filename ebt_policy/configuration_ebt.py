@@ -22,6 +22,8 @@ class EBTConfig(ChunkPolicyConfig):
     # denoise / matching: the input is g a + (1 - g) eps, g in [0, 1]; a share starts from the zero chunk instead.
     zero_start_share: float = 0.5
     noise_power: float = 1.0  # g = 1 - (1 - u)^power with u uniform: above 1 puts more weight on little noise
+    # Weight of a noised start: "uniform", or "flow": flow matching's 1 / ((1 - g)^2 + 0.05), scaled to mean 1.
+    noise_weighting: str = "uniform"
     matching_target: str = "linear"  # "linear": (1 - g)(eps - a); "truncated": EqM's, arXiv 2510.02300
     # unrolled: the recipe of EBT-Policy (arXiv 2510.27545), each repair of its published code switchable.
     unrolled_steps: int = 6
@@ -66,6 +68,7 @@ class EBTConfig(ChunkPolicyConfig):
             ("head", self.head, HEADS),
             ("objective", self.objective, OBJECTIVES),
             ("start", self.start, STARTS),
+            ("noise_weighting", self.noise_weighting, ("uniform", "flow")),
             ("matching_target", self.matching_target, ("linear", "truncated")),
         ):
             if value not in allowed:

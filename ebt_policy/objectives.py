@@ -23,7 +23,8 @@ from torch import Tensor
 from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.energy import EnergyTransformer
 
-Metrics = dict[str, float]
+FLOW_FLOOR = 0.05
+FLOW_MEAN = math.atan(FLOW_FLOOR**-0.5) * FLOW_FLOOR**-0.5  # of 1 / (s^2 + floor) for s uniform in [0, 1]
 # (model, context, chunk (B, H, A), config) -> squared error of each entry (B, H, A), metrics
 Objective = Callable[[EnergyTransformer, Tensor, Tensor, EBTConfig], tuple[Tensor, dict[str, Tensor]]]
 
@@ -41,10 +42,13 @@ def denoise(model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EB
     The zero start is what makes one and two evaluations precise; the noised starts teach the field around the data.
     The model is never told the level: it reads it off x.
     """
-    x, _ = noised(chunk, config)
+    x, g = noised(chunk, config)
     zero = torch.rand(len(chunk), 1, 1, device=chunk.device) < config.zero_start_share
     x = torch.where(zero, 0.0, x)
     error = (model.proposal(x, context).float() - chunk).square()
+    if config.noise_weighting == "flow":
+        weight = 1 / ((1 - g).square() + FLOW_FLOOR) / FLOW_MEAN
+        error = error * torch.where(zero, 1.0, weight)
     per_sample = error.detach().mean((1, 2))
     share = zero.float().flatten()
     return error, {

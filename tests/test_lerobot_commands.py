@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_POLICIES
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.factory import get_policy_class
 from safetensors.torch import load_file, save_file
+from tiny_policies import TINY_POLICIES
 
 from ebt_policy.checkpoint import last_checkpoint
 from ebt_policy.errors import UserError

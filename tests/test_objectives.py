@@ -97,6 +97,20 @@ def test_two_step_fine_tuning_comes_closer_to_the_teacher() -> None:
     assert not any("teacher" in name for name in policy.state_dict())
 
 
+def test_flow_weighting_has_mean_one() -> None:
+    policy = make_policy(noise_weighting="flow", zero_start_share=0.0)
+    chunk = make_batch(20000)["action"]
+
+    class OffByOne(Perfect):
+        def proposal(self, x: Tensor, context: Tensor) -> Tensor:
+            return self.chunk + 1
+
+    torch.manual_seed(0)
+    error, _ = denoise(OffByOne(chunk), None, chunk, policy.config)
+    assert abs(error.mean().item() - 1) < 0.05
+    assert error.max() > 3  # little noise counts for more
+
+
 def test_observation_noise_is_for_training_alone() -> None:
     policy = make_policy(observation_noise=0.5)
     batch = make_batch(4)

@@ -159,7 +159,7 @@ def test_mistakes_in_the_dataset_are_named(tiny_recipe, tmp_path):
         train(tiny_recipe(dataset={"observations": ["observation.stat"]}), tmp_path / "a")
     with pytest.raises(UserError, match="nowhere"):
         train(tiny_recipe(dataset={"root": str(tmp_path / "nowhere")}), tmp_path / "b")
-    with pytest.raises(UserError, match="dataset.symmetry"):
+    with pytest.raises(UserError, match="A symmetry is written"):
         train(tiny_recipe(dataset={"symmetry": {"pixel": "vertical"}}), tmp_path / "c")
     assert not any(tmp_path.iterdir()), "a run that could not start leaves nothing behind"
 
