@@ -42,8 +42,7 @@ class ChunkPolicyConfig(PreTrainedConfig):
     spatial_softmax_keypoints: int = 32
     separate_encoder_per_camera: bool = False
 
-    # Actions past the end of an episode are copies of the last one. Leaving them out of the loss cost success on
-    # PushT (docs/experiments.md): holding the last target is part of what a demonstration shows.
+    # Actions past the end of an episode are copies of the last one: learning them teaches to hold the last target.
     mask_padding: bool = False
     drop_n_last_frames: int = 0
     # Training noise on state and environment state, normalised units; each sample's own strength is half-normal with
