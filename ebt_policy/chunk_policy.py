@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
 from ebt_policy.errors import UserError
 from ebt_policy.noise import Noise
+from ebt_policy.optimise import parameter_groups
 from ebt_policy.trace import Decision, Trace
 
 
@@ -71,9 +72,7 @@ class ChunkPolicy(PreTrainedPolicy):
     # -- training --------------------------------------------------------------------------------------------------
     def get_optim_params(self) -> list[dict]:
         """Weight decay on matrices only."""
-        matrices = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
-        others = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
-        return [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+        return parameter_groups(self, self.config.optimizer_weight_decay)
 
     def forward(self, batch: dict[str, Tensor], reduction: str = "mean") -> tuple[Tensor, dict[str, float]]:
         """Training loss of a batch: scalar, or (B,) with reduction "none".

@@ -250,3 +250,7 @@ def main() -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+if __name__ == "__main__":  # accelerate launch -m ebt_policy.cli ...
+    main()

@@ -162,6 +162,6 @@ def proximal(centre: Tensor, extra: Sequence[ExtraEnergy], steps: int = PROX_STE
     return best.detach()
 
 
-def best_of(chunks: Tensor, energies: Tensor) -> Tensor:
-    """chunks (B, N, H, A), energies (B, N) -> index (B,) of the lowest energy among N starts (NaN never wins)."""
+def best_of(energies: Tensor) -> Tensor:
+    """energies (B, N) -> index (B,) of the lowest energy among N starts (NaN never wins)."""
     return torch.where(torch.isfinite(energies), energies, torch.inf).argmin(1)

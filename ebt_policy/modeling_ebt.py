@@ -145,7 +145,7 @@ class EBTPolicy(ChunkPolicy):
         """The lowest final energy among the N starts of each sample; its steps are the trace, the cost is that of all."""
         n = self.config.starts
         energies = torch.from_numpy(trace.final_energy).view(-1, n)
-        index = torch.arange(len(energies)) * n + best_of(chunks.unflatten(0, (-1, n)), energies)
+        index = torch.arange(len(energies)) * n + best_of(energies)
         picked = {
             f.name: getattr(trace, f.name)[index.numpy()]
             for f in dataclasses.fields(trace)

@@ -25,6 +25,13 @@ def test_help_imports_nothing_heavy() -> None:
         assert command in result.stdout
 
 
+def test_the_module_runs_as_a_program() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "ebt_policy.cli", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "train" in result.stdout
+
+
 def test_a_mistake_is_told_without_traceback(monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["ebt-policy", "train", "--config", "pusht_keypoint"])
     with pytest.raises(SystemExit) as stop:
