@@ -132,7 +132,11 @@ def evaluate(
 
 
 def bench(
-    config: Positional[Path], output: Path | None = None, resume: bool = True, processes: int | None = None
+    config: Positional[Path],
+    output: Path | None = None,
+    resume: bool = True,
+    rows: tuple[str, ...] = (),
+    processes: int | None = None,
 ) -> None:
     """A table of policies: trains what is missing, evaluates all on the same seeds, writes report.md and .html.
 
@@ -140,11 +144,12 @@ def bench(
         config: A bench file, e.g. configs/bench_pusht.yaml
         output: Folder (default: runs/<config>). An interrupted bench goes on where it stopped.
         resume: Keep what is there and still fits.
+        rows: Names of the only rows to do, without a report: several processes can share the work.
         processes: Worker processes for the episodes.
     """
     from ebt_policy.eval.bench import bench as run
 
-    run(config, output, resume, processes=processes)
+    run(config, output, resume, rows=rows, processes=processes)
 
 
 def doctor(

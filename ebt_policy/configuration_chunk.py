@@ -28,7 +28,7 @@ class ChunkPolicyConfig(PreTrainedConfig):
     )
 
     # Trunk. Several actions a token: attention is cheap, so fewer and wider tokens give more capacity per FLOP.
-    width: int = 192
+    width: int = 176
     layers: int = 4
     attention_heads: int = 4
     actions_per_token: int = 4

@@ -37,6 +37,9 @@ class EBTConfig(ChunkPolicyConfig):
     unrolled_every_step_loss: bool = True
     # two_step: fine-tune so that two evaluations land where the model's own many-step descent does.
     teacher_steps: int = 10
+    # A pretrained_model folder: the frozen teacher. None: the policy as it is at the first batch, which after a resume
+    # is the resumed one.
+    teacher_path: str | None = None
     # verifier: weight of the InfoNCE term (0 = off), its negatives and temperature.
     verifier_weight: float = 0.0
     verifier_negatives: int = 8

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +30,10 @@ class DescentRule:
     max_evaluations, min_evaluations: evaluations of the energy (forward passes of the trunk) for each sample.
     residual: stop when the RMS of `direction` is at most this. None: never.
     settled: stop when the RMS change of the answer, the chunk that stopping now would return, is at most this. With
-        the residual head the residual itself still holds what is left of the start; the answer does not. None: never.
+        the residual head the residual itself still holds what is left of the start; the answer does not. The first
+        evaluation is compared with `expected`, if there is any. None: never.
+    settled_ticks: the leading ticks of the chunk in which `settled` looks for change (those that will be executed).
+        None: all.
     relative_energy: stop when a step lowered the energy by less than this part. None: never.
     deadline: stop when the clock passes this time, in the clock's seconds. None: never.
     """
@@ -41,6 +43,7 @@ class DescentRule:
     min_evaluations: int = 1
     residual: float | None = None
     settled: float | None = None
+    settled_ticks: int | None = None
     relative_energy: float | None = None
     deadline: float | None = None
 
@@ -51,13 +54,16 @@ def minimise(
     rule: DescentRule,
     extra: Sequence[ExtraEnergy] = (),
     final_step: float = 1.0,
+    expected: Tensor | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Tensor, Trace]:
     """Descends the energy from `start` (B, H, A); returns the chunks (B, H, A) and the trace.
 
     A step is kept only if the total energy falls; otherwise it is halved, at most three times, each for one
-    evaluation. Every evaluation already holds the next proposal, so the result is one last step of relative length
-    `final_step` from the best chunk evaluated: with the residual head, D(x, o) for the price of E(x, o).
+    evaluation. `expected` (B, H, A), NaN where there is none, is the answer before the first evaluation: what was
+    planned for now a decision ago. Every evaluation already holds the next proposal, so the result is one last step
+    of relative length `final_step` from the best chunk evaluated: with the residual head, D(x, o) for the price of
+    E(x, o).
 
     `extra` energies (joint limits, smoothness) compose by forward-backward splitting: each step along the learned
     energy is followed by a proximal step on theirs, which costs no evaluation of the trunk, the last step included.
@@ -66,6 +72,7 @@ def minimise(
     rows = torch.arange(batch, device=start.device)
     alive = torch.ones(batch, dtype=torch.bool, device=start.device)
     point, best, direction = start, start, torch.zeros_like(start)
+    answer = torch.full_like(start, torch.nan) if expected is None else expected
     best_energy = start.new_full((batch,), torch.inf)
     step = start.new_zeros(batch)
     used, halvings, reason = (torch.zeros_like(rows) for _ in range(3))
@@ -80,10 +87,11 @@ def minimise(
         rms = move.square().mean((1, 2)).sqrt()
         log.append((energy, rms, torch.where(alive, step, torch.nan), falls))
 
-        change = (point + move - best - direction).square().mean((1, 2)).sqrt()
         kept = falls[:, None, None]
+        answer, before = torch.where(kept, point + move, answer), answer
+        change = (answer - before)[:, : rule.settled_ticks].square().mean((1, 2)).sqrt()
         best, direction = torch.where(kept, point, best), torch.where(kept, move, direction)
-        before, best_energy = best_energy, torch.where(falls, energy, best_energy)
+        energy_before, best_energy = best_energy, torch.where(falls, energy, best_energy)
         halvings = torch.where(falls, 0, halvings + 1)
         step = torch.where(falls, rule.relaxation, 0.5 * step)
 
@@ -95,10 +103,10 @@ def minimise(
         stop = torch.where(lost, int(StopReason.REJECTED), stop)
         enough = falls & (used >= rule.min_evaluations)
         if rule.relative_energy is not None:
-            little = (before - energy) < rule.relative_energy * before.abs()
+            little = (energy_before - energy) < rule.relative_energy * energy_before.abs()
             stop = torch.where(enough & little, int(StopReason.RELATIVE_ENERGY), stop)
         if rule.settled is not None:
-            stop = torch.where(enough & (used > 1) & (change <= rule.settled), int(StopReason.SETTLED), stop)
+            stop = torch.where(enough & (change <= rule.settled), int(StopReason.SETTLED), stop)
         if rule.residual is not None:
             stop = torch.where(enough & (rms <= rule.residual), int(StopReason.RESIDUAL), stop)
 
@@ -109,18 +117,7 @@ def minimise(
             point = _forward_backward(best, direction, step, extra)
 
     chunk = _forward_backward(best, direction, torch.full_like(step, final_step), extra)
-    energies, residuals, sizes, accepted = (
-        torch.stack(column, 1).cpu().numpy() for column in zip(*log, strict=True)
-    )
-    trace = Trace(
-        energy=energies,
-        residual_rms=residuals,
-        step_size=sizes,
-        accepted=accepted,
-        evaluations=used.cpu().numpy(),
-        stop_reason=reason.cpu().numpy().astype(np.int8),
-    )
-    return chunk, trace
+    return chunk, Trace.from_steps(log, used, reason)
 
 
 def _evaluate(landscape: Landscape, point: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -66,9 +66,12 @@ class EBTPolicy(ChunkPolicy):
         return error, further, {k: v.detach() for k, v in metrics.items()}
 
     def _frozen_teacher(self) -> EnergyTransformer:
-        """A copy of the model as it was when fine-tuning began. Load trained weights before the first batch."""
+        """The policy in `teacher_path`; without one, a copy of this model as it was at the first batch."""
         if not self._teacher:
-            self._teacher.append(copy.deepcopy(self.model).requires_grad_(False).eval())
+            path = self.config.teacher_path
+            teacher = EBTPolicy.from_pretrained(path).model if path else copy.deepcopy(self.model)
+            device = next(self.parameters()).device
+            self._teacher.append(teacher.requires_grad_(False).eval().to(device))
         return self._teacher[0]
 
     # -- the energy ------------------------------------------------------------------------------------------------
@@ -89,6 +92,7 @@ class EBTPolicy(ChunkPolicy):
             min_evaluations=min(config.min_evaluations, budget),
             residual=config.stop_residual,
             settled=config.stop_settled,
+            settled_ticks=config.n_action_steps,
             relative_energy=config.stop_relative_energy,
             deadline=deadline,
         )
@@ -117,9 +121,11 @@ class EBTPolicy(ChunkPolicy):
                 with torch.enable_grad():
                     return self.model.evaluate(chunks, part)
 
-            chunks, trace = minimise(
-                landscape, start, self.rule(max_evaluations, deadline), self.extra_energies
-            )
+            expected = previous if config.start == "warm" else None
+            if expected is not None and config.starts > 1:
+                expected = expected.repeat_interleave(config.starts, 0)
+            rule = self.rule(max_evaluations, deadline)
+            chunks, trace = minimise(landscape, start, rule, self.extra_energies, expected=expected)
         if config.starts > 1:
             chunks, trace = self._select(chunks, trace)
         trace.seconds = time.perf_counter() - began

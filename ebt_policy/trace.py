@@ -6,15 +6,15 @@ A action dimension.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
 
 class StopReason(IntEnum):
@@ -47,6 +47,27 @@ class Trace:
     evaluations: NDArray[np.int64]
     stop_reason: NDArray[np.int8]
     seconds: float = 0.0
+
+    @classmethod
+    def from_steps(
+        cls, steps: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], evaluations: Tensor, stop_reason: Tensor
+    ) -> Trace:
+        """From one (energy, residual_rms, step_size, accepted), each (B,), for every point that was evaluated.
+
+        One copy off the device for all of them, so that a trace is cheap enough to be always on.
+        """
+        columns = [column.float() for step in steps for column in step]
+        columns += [evaluations.float(), stop_reason.float()]
+        table = torch.stack(columns, 1).cpu().numpy()  # (B, 4 S + 2)
+        recorded = table[:, :-2].reshape(len(table), -1, 4)
+        return cls(
+            energy=recorded[..., 0],
+            residual_rms=recorded[..., 1],
+            step_size=recorded[..., 2],
+            accepted=recorded[..., 3] > 0,
+            evaluations=table[:, -2].astype(np.int64),
+            stop_reason=table[:, -1].astype(np.int8),
+        )
 
     @classmethod
     def without_steps(cls, batch_size: int, evaluations: int, seconds: float = 0.0) -> Trace:

@@ -10,6 +10,7 @@ A file is written when it is complete, so an interrupted bench goes on at the fi
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from ebt_policy.eval.evaluate import evaluate
 from ebt_policy.eval.policies import find_checkpoint
 from ebt_policy.eval.report import Result
 from ebt_policy.provenance import sha256
-from ebt_policy.recipe import TrainRecipe, load_recipe
+from ebt_policy.recipe import TrainRecipe, did_you_mean, load_recipe
 from ebt_policy.run_log import read_metrics
 
 
@@ -44,15 +45,24 @@ def bench(
     output: str | Path | None = None,
     resume: bool = True,
     *,
+    rows: Sequence[str] = (),
     processes: int | None = None,
     show_progress: bool = True,
-) -> Path:
+) -> Path | None:
     """Runs the bench described by the YAML file `config` and returns the path of report.html.
 
     output: default runs/<name of the file>. resume: keep what is there and still fits; else the folder has
-    to be new. processes: see `evaluate`. Raises UserError for a mistake in the file, a recipe or a run.
+    to be new. rows: names of the only rows to train and evaluate; there is no report then (returns None), and
+    other processes may work on other rows of the same folder at the same time. processes: see `evaluate`.
+    Raises UserError for a mistake in the file, a recipe, a row's name or a run.
     """
     loaded = load_bench(config)
+    names = [row.name for row in loaded.rows]
+    for name in rows:
+        if name not in names:
+            raise UserError(
+                f"{config} has no row '{name}'.{did_you_mean(name, names)} Its rows: {', '.join(names)}."
+            )
     folder = Path(output) if output is not None else Path("runs") / loaded.name
     if not resume and folder.exists() and any(folder.iterdir()):
         raise UserError(
@@ -65,11 +75,13 @@ def bench(
     results: list[Result] = []
     trained: list[TrainedRow] = []
     for row in loaded.rows:
+        if rows and row.name not in rows:
+            continue
         policies = {seed: _policy(run, row, seed) for seed in row.training_seeds}
         results += [_result(run, row, setting, policies) for setting in row.settings]
         if row.checkpoint is None:
             trained.append(_trained(run, row, policies))
-    return write_bench_report(folder, loaded, results, trained)
+    return None if rows else write_bench_report(folder, loaded, results, trained)
 
 
 def _recipe(config: BenchConfig, row: Row, seed: int) -> TrainRecipe | None:

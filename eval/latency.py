@@ -12,14 +12,19 @@ from ebt_policy.eval.parallel import one_thread
 from ebt_policy.eval.policies import Runner, RunnerDecision
 from ebt_policy.eval.rollout import rollout
 from ebt_policy.noise import Noise
+from ebt_policy.trace import Trace
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds from raw observations to raw actions: `decisions` measured, on `threads` CPU threads."""
+    """Milliseconds from raw observations to raw actions: `decisions` measured, on `threads` CPU threads.
+
+    trace: median of putting together a decision's Trace; part of the others, 0 for a policy without an energy.
+    """
 
     p50: float
     p95: float
+    trace: float
     decisions: int
     threads: int
     device: str
@@ -47,9 +52,28 @@ def measure_latency(
             seed += 1
             if len(timed.milliseconds) > warm_up and time.perf_counter() - begin > max_seconds:
                 break
+        trace = _trace_milliseconds(timed.last) if timed.last is not None else 0.0
     measured = timed.milliseconds[warm_up:]
     p50, p95 = np.percentile(measured, [50, 95])
-    return Latency(float(p50), float(p95), len(measured), threads=1, device=runner.device)
+    return Latency(float(p50), float(p95), trace, len(measured), threads=1, device=runner.device)
+
+
+def _trace_milliseconds(trace: Trace, repeats: int = 200) -> float:
+    """Median time to make this trace again from the tensors that descent collects."""
+    columns = [trace.energy, trace.residual_rms, trace.step_size, trace.accepted]
+    steps = [
+        (torch.from_numpy(e), torch.from_numpy(r), torch.from_numpy(s), torch.from_numpy(a))
+        for e, r, s, a in zip(*(c.T.copy() for c in columns), strict=True)
+    ]
+    evaluations, reason = torch.from_numpy(trace.evaluations), torch.from_numpy(trace.stop_reason)
+    if not steps:
+        return 0.0
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        Trace.from_steps(steps, evaluations, reason)
+        times.append((time.perf_counter() - begin) * 1e3)
+    return float(np.median(times))
 
 
 class _Timed:
@@ -57,6 +81,7 @@ class _Timed:
 
     def __init__(self, runner: Runner) -> None:
         self.runner, self.milliseconds = runner, list[float]()
+        self.last: Trace | None = None
         self.n_obs_steps, self.n_action_steps = runner.n_obs_steps, runner.n_action_steps
 
     def decide(
@@ -67,6 +92,7 @@ class _Timed:
         decision = self.runner.decide(observations, noise, previous)
         self._synchronise()
         self.milliseconds.append((time.perf_counter() - begin) * 1e3)
+        self.last = decision.trace
         return decision
 
     def _synchronise(self) -> None:

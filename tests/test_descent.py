@@ -88,6 +88,17 @@ def test_an_answer_that_stays_the_same_is_settled_at_the_second_evaluation() -> 
     assert trace.evaluations.tolist() == [2, 2, 2]
 
 
+def test_what_was_expected_settles_at_the_first_evaluation() -> None:
+    target = chunks(3)
+    expected = target.clone()
+    expected[1] += 1.0
+    expected[2] = torch.nan  # no plan from before
+    expected[0, 2:] += 1.0  # beyond the ticks that count
+    rule = DescentRule(relaxation=0.5, max_evaluations=50, settled=0.01, settled_ticks=2)
+    _, trace = minimise(bowl(target), torch.zeros(3, 4, 2), rule, expected=expected)
+    assert trace.evaluations.tolist() == [1, 2, 2]
+
+
 def test_a_landscape_that_rises_everywhere_is_rejected_and_the_start_is_kept() -> None:
     def uphill(x: Tensor, rows: Tensor) -> Evaluation:
         return Evaluation(x.square().sum((1, 2)), torch.ones_like(x))

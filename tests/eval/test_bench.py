@@ -59,6 +59,7 @@ def config(tmp_path: Path, tiny_dataset: tuple[str, Path]) -> dict:
 def test_an_interrupted_bench_goes_on_at_the_missing_row(config: dict, tmp_path: Path) -> None:
     file, output = write(tmp_path / "bench.yaml", config), tmp_path / "out"
     page = bench(file, output, processes=1, show_progress=False)
+    assert page is not None
     rows = output / "rows"
     names = {"ebt-1-seed0", "ebt-2-seed0", "flow-2-seed0", "ebt-1-seed0-step000002", "ebt-1-seed0-step000004"}
     assert {p.stem for p in rows.iterdir()} == names
@@ -89,6 +90,15 @@ def test_an_interrupted_bench_goes_on_at_the_missing_row(config: dict, tmp_path:
     ):
         assert said in text
     assert "Success against function evaluations" in page.read_text()
+
+
+def test_rows_can_be_done_one_by_one(config: dict, tmp_path: Path) -> None:
+    file, output = write(tmp_path / "bench.yaml", config), tmp_path / "out"
+    assert bench(file, output, rows=["Flow"], processes=1, show_progress=False) is None
+    assert {p.stem for p in (output / "rows").iterdir()} == {"flow-2-seed0"}
+    assert not (output / "report.md").exists()
+    with pytest.raises(UserError, match="no row 'Flw'.*'Flow'"):
+        bench(file, output, rows=["Flw"], show_progress=False)
 
 
 def test_results_of_another_setting_are_not_taken_for_these(config: dict, tmp_path: Path) -> None:
