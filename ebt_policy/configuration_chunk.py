@@ -12,8 +12,9 @@ from lerobot.optim.schedulers import DiffuserSchedulerConfig
 class ChunkPolicyConfig(PreTrainedConfig):
     """Observations, chunk and trunk. Widths are in units, times in ticks (control periods)."""
 
-    # Observations and chunk: the horizons of Diffusion Policy (arXiv 2303.04137, table 7), so that comparisons are like for like.
-    n_obs_steps: int = 2
+    # Observations and chunk. Horizons are those of Diffusion Policy (arXiv 2303.04137, table 7), but for the history: a
+    # policy that sees its own speed learns to keep it, and was slower and less successful for it (docs/experiments.md).
+    n_obs_steps: int = 1
     horizon: int = 16
     n_action_steps: int = 8
 

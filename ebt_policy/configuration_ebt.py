@@ -20,10 +20,11 @@ class EBTConfig(ChunkPolicyConfig):
     objective: str = "denoise"
 
     # denoise / matching: the input is g a + (1 - g) eps, g in [0, 1]; a share starts from the zero chunk instead.
-    zero_start_share: float = 0.5
+    # Plain weights with half zero starts learn faster and end worse: D becomes a regression that ignores its chunk.
+    zero_start_share: float = 0.0
     noise_power: float = 1.0  # g = 1 - (1 - u)^power with u uniform: above 1 puts more weight on little noise
     # Weight of a noised start: "uniform", or "flow": flow matching's 1 / ((1 - g)^2 + 0.05), scaled to mean 1.
-    noise_weighting: str = "uniform"
+    noise_weighting: str = "flow"
     matching_target: str = "linear"  # "linear": (1 - g)(eps - a); "truncated": EqM's, arXiv 2510.02300
     # unrolled: the recipe of EBT-Policy (arXiv 2510.27545), each repair of its published code switchable.
     unrolled_steps: int = 6
@@ -50,9 +51,10 @@ class EBTConfig(ChunkPolicyConfig):
     start: str = "warm"
     warm_start_share: float = 0.5  # start = share * previous chunk, shifted + (1 - share) * noise
     starts: int = 1  # descents from different starts, in parallel; the lowest energy wins
-    relaxation: float = (
-        0.5  # a step goes this part of the way to the proposal D(x, o); 0.9 suits start="zero"
-    )
+    # A step goes this part of the way to the proposal D(x, o). None: such that the last evaluation of the budget sees
+    # `last_noise`, whatever the budget (from a warm start .7 for two evaluations, .45 for three).
+    relaxation: float | None = None
+    last_noise: float = 0.15
     gradient_step_size: float = (
         1.0  # for heads without a proposal; energies are sums, so the natural size is 1
     )
@@ -81,9 +83,16 @@ class EBTConfig(ChunkPolicyConfig):
                 f"objective {self.objective!r} trains D(x, o) itself and needs head='residual', found "
                 f"{self.head!r}; use objective='matching' or 'unrolled'."
             )
+        if not 0 < self.last_noise < 1:
+            raise ValueError(f"last_noise must lie between 0 and 1, found {self.last_noise}.")
         if self.max_evaluations < 1:
             raise ValueError(f"max_evaluations must be at least 1, found {self.max_evaluations}.")
         if self.starts > 1 and self.start == "zero":
             raise ValueError(
                 "starts > 1 needs start='noise' or 'warm': from the zero chunk all starts are equal."
             )
+
+    @property
+    def start_noise(self) -> float:
+        """Share of noise in the chunk that descent starts from, once there is a previous one."""
+        return 1 - self.warm_start_share if self.start == "warm" else 1.0

@@ -87,7 +87,7 @@ class EBTPolicy(ChunkPolicy):
         config = self.config
         budget = config.max_evaluations if max_evaluations is None else max_evaluations
         return DescentRule(
-            relaxation=config.relaxation if self.model.proposes else config.gradient_step_size,
+            relaxation=self._relaxation(budget) if self.model.proposes else config.gradient_step_size,
             max_evaluations=budget,
             min_evaluations=min(config.min_evaluations, budget),
             residual=config.stop_residual,
@@ -96,6 +96,15 @@ class EBTPolicy(ChunkPolicy):
             relative_energy=config.stop_relative_energy,
             deadline=deadline,
         )
+
+    def _relaxation(self, budget: int) -> float:
+        """Part of the way to D(x, o) that each of the budget - 1 steps goes: they shrink the noise by equal factors."""
+        config = self.config
+        if config.relaxation is not None:
+            return config.relaxation
+        if config.start_noise <= config.last_noise:  # nothing to anneal
+            return 1.0
+        return 1 - (config.last_noise / config.start_noise) ** (1 / max(1, budget - 1))
 
     def _decide(
         self,

@@ -6,5 +6,6 @@ Models and simulators load when they are first used.
 from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.configuration_matched_baseline import MatchedBaselineConfig
 from ebt_policy.envs.configuration_pusht import EBTPushTEnv
+from ebt_policy.envs.configuration_simulated import EBTAlohaEnv, EBTRobosuiteEnv
 
-__all__ = ["EBTConfig", "EBTPushTEnv", "MatchedBaselineConfig"]
+__all__ = ["EBTAlohaEnv", "EBTConfig", "EBTPushTEnv", "EBTRobosuiteEnv", "MatchedBaselineConfig"]

@@ -166,9 +166,8 @@ def _examine(wanted: DatasetRecipe, features: list[str], episodes: list[int], he
     """Prints what the doctor finds in the part that is used. Raises UserError where an error is among it."""
     findings = [
         finding
-        for finding in doctor(wanted.repo_id, wanted.root, held_out=held_out)
-        if (finding.episode is None or finding.episode in episodes)
-        and (finding.feature in features or not finding.feature.startswith(OBS_PREFIX))
+        for finding in doctor(wanted.repo_id, wanted.root, episodes=episodes, held_out=held_out)
+        if finding.feature in features or not finding.feature.startswith(OBS_PREFIX)
     ]
     if findings:
         print_findings(findings)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
 
-
 FEW_TOKENS = 8
 
 

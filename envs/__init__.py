@@ -14,7 +14,18 @@ from ebt_policy.errors import UserError
 if TYPE_CHECKING:
     import gymnasium as gym
 
-_MODULES = {"pusht_keypoints": "pusht", "pusht_pixels": "pusht"}  # name -> module with SPECS[name]
+_MODULES = {  # name -> module with SPECS[name]
+    "pusht_keypoints": "pusht",
+    "pusht_pixels": "pusht",
+    "aloha_transfer_cube": "aloha",
+    "aloha_insertion": "aloha",
+    "robosuite_lift": "robosuite_tasks",
+    "robosuite_stack": "robosuite_tasks",
+    "robosuite_pickplacecan": "robosuite_tasks",
+    "robosuite_nutassemblysquare": "robosuite_tasks",
+    "robosuite_door": "robosuite_tasks",
+    "robosuite_toolhang": "robosuite_tasks",
+}
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,16 @@
-"""PushT for LeRobot's commands: `--env.type=ebt_pusht`.
-
-LeRobot's own `pusht` fails with more than one asynchronous env: its factory looks the env up by a name that
-the worker processes never registered. Ours is a module-level function, which workers import.
-"""
+"""PushT for LeRobot's commands: `--env.type=ebt_pusht`."""
 
 from __future__ import annotations
 
-import multiprocessing
 from dataclasses import dataclass, field
 from functools import partial
 
 import gymnasium as gym
-from gymnasium.vector import AutoresetMode
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGE, OBS_STATE
+
+from ebt_policy.envs.vector import make_vector
 
 
 @EnvConfig.register_subclass("ebt_pusht")
@@ -64,13 +60,4 @@ class EBTPushTEnv(EnvConfig):
         """{type: {0: a vector of n_envs}}; asynchronous ones live in forked server processes."""
         from ebt_policy.envs.pusht import make_pusht  # the simulator, only where it is used
 
-        factories = [partial(make_pusht, **self.gym_kwargs)] * n_envs
-        if use_async_envs and n_envs > 1:
-            # Imported once, in the process that the workers are forked from.
-            multiprocessing.get_context("forkserver").set_forkserver_preload([make_pusht.__module__])
-            vector: gym.vector.VectorEnv = gym.vector.AsyncVectorEnv(
-                factories, context="forkserver", autoreset_mode=AutoresetMode.SAME_STEP
-            )
-        else:
-            vector = gym.vector.SyncVectorEnv(factories, autoreset_mode=AutoresetMode.SAME_STEP)
-        return {self.type: {0: vector}}
+        return {self.type: {0: make_vector(partial(make_pusht, **self.gym_kwargs), n_envs, use_async_envs)}}

@@ -31,7 +31,10 @@ def make_policy(kind: str = "ebt", features: tuple[str, ...] = LOW_DIM, **option
         input_features={name: PolicyFeature(*SHAPES[name]) for name in features},
         output_features={"action": PolicyFeature(FeatureType.ACTION, (2,))},
         device="cpu",
-        **({"width": 16, "layers": 2, "attention_heads": 2, "crop_shape": (32, 32)} | options),
+        **(
+            {"n_obs_steps": 2, "width": 16, "layers": 2, "attention_heads": 2, "crop_shape": (32, 32)}
+            | options
+        ),
     )
     return policy_class(config).eval()
 

@@ -99,6 +99,15 @@ def test_a_warm_start_continues_the_previous_chunk_where_there_is_one() -> None:
     assert torch.isfinite(policy.decide(batch, noise, previous).chunk).all()
 
 
+@pytest.mark.parametrize("budget", [2, 3, 8])
+@pytest.mark.parametrize("start", ["warm", "noise"])
+def test_the_last_evaluation_sees_the_same_noise_whatever_the_budget(budget: int, start: str) -> None:
+    policy = make_policy(start=start, last_noise=0.1)
+    left = policy.config.start_noise * (1 - policy.rule(budget).relaxation) ** (budget - 1)
+    assert left == pytest.approx(0.1)
+    assert make_policy(relaxation=0.4).rule(budget).relaxation == 0.4
+
+
 def test_shift_repeats_the_last_action() -> None:
     chunk = torch.arange(4.0).view(1, 4, 1)
     assert shift(chunk, 3).flatten().tolist() == [3, 3, 3, 3]
@@ -112,7 +121,8 @@ def test_cameras_train_and_act(kind: str, shared: bool) -> None:
     features = tuple(SHAPES)
     policy = make_policy(kind, features, separate_encoder_per_camera=not shared).train()
     batch = make_batch(3, features)
-    torch.nn.init.normal_((policy.model if kind == "ebt" else policy).trunk.modulate.weight, std=0.02)
+    for block in (policy.model if kind == "ebt" else policy).trunk.blocks:
+        torch.nn.init.normal_(block.modulate.weight, std=0.02)
     loss, _ = policy(batch)
     loss.backward()
     trained = [name for name, p in policy.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]

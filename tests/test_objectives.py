@@ -1,5 +1,7 @@
 """Objectives: what each is minimised by, and that each trains the energy on a problem whose answer is known."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from core_fixtures import make_batch, make_policy
@@ -95,6 +97,18 @@ def test_two_step_fine_tuning_comes_closer_to_the_teacher() -> None:
         losses.append(loss.item())
     assert sum(losses[-20:]) < 0.7 * sum(losses[:20])
     assert not any("teacher" in name for name in policy.state_dict())
+
+
+def test_the_teacher_is_the_policy_at_its_path_whatever_was_trained_since(tmp_path: Path) -> None:
+    make_policy().save_pretrained(tmp_path)
+    student = make_policy(objective="two_step", teacher_path=str(tmp_path))
+    expected = {name: value.clone() for name, value in student.model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1.0)
+    teacher = student._frozen_teacher()
+    for name, value in teacher.state_dict().items():
+        torch.testing.assert_close(value, expected[name])
 
 
 def test_flow_weighting_has_mean_one() -> None:

@@ -1,0 +1,130 @@
+"""ALOHA's two simulated tasks (gym-aloha): two ViperX arms, joint targets at 50 Hz, 400 ticks an episode.
+
+gym-aloha draws three 640 x 480 pictures a tick, whatever is observed, and passes object poses through a global
+variable. Its physics, rewards and start distribution are used here without either.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from ebt_policy.envs.rendering import ensure_rendering
+from ebt_policy.envs.simulated import Score, SimulatedEnv, Task, low_dimensional_spec
+from ebt_policy.errors import UserError
+
+FPS, MAX_TICKS = 50, 400
+STAGES = 4  # of gym-aloha's reward; the last is success
+JOINTS = 14  # per arm: six joints in radians, and the gripper from 0 (closed) to 1 (open)
+_JOINT_LIMIT = (*[np.pi] * 6, 1.0) * 2
+_LOW = tuple(-x if x > 1 else 0.0 for x in _JOINT_LIMIT)
+TASKS = {
+    "transfer_cube": Task(
+        name="transfer_cube",
+        description="Pick up the cube with the right arm and hand it to the left arm.",
+        fps=FPS,
+        max_ticks=MAX_TICKS,
+        state_size=JOINTS,
+        environment_size=7,  # the cube: position (m) and quaternion (w, x, y, z)
+        low=_LOW,
+        high=_JOINT_LIMIT,
+        cameras=("top", "angle", "front_close"),
+    ),
+    "insertion": Task(
+        name="insertion",
+        description="Pick up the peg with the right arm and the socket with the left arm, and insert the peg.",
+        fps=FPS,
+        max_ticks=MAX_TICKS,
+        state_size=JOINTS,
+        environment_size=14,  # peg, then socket
+        low=_LOW,
+        high=_JOINT_LIMIT,
+        cameras=("top", "angle", "front_close"),
+    ),
+}
+
+
+class AlohaSimulator:
+    """One task in MuJoCo, through dm_control as gym-aloha sets it up."""
+
+    def __init__(self, task: str) -> None:
+        try:
+            from dm_control import mujoco
+            from dm_control.rl import control
+            from gym_aloha.constants import ASSETS_DIR, DT
+            from gym_aloha.tasks import sim
+        except ImportError as error:
+            raise UserError(
+                f"ALOHA needs gym-aloha ({error}). Install the extra: pip install 'lerobot_policy_ebt[aloha]'"
+            ) from error
+        base = {"transfer_cube": sim.TransferCubeTask, "insertion": sim.InsertionTask}[task]
+
+        class Undrawn(base):  # type: ignore[misc, valid-type]
+            """gym-aloha's task without its pictures."""
+
+            def get_observation(self, physics: Any) -> dict:
+                return {}
+
+        self._name, self._sim = task, sim
+        self.physics = mujoco.Physics.from_xml_path(str(ASSETS_DIR / f"bimanual_viperx_{task}.xml"))
+        self.task = Undrawn(random=np.random.RandomState(0))
+        self._environment = control.Environment(self.physics, self.task, control_timestep=DT)
+
+    def reset(self, seed: int) -> None:
+        from gym_aloha.utils import sample_box_pose, sample_insertion_pose
+
+        if self._name == "transfer_cube":
+            pose = sample_box_pose(seed)
+        else:
+            pose = np.concatenate(sample_insertion_pose(seed))
+        self._sim.BOX_POSE[0] = pose  # read in the reset below, and nowhere else
+        self._environment.reset()
+        self._reward = self.task.get_reward(self.physics)
+
+    def tick(self, action: NDArray[np.float64]) -> None:
+        self._reward = self._environment.step(action).reward
+
+    def state(self) -> NDArray[np.float64]:
+        return self.task.get_qpos(self.physics)
+
+    def environment_state(self) -> NDArray[np.float64]:
+        return self.task.get_env_state(self.physics)
+
+    def score(self) -> Score:
+        return Score(self._reward / STAGES, self._reward == STAGES)
+
+    def picture(self, camera: str, height: int, width: int) -> NDArray[np.uint8]:
+        return self.physics.render(height=height, width=width, camera_id=camera)
+
+
+def make_aloha(
+    task: str,
+    cameras: tuple[str, ...] = (),
+    image_size: tuple[int, int] = (96, 96),
+    max_ticks: int = MAX_TICKS,
+    hold_ticks: int = 1,
+    render: bool = False,
+) -> gym.Env:
+    """A fresh env; see SimulatedEnv. render: it will be asked for pictures although it observes none."""
+    if render or cameras:
+        ensure_rendering()
+    env = SimulatedEnv(
+        TASKS[task],
+        partial(AlohaSimulator, task),
+        cameras=cameras,
+        image_size=image_size,
+        hold_ticks=hold_ticks,
+    )
+    return gym.wrappers.TimeLimit(env, max_ticks)
+
+
+SPECS = {
+    f"aloha_{name}": low_dimensional_spec(
+        f"aloha_{name}", task, lambda render, name=name: make_aloha(name, render=render)
+    )
+    for name, task in TASKS.items()
+}

@@ -1,0 +1,112 @@
+"""ALOHA and robosuite for LeRobot's commands: `--env.type=ebt_aloha` and `--env.type=robosuite`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import gymnasium as gym
+from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.envs.configs import EnvConfig
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
+
+from ebt_policy.envs.vector import make_vector
+
+if TYPE_CHECKING:
+    from ebt_policy.envs.simulated import Task
+
+
+@dataclass
+class _SimulatedEnv(EnvConfig):
+    """A MuJoCo task: state and object poses, and pictures of the `cameras` that are named.
+
+    episode_length: ticks, None for the published limit. image_size: (H, W) in pixels. hold_ticks: ticks in a row that
+    the task has to be solved for.
+    """
+
+    cameras: list[str] = field(default_factory=list)
+    image_size: tuple[int, int] = (96, 96)
+    episode_length: int | None = None
+    hold_ticks: int = 1
+    features: dict[str, PolicyFeature] = field(default_factory=dict)
+    features_map: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tasks = self._tasks()
+        if self.task not in tasks:
+            raise ValueError(f"env.task is '{self.task}'; {self.type} offers {', '.join(tasks)}.")
+        facts = tasks[self.task]
+        for camera in self.cameras:
+            if camera not in facts.cameras:
+                raise ValueError(f"env.cameras has '{camera}'; {self.task} has {', '.join(facts.cameras)}.")
+        self.fps = facts.fps
+        self.episode_length = self.episode_length or facts.max_ticks
+        self.features = {
+            ACTION: PolicyFeature(FeatureType.ACTION, (len(facts.low),)),
+            "agent_pos": PolicyFeature(FeatureType.STATE, (facts.state_size,)),
+            "environment_state": PolicyFeature(FeatureType.ENV, (facts.environment_size,)),
+        }
+        self.features_map = {ACTION: ACTION, "agent_pos": OBS_STATE, "environment_state": OBS_ENV_STATE}
+        for camera in self.cameras:
+            self.features[f"pixels/{camera}"] = PolicyFeature(FeatureType.VISUAL, (*self.image_size, 3))
+            self.features_map[f"pixels/{camera}"] = f"{OBS_IMAGES}.{camera}"
+
+    def _tasks(self) -> dict[str, Task]:
+        raise NotImplementedError
+
+    @property
+    def gym_kwargs(self) -> dict:
+        return {
+            "task": self.task,
+            "cameras": tuple(self.cameras),
+            "image_size": tuple(self.image_size),
+            "max_ticks": self.episode_length,
+            "hold_ticks": self.hold_ticks,
+        }
+
+
+@EnvConfig.register_subclass("ebt_aloha")
+@dataclass
+class EBTAlohaEnv(_SimulatedEnv):
+    """gym-aloha's tasks, `transfer_cube` and `insertion`: 14 joint positions and targets at 50 Hz."""
+
+    task: str | None = "transfer_cube"
+    fps: int = 50
+
+    def _tasks(self) -> dict[str, Task]:
+        from ebt_policy.envs.aloha import TASKS
+
+        return TASKS
+
+    def create_envs(
+        self, n_envs: int, use_async_envs: bool = False
+    ) -> dict[str, dict[int, gym.vector.VectorEnv]]:
+        """{type: {0: a vector of n_envs}}; LeRobot may ask any of them for a picture."""
+        from ebt_policy.envs.aloha import make_aloha
+
+        factory = partial(make_aloha, **self.gym_kwargs, render=True)
+        return {self.type: {0: make_vector(factory, n_envs, use_async_envs)}}
+
+
+@EnvConfig.register_subclass("robosuite")
+@dataclass
+class EBTRobosuiteEnv(_SimulatedEnv):
+    """robosuite's Panda tasks (Lift, Stack, PickPlaceCan, NutAssemblySquare, Door, ToolHang) at 20 Hz."""
+
+    task: str | None = "Lift"
+    fps: int = 20
+
+    def _tasks(self) -> dict[str, Task]:
+        from ebt_policy.envs.robosuite_tasks import TASKS
+
+        return TASKS
+
+    def create_envs(
+        self, n_envs: int, use_async_envs: bool = False
+    ) -> dict[str, dict[int, gym.vector.VectorEnv]]:
+        """{type: {0: a vector of n_envs}}; LeRobot may ask any of them for a picture."""
+        from ebt_policy.envs.robosuite_tasks import make_robosuite
+
+        factory = partial(make_robosuite, **self.gym_kwargs, render=True)
+        return {self.type: {0: make_vector(factory, n_envs, use_async_envs)}}

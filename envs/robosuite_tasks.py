@@ -1,0 +1,178 @@
+"""robosuite's single-arm tasks with a Panda: Cartesian deltas (OSC) at 20 Hz, observations by name alone.
+
+The concatenated `robot0_proprio-state` is never used: its length changes between robosuite's versions.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from ebt_policy.envs.rendering import ensure_rendering
+from ebt_policy.envs.simulated import Score, SimulatedEnv, Task, low_dimensional_spec
+from ebt_policy.errors import UserError
+
+FPS = 20
+STATE_KEYS = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")  # robomimic's, 3 + 4 + 2
+ACTIONS = 7  # position and rotation delta of the gripper in -1..1, and the gripper: -1 open, 1 closed
+
+
+@dataclass(frozen=True)
+class RobosuiteTask:
+    """What robosuite calls the task, and the names of its object observations, in order."""
+
+    environment: str
+    keys: tuple[str, ...]
+
+
+def _task(name: str, description: str, environment_size: int, max_ticks: int = 400) -> Task:
+    return Task(
+        name=name,
+        description=description,
+        fps=FPS,
+        max_ticks=max_ticks,
+        state_size=9,
+        environment_size=environment_size,
+        low=(-1.0,) * ACTIONS,
+        high=(1.0,) * ACTIONS,
+        cameras=("agentview", "robot0_eye_in_hand", "frontview"),
+    )
+
+
+# Episode lengths are robomimic's: 400 ticks, 700 for tool hang.
+TASKS = {
+    "Lift": _task("Lift", "Lift the cube.", 7),
+    "Stack": _task("Stack", "Put the red cube on the green cube.", 14),
+    "PickPlaceCan": _task("PickPlaceCan", "Put the can into its bin.", 7),
+    "NutAssemblySquare": _task("NutAssemblySquare", "Put the square nut on its peg.", 7),
+    "Door": _task("Door", "Open the door by its handle.", 8),
+    "ToolHang": _task("ToolHang", "Assemble the frame and hang the tool.", 21, max_ticks=700),
+}
+ROBOSUITE = {
+    "Lift": RobosuiteTask("Lift", ("cube_pos", "cube_quat")),
+    "Stack": RobosuiteTask("Stack", ("cubeA_pos", "cubeA_quat", "cubeB_pos", "cubeB_quat")),
+    "PickPlaceCan": RobosuiteTask("PickPlaceCan", ("Can_pos", "Can_quat")),
+    "NutAssemblySquare": RobosuiteTask("NutAssemblySquare", ("SquareNut_pos", "SquareNut_quat")),
+    "Door": RobosuiteTask("Door", ("door_pos", "handle_pos", "hinge_qpos", "handle_qpos")),
+    "ToolHang": RobosuiteTask(
+        "ToolHang", ("base_pos", "base_quat", "frame_pos", "frame_quat", "tool_pos", "tool_quat")
+    ),
+}
+
+
+def _import_robosuite() -> tuple[Any, Any]:
+    """robosuite without its advice on optional parts, which it prints at each import."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import robosuite
+            from robosuite.controllers import load_composite_controller_config
+    finally:
+        logging.disable(logging.NOTSET)
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+    return robosuite, load_composite_controller_config
+
+
+@contextmanager
+def _numpy_seed(seed: int) -> Iterator[None]:
+    """robosuite draws placements, sizes and joint noise from numpy's global generator; it is put back after."""
+    before = np.random.get_state()
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
+
+
+class RobosuiteSimulator:
+    """One task in robosuite."""
+
+    def __init__(self, task: str, draws: bool) -> None:
+        try:
+            robosuite, load_composite_controller_config = _import_robosuite()
+        except ImportError as error:
+            raise UserError(
+                f"{task} needs robosuite ({error}). Install the extra: pip install "
+                "'lerobot_policy_ebt[robosuite]'"
+            ) from error
+        facts = ROBOSUITE[task]
+        self._keys = facts.keys
+        self._observation: dict[str, NDArray] = {}
+        with _numpy_seed(0):
+            self.env = robosuite.make(
+                facts.environment,
+                robots="Panda",
+                controller_configs=load_composite_controller_config(robot="Panda"),
+                has_renderer=False,
+                has_offscreen_renderer=draws,
+                use_camera_obs=False,
+                control_freq=FPS,
+                ignore_done=True,  # the time limit is the wrapper's
+            )
+        # Every sensor is read at each of the 25 physics steps of a tick; most are of no use here.
+        for name in set(self.env.observation_names) - {*STATE_KEYS, *self._keys}:
+            self.env.modify_observable(name, "enabled", False)
+
+    def reset(self, seed: int) -> None:
+        with _numpy_seed(seed):
+            self._observation = self.env.reset()
+
+    def tick(self, action: NDArray[np.float64]) -> None:
+        self._observation = self.env.step(action)[0]
+
+    def state(self) -> NDArray[np.float64]:
+        return self._named(STATE_KEYS)
+
+    def environment_state(self) -> NDArray[np.float64]:
+        return self._named(self._keys)
+
+    def _named(self, keys: tuple[str, ...]) -> NDArray[np.float64]:
+        return np.concatenate([np.ravel(self._observation[key]) for key in keys])
+
+    def score(self) -> Score:
+        solved = bool(self.env._check_success())
+        return Score(float(solved), solved)
+
+    def picture(self, camera: str, height: int, width: int) -> NDArray[np.uint8]:
+        # OpenGL counts rows from below.
+        return self.env.sim.render(camera_name=camera, height=height, width=width)[::-1].copy()
+
+
+def make_robosuite(
+    task: str,
+    cameras: tuple[str, ...] = (),
+    image_size: tuple[int, int] = (84, 84),
+    max_ticks: int | None = None,
+    hold_ticks: int = 1,
+    render: bool = False,
+) -> gym.Env:
+    """A fresh env; see SimulatedEnv. render: it will be asked for pictures although it observes none."""
+    draws = render or bool(cameras)
+    if draws:
+        ensure_rendering()
+    env = SimulatedEnv(
+        TASKS[task],
+        partial(RobosuiteSimulator, task, draws),
+        cameras=cameras,
+        image_size=image_size,
+        hold_ticks=hold_ticks,
+    )
+    return gym.wrappers.TimeLimit(env, max_ticks or TASKS[task].max_ticks)
+
+
+SPECS = {
+    f"robosuite_{name.lower()}": low_dimensional_spec(
+        f"robosuite_{name.lower()}", task, lambda render, name=name: make_robosuite(name, render=render)
+    )
+    for name, task in TASKS.items()
+}
