@@ -74,7 +74,8 @@ class Trunk(nn.Module):
             context = context + self.time(time)
         context = F.silu(context)
         # No part of the inner loop where there is no time: computed once per chunk.
-        return torch.stack([block.modulate(context).unflatten(-1, (6, -1)) for block in self.blocks], 1)
+        layers = [block.modulate(context) for block in self.blocks]  # type: ignore[operator]
+        return torch.stack(layers, 1).unflatten(-1, (6, -1))
 
     def tokens(self, chunk: Tensor, modulation: Tensor) -> Tensor:
         """chunk (B, H, A), modulation (B, L, 6, D) -> token vectors (B, P, D)."""

@@ -66,7 +66,6 @@ class SimulatedEnv(gym.Env):
     episode, whatever happened in between.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
     render_mode = "rgb_array"
 
     def __init__(

@@ -152,3 +152,11 @@ def test_the_shipped_bench_is_valid_and_matches_trunks() -> None:
     recipes = {row.name: _recipe(config, row, seed=3) for row in config.rows}
     assert all(recipe is not None and recipe.seed == 3 for recipe in recipes.values())
     assert len({(r.steps, r.batch_size, r.dataset) for r in recipes.values()}) == 1
+
+
+@pytest.mark.parametrize("name", ["bench_pusht_slow", "bench_shipped"])
+def test_the_other_shipped_benches_are_valid(name: str) -> None:
+    config = load_bench(name)
+    for row in config.rows:
+        recipe = _recipe(config, row, seed=0)
+        assert (recipe is None) == (row.checkpoint is not None)
