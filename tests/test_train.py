@@ -175,7 +175,11 @@ def test_errors_of_the_doctor_stop_the_training(tiny_recipe, tmp_path, monkeypat
     from ebt_policy.doctor import Finding
 
     found = Finding("error", "action", 2, 3, "The value is NaN.", "Leave the episode out.")
-    monkeypatch.setattr(training, "doctor", lambda *_, **__: [found])
+
+    def examined(repo_id, root, *, episodes, held_out):
+        return [found] if found.episode in episodes else []
+
+    monkeypatch.setattr(training, "doctor", examined)
     with pytest.raises(UserError, match=r"action.*The value is NaN\. Leave the episode out\."):
         train(tiny_recipe(), tmp_path / "stopped")
     without = tiny_recipe(steps=1, dataset={"episodes": [0, 1, 3]})

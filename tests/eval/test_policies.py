@@ -59,7 +59,7 @@ def test_the_same_noise_gives_the_same_actions_whatever_the_global_generator(kin
 
 def test_lerobots_diffusion_acts_as_in_lerobot(checkpoint):
     runner = load_runner(checkpoint("diffusion"), overrides={"sampler": "ddim:4"})
-    seen = observations(2, 2)
+    seen = observations(2, runner.n_obs_steps)
     ours = runner.decide(seen, Noise.from_seeds([1, 2]))
     batch = runner._preprocessor({name: torch.from_numpy(value) for name, value in seen.items()})
     batch = {name: batch[name] for name in seen}
@@ -74,14 +74,14 @@ def test_lerobots_diffusion_acts_as_in_lerobot(checkpoint):
 )
 def test_the_sampler_of_a_diffusion_policy_can_be_chosen(kind, sampler, evaluations, checkpoint):
     runner = load_runner(checkpoint(kind), overrides={"sampler": sampler})
-    decision = runner.decide(observations(1, 2), Noise.from_seeds([0]))
+    decision = runner.decide(observations(1, runner.n_obs_steps), Noise.from_seeds([0]))
     assert decision.trace.evaluations[0] == evaluations
 
 
 @pytest.mark.parametrize("kind", ["ebt", "matched_baseline", "diffusion"])
 def test_a_budget_of_evaluations_is_kept(kind, checkpoint):
     runner = load_runner(checkpoint(kind), max_evaluations=2)
-    decision = runner.decide(observations(2, 2), Noise.from_seeds([0, 1]))
+    decision = runner.decide(observations(2, runner.n_obs_steps), Noise.from_seeds([0, 1]))
     assert (decision.trace.evaluations <= 2).all()
 
 
@@ -100,13 +100,16 @@ def test_policies_without_an_adapter_draw_for_each_row_from_its_own_noise(checkp
 
 def test_fewer_actions_can_be_executed_than_trained(checkpoint):
     runner = load_runner(checkpoint("ebt"), n_action_steps=3)
-    assert runner.decide(observations(1, 2), Noise.from_seeds([0])).actions.shape == (1, 3, 2)
+    assert runner.decide(observations(1, runner.n_obs_steps), Noise.from_seeds([0])).actions.shape == (
+        1,
+        3,
+        2,
+    )
     with pytest.raises(UserError, match="n_action_steps"):
         load_runner(checkpoint("ebt"), n_action_steps=99)
+    whole = load_runner(checkpoint("diffusion"), n_action_steps=16)
     with pytest.raises(UserError, match="plans 15 ticks ahead"):
-        load_runner(checkpoint("diffusion"), n_action_steps=16).decide(
-            observations(1, 2), Noise.from_seeds([0])
-        )
+        whole.decide(observations(1, whole.n_obs_steps), Noise.from_seeds([0]))
 
 
 def test_a_run_a_checkpoint_and_a_model_folder_mean_the_same(checkpoint, tmp_path):
@@ -164,7 +167,7 @@ def test_actions_that_are_not_finite_never_reach_the_env(checkpoint, tmp_path):
 
 def test_observations_that_the_policy_does_not_know_are_named(checkpoint):
     runner = load_runner(checkpoint("ebt"))
-    seen = observations(1, 2)
+    seen = observations(1, runner.n_obs_steps)
     with pytest.raises(UserError, match=r"needs 'observation\.environment_state'.*gives observation\.state"):
         runner.decide({"observation.state": seen["observation.state"]}, Noise.from_seeds([0]))
     wrong = seen | {"observation.environment_state": seen["observation.environment_state"][..., :5]}
