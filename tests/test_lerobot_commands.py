@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.factory import get_policy_class
 from safetensors.torch import load_file, save_file
 from tiny_policies import TINY_POLICIES
 
 from ebt_policy.checkpoint import last_checkpoint
+from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.errors import UserError
+from ebt_policy.modeling_ebt import EBTPolicy
+from ebt_policy.processor_ebt import make_ebt_pre_post_processors
 from ebt_policy.train import train
 
 PUSHT = ["--env.obs_type=environment_state_agent_pos", "--env.episode_length=10"]
@@ -141,3 +145,39 @@ def test_asynchronous_environments_of_the_plugin(tiny_recipe, tmp_path):
     )
     overall = json.loads((tmp_path / "eval" / "eval_info.json").read_text())["overall"]
     assert overall["n_episodes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("env", "task", "sizes"), [("robosuite", "Lift", (9, 7, 7)), ("ebt_aloha", "transfer_cube", (14, 7, 14))]
+)
+def test_mujoco_tasks_in_asynchronous_environments(env, task, sizes, tmp_path):
+    state, objects, actions = sizes
+    shapes = {"observation.state": state, "observation.environment_state": objects, "action": actions}
+    config = EBTConfig(
+        input_features={
+            "observation.state": PolicyFeature(FeatureType.STATE, (state,)),
+            "observation.environment_state": PolicyFeature(FeatureType.ENV, (objects,)),
+        },
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (actions,))},
+        device="cpu",
+        width=16,
+        layers=1,
+    )
+    EBTPolicy(config).save_pretrained(tmp_path / "policy")
+    stats = {name: {"min": -torch.ones(size), "max": torch.ones(size)} for name, size in shapes.items()}
+    for processor in make_ebt_pre_post_processors(config, stats):
+        processor.save_pretrained(tmp_path / "policy")
+    lerobot(
+        "eval",
+        f"--policy.path={tmp_path / 'policy'}",
+        f"--env.type={env}",
+        f"--env.task={task}",
+        "--env.episode_length=6",
+        "--policy.device=cpu",
+        "--eval.n_episodes=2",
+        "--eval.batch_size=2",
+        "--eval.use_async_envs=true",
+        f"--output_dir={tmp_path / 'eval'}",
+    )
+    assert json.loads((tmp_path / "eval" / "eval_info.json").read_text())["overall"]["n_episodes"] == 2
