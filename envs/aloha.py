@@ -22,28 +22,31 @@ STAGES = 4  # of gym-aloha's reward; the last is success
 JOINTS = 14  # per arm: six joints in radians, and the gripper from 0 (closed) to 1 (open)
 _JOINT_LIMIT = (*[np.pi] * 6, 1.0) * 2
 _LOW = tuple(-x if x > 1 else 0.0 for x in _JOINT_LIMIT)
+
+
+def _task(name: str, description: str, environment_size: int) -> Task:
+    return Task(
+        name=name,
+        description=description,
+        fps=FPS,
+        max_ticks=MAX_TICKS,
+        state_size=JOINTS,
+        environment_size=environment_size,
+        low=_LOW,
+        high=_JOINT_LIMIT,
+        cameras=("top", "angle", "front_close"),
+    )
+
+
+# Environment state: each object's position (m) and quaternion (w, x, y, z).
 TASKS = {
-    "transfer_cube": Task(
-        name="transfer_cube",
-        description="Pick up the cube with the right arm and hand it to the left arm.",
-        fps=FPS,
-        max_ticks=MAX_TICKS,
-        state_size=JOINTS,
-        environment_size=7,  # the cube: position (m) and quaternion (w, x, y, z)
-        low=_LOW,
-        high=_JOINT_LIMIT,
-        cameras=("top", "angle", "front_close"),
+    "transfer_cube": _task(
+        "transfer_cube", "Pick up the cube with the right arm and hand it to the left arm.", 7
     ),
-    "insertion": Task(
-        name="insertion",
-        description="Pick up the peg with the right arm and the socket with the left arm, and insert the peg.",
-        fps=FPS,
-        max_ticks=MAX_TICKS,
-        state_size=JOINTS,
-        environment_size=14,  # peg, then socket
-        low=_LOW,
-        high=_JOINT_LIMIT,
-        cameras=("top", "angle", "front_close"),
+    "insertion": _task(
+        "insertion",
+        "Pick up the peg with the right arm and the socket with the left arm, and insert the peg.",
+        14,  # peg, then socket
     ),
 }
 
@@ -101,7 +104,7 @@ class AlohaSimulator:
         return self.physics.render(height=height, width=width, camera_id=camera)
 
 
-def make_aloha(
+def make(
     task: str,
     cameras: tuple[str, ...] = (),
     image_size: tuple[int, int] = (96, 96),
@@ -124,7 +127,7 @@ def make_aloha(
 
 SPECS = {
     f"aloha_{name}": low_dimensional_spec(
-        f"aloha_{name}", task, lambda render, name=name: make_aloha(name, render=render)
+        f"aloha_{name}", task, lambda render, name=name: make(name, render=render)
     )
     for name, task in TASKS.items()
 }

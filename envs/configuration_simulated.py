@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar
 
 import gymnasium as gym
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 
+from ebt_policy.envs.rendering import ensure_rendering
 from ebt_policy.envs.vector import make_vector
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ class _SimulatedEnv(EnvConfig):
     the task has to be solved for.
     """
 
+    MODULE: ClassVar[str]
     cameras: list[str] = field(default_factory=list)
     image_size: tuple[int, int] = (96, 96)
     episode_length: int | None = None
@@ -33,7 +37,7 @@ class _SimulatedEnv(EnvConfig):
     features_map: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        tasks = self._tasks()
+        tasks: dict[str, Task] = self._module().TASKS
         if self.task not in tasks:
             raise ValueError(f"env.task is '{self.task}'; {self.type} offers {', '.join(tasks)}.")
         facts = tasks[self.task]
@@ -52,9 +56,6 @@ class _SimulatedEnv(EnvConfig):
             self.features[f"pixels/{camera}"] = PolicyFeature(FeatureType.VISUAL, (*self.image_size, 3))
             self.features_map[f"pixels/{camera}"] = f"{OBS_IMAGES}.{camera}"
 
-    def _tasks(self) -> dict[str, Task]:
-        raise NotImplementedError
-
     @property
     def gym_kwargs(self) -> dict:
         return {
@@ -65,28 +66,27 @@ class _SimulatedEnv(EnvConfig):
             "hold_ticks": self.hold_ticks,
         }
 
+    def create_envs(
+        self, n_envs: int, use_async_envs: bool = False
+    ) -> dict[str, dict[int, gym.vector.VectorEnv]]:
+        """{type: {0: a vector of n_envs}}; LeRobot may ask any of them for a picture."""
+        ensure_rendering()  # once, and inherited by the workers
+        factory = partial(self._module().make, **self.gym_kwargs, render=True)
+        return {self.type: {0: make_vector(factory, n_envs, use_async_envs)}}
+
+    def _module(self) -> ModuleType:
+        """The module with TASKS and make(task, ...)."""
+        return importlib.import_module(f"ebt_policy.envs.{self.MODULE}")
+
 
 @EnvConfig.register_subclass("ebt_aloha")
 @dataclass
 class EBTAlohaEnv(_SimulatedEnv):
     """gym-aloha's tasks, `transfer_cube` and `insertion`: 14 joint positions and targets at 50 Hz."""
 
+    MODULE: ClassVar[str] = "aloha"
     task: str | None = "transfer_cube"
     fps: int = 50
-
-    def _tasks(self) -> dict[str, Task]:
-        from ebt_policy.envs.aloha import TASKS
-
-        return TASKS
-
-    def create_envs(
-        self, n_envs: int, use_async_envs: bool = False
-    ) -> dict[str, dict[int, gym.vector.VectorEnv]]:
-        """{type: {0: a vector of n_envs}}; LeRobot may ask any of them for a picture."""
-        from ebt_policy.envs.aloha import make_aloha
-
-        factory = partial(make_aloha, **self.gym_kwargs, render=True)
-        return {self.type: {0: make_vector(factory, n_envs, use_async_envs)}}
 
 
 @EnvConfig.register_subclass("robosuite")
@@ -94,19 +94,6 @@ class EBTAlohaEnv(_SimulatedEnv):
 class EBTRobosuiteEnv(_SimulatedEnv):
     """robosuite's Panda tasks (Lift, Stack, PickPlaceCan, NutAssemblySquare, Door, ToolHang) at 20 Hz."""
 
+    MODULE: ClassVar[str] = "robosuite_tasks"
     task: str | None = "Lift"
     fps: int = 20
-
-    def _tasks(self) -> dict[str, Task]:
-        from ebt_policy.envs.robosuite_tasks import TASKS
-
-        return TASKS
-
-    def create_envs(
-        self, n_envs: int, use_async_envs: bool = False
-    ) -> dict[str, dict[int, gym.vector.VectorEnv]]:
-        """{type: {0: a vector of n_envs}}; LeRobot may ask any of them for a picture."""
-        from ebt_policy.envs.robosuite_tasks import make_robosuite
-
-        factory = partial(make_robosuite, **self.gym_kwargs, render=True)
-        return {self.type: {0: make_vector(factory, n_envs, use_async_envs)}}

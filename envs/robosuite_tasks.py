@@ -148,7 +148,7 @@ class RobosuiteSimulator:
         return self.env.sim.render(camera_name=camera, height=height, width=width)[::-1].copy()
 
 
-def make_robosuite(
+def make(
     task: str,
     cameras: tuple[str, ...] = (),
     image_size: tuple[int, int] = (84, 84),
@@ -172,7 +172,7 @@ def make_robosuite(
 
 SPECS = {
     f"robosuite_{name.lower()}": low_dimensional_spec(
-        f"robosuite_{name.lower()}", task, lambda render, name=name: make_robosuite(name, render=render)
+        f"robosuite_{name.lower()}", task, lambda render, name=name: make(name, render=render)
     )
     for name, task in TASKS.items()
 }

@@ -5,8 +5,8 @@ import pytest
 
 from ebt_policy.envs import environment
 from ebt_policy.envs.aloha import TASKS as ALOHA
-from ebt_policy.envs.aloha import make_aloha
-from ebt_policy.envs.robosuite_tasks import make_robosuite
+from ebt_policy.envs.aloha import make as make_aloha
+from ebt_policy.envs.robosuite_tasks import make as make_robosuite
 from ebt_policy.envs.simulated import Score, SimulatedEnv
 
 NAMES = ["aloha_transfer_cube", "aloha_insertion", "robosuite_lift"]
