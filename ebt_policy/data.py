@@ -13,6 +13,7 @@ from lerobot.utils.constants import ACTION, OBS_PREFIX
 from torch import Tensor
 
 from ebt_policy.errors import UserError
+from ebt_policy.goal_alignment import GoalAlignment
 from ebt_policy.images import decode_cameras
 from ebt_policy.source import open_metadata, read_table, split_episodes
 from ebt_policy.symmetry import Symmetry
@@ -96,6 +97,7 @@ class Windows:
         action_delta_indices: Sequence[int] | None,
         episodes: Sequence[int] | None = None,
         drop_n_last_frames: int = 0,
+        goal_alignment: GoalAlignment | None = None,
         symmetry: Symmetry | None = None,
         device: str | torch.device = "cpu",
         image_cache_gb: float = 4.0,
@@ -104,6 +106,7 @@ class Windows:
 
         observation_delta_indices, action_delta_indices: as in a LeRobot policy's config, in frames.
         drop_n_last_frames: frames at the end of each episode that start no sample.
+        goal_alignment, symmetry: move each episode onto its goal, then add its mirror image.
         image_cache_gb: bound on the decoded pictures, which lie on `device` with all else.
         Raises UserError: no such dataset, feature or episode; NaN or infinity; pictures beyond the bound.
         """
@@ -116,6 +119,10 @@ class Windows:
         wanted = sorted({*low_dimensional, "episode_index", "frame_index"})
         arrays = table.select_columns(wanted).with_format("numpy")[:]
         columns = {key: _column(meta, key, arrays) for key in low_dimensional}
+        episode_index = torch.as_tensor(arrays["episode_index"])
+        if goal_alignment is not None:
+            goal_alignment.check(columns, cameras)
+            columns = goal_alignment(columns, episode_index)
 
         def offsets(key: str) -> Sequence[int] | None:
             if key == ACTION:
@@ -126,7 +133,7 @@ class Windows:
             meta,
             columns,
             decode_cameras(meta, table, cameras, image_cache_gb),
-            torch.as_tensor(arrays["episode_index"]),
+            episode_index,
             deltas={key: offsets(key) for key in features},
             drop_n_last_frames=drop_n_last_frames,
             symmetry=symmetry,

@@ -109,7 +109,8 @@ def _compiled(module: nn.Module) -> LossFunction:
     def call(batch: Batch) -> tuple[Tensor, dict | None]:
         nonlocal chosen
         if chosen is None:
-            chosen = torch.compile(module)
+            # Kernels hold their number of threads, and the compiler's cache does not tell it apart unless told to.
+            chosen = torch.compile(module, options={"cpp.threads": torch.get_num_threads()})
             try:
                 return chosen(batch)
             # Whatever the compiler raises; a fault of the policy itself shows again below.

@@ -24,6 +24,8 @@ class DatasetRecipe:
     observations: tuple[str, ...] | None = None  # names of observation features; None: all that are there
     held_out_fraction: float = 0.05  # of the episodes, never trained on: their loss shows over-fitting
     symmetry: dict[str, Any] | str | None = None  # a name, or the fields of ebt_policy.symmetry.Symmetry
+    # Move each demonstration so that it ends on the goal: a name, or the fields of GoalAlignment.
+    goal_alignment: dict[str, Any] | str | None = None
     image_cache_gb: float = 4.0
 
 

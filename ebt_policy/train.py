@@ -25,6 +25,7 @@ from ebt_policy.checkpoint import Trainer, last_checkpoint, load_checkpoint, sav
 from ebt_policy.data import Windows, open_metadata, split_episodes
 from ebt_policy.doctor import doctor, print_findings
 from ebt_policy.errors import UserError
+from ebt_policy.goal_alignment import find_goal_alignment
 from ebt_policy.loop import Loop
 from ebt_policy.optimise import parameter_groups
 from ebt_policy.provenance import run_record, write_atomic, write_json
@@ -144,6 +145,8 @@ def _data(recipe: TrainRecipe, device: torch.device) -> tuple[PreTrainedConfig, 
     _examine(wanted, [*config.input_features, ACTION], episodes, held_out_part)
     with _user_errors("Recipe: dataset.symmetry"):
         symmetry = find_symmetry(wanted.symmetry)
+    with _user_errors("Recipe: dataset.goal_alignment"):
+        goal_alignment = find_goal_alignment(wanted.goal_alignment)
 
     def windows(part: list[int], symmetry: Symmetry | None) -> Windows:
         return Windows.from_lerobot(
@@ -154,6 +157,7 @@ def _data(recipe: TrainRecipe, device: torch.device) -> tuple[PreTrainedConfig, 
             action_delta_indices=config.action_delta_indices,
             episodes=part,
             drop_n_last_frames=getattr(config, "drop_n_last_frames", 0),
+            goal_alignment=goal_alignment,
             symmetry=symmetry,
             device=device,
             image_cache_gb=wanted.image_cache_gb,

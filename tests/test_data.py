@@ -16,6 +16,7 @@ from lerobot.utils import constants
 from ebt_policy import source
 from ebt_policy.data import Windows, open_metadata, split_episodes
 from ebt_policy.errors import UserError
+from ebt_policy.goal_alignment import PUSHT
 from ebt_policy.symmetry import SYMMETRIES
 
 STATE, KEYPOINTS, ACTION = "observation.state", "observation.environment_state", "action"
@@ -103,6 +104,21 @@ def test_features_of_one_number_keep_their_dimension(tmp_path):
     assert batch[STATE].tolist() == [[[1.0], [2.0]]]
     assert batch[ACTION].tolist() == [[[3.0], [4.0]] + [[4.0]] * 14]
     assert batch["action_is_pad"].tolist() == [[False, False] + [True] * 14]
+
+
+def test_goal_alignment_moves_the_frames_before_they_are_mirrored(tiny_dataset):
+    symmetry = SYMMETRIES["pusht"]
+    plain, moved, both = (
+        Windows.from_lerobot(*tiny_dataset, features=FEATURES, **DELTAS, **options)
+        for options in ({}, {"goal_alignment": PUSHT}, {"goal_alignment": PUSHT, "symmetry": symmetry})
+    )
+    rows = torch.arange(len(plain))
+    aligned, mirrored = moved.batch(rows), both.batch(torch.arange(len(both)))
+    for key in FEATURES:
+        assert not torch.allclose(aligned[key], plain.batch(rows)[key], atol=1.0)
+        assert torch.equal(mirrored[key][: len(rows)], aligned[key])
+        assert torch.equal(mirrored[key][len(rows) :], symmetry.features[key](aligned[key]))
+    assert torch.equal(moved.episode_index, plain.episode_index)
 
 
 def test_symmetry_doubles_the_frames_and_keeps_the_episodes_apart(tiny_dataset):

@@ -161,6 +161,8 @@ def test_mistakes_in_the_dataset_are_named(tiny_recipe, tmp_path):
         train(tiny_recipe(dataset={"root": str(tmp_path / "nowhere")}), tmp_path / "b")
     with pytest.raises(UserError, match="A symmetry is written"):
         train(tiny_recipe(dataset={"symmetry": {"pixel": "vertical"}}), tmp_path / "c")
+    with pytest.raises(UserError, match="Unknown goal_alignment 'pushd'"):
+        train(tiny_recipe(dataset={"goal_alignment": "pushd"}), tmp_path / "d")
     assert not any(tmp_path.iterdir()), "a run that could not start leaves nothing behind"
 
 
