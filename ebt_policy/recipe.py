@@ -82,14 +82,18 @@ def load_recipe(name_or_path: str | Path, overrides: Mapping[str, Any] | None = 
     """Reads a recipe by the name of a shipped one (`pusht_keypoints`) or by the path of a YAML file.
 
     `overrides` maps dotted keys to values: {"optimizer.lr": 3e-4, "policy.width": "256"}; strings are read as
-    YAML, a mapping replaces the whole branch. Raises UserError, with close matches, for an unknown name or key
+    YAML, a mapping replaces the whole branch. Another "policy.type" keeps the recipe's options that it has too
+    (observations, horizon, trunk): that makes a baseline matched. Raises UserError, with close matches, for an unknown name or key
     and for a value of the wrong type.
     """
     data = yaml.safe_load(_read(name_or_path))
     if not isinstance(data, dict):
         raise UserError(f"Recipe '{name_or_path}' is not a mapping of keys to values.")
     data = copy.deepcopy(data)
-    for key, value in (overrides or {}).items():
+    overrides = dict(overrides or {})
+    if "policy.type" in overrides:
+        _change_policy(data, str(overrides.pop("policy.type")))
+    for key, value in overrides.items():
         _set(data, key, yaml.safe_load(value) if isinstance(value, str) else value)
     return decode_recipe(data)
 
@@ -103,6 +107,10 @@ def decode_recipe(data: Mapping[str, Any]) -> TrainRecipe:
         if key not in data:
             raise UserError(f"Recipe: '{key}' is missing.")
     _check_keys(data, TrainRecipe, "")
+    if not data["dataset"].get("repo_id"):
+        raise UserError(
+            "Recipe: name the dataset, for example with --set dataset.repo_id=lerobot/pusht_keypoints."
+        )
     try:
         return draccus.decode(TrainRecipe, dict(data))
     except DecodingError as error:
@@ -150,6 +158,16 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(data, dict):
             raise UserError(f"Recipe: '{key}' cannot be set, '{part}' is a single value.")
     data[leaf] = value
+
+
+def _change_policy(data: dict[str, Any], kind: str) -> None:
+    from lerobot.configs.policies import PreTrainedConfig
+
+    import ebt_policy.registration  # noqa: F401
+
+    config = PreTrainedConfig.get_known_choices().get(kind)  # an unknown one is named when the policy is made
+    kept = {k: v for k, v in data.get("policy", {}).items() if config and k in config.__dataclass_fields__}
+    data["policy"] = kept | {"type": kind}
 
 
 def _check_keys(data: Mapping[str, Any], cls: type, where: str) -> None:

@@ -85,28 +85,13 @@ def bench(
 
 
 def _recipe(config: BenchConfig, row: Row, seed: int) -> TrainRecipe | None:
-    """The shared recipe with the row's policy and keys; None for a row that is not trained.
-
-    A policy of another type keeps the options that it has too: observations, horizon, trunk. That makes a
-    baseline matched.
-    """
+    """The shared recipe with the row's policy and keys; None for a row that is not trained."""
     if row.checkpoint is not None:
         return None
-    from lerobot.configs.policies import PreTrainedConfig
-
     from ebt_policy.train import policy_config
 
-    base = dict(load_recipe(config.recipe, config.train).policy)
-    kind = row.policy.get("type", base["type"])
-    known = PreTrainedConfig.get_known_choices().get(kind)
-    shared = {k: v for k, v in base.items() if known is None or k in known.__dataclass_fields__}
-    overrides = {
-        **config.train,
-        "policy": shared | dict(row.policy) | {"type": kind},
-        **row.train,
-        "seed": seed,
-    }
-    recipe = load_recipe(config.recipe, overrides)
+    policy = {f"policy.{key}": value for key, value in row.policy.items()}
+    recipe = load_recipe(config.recipe, {**config.train, **policy, **row.train, "seed": seed})
     policy_config(recipe, "cpu")
     return recipe
 

@@ -44,6 +44,15 @@ def test_overrides_reach_every_branch_and_read_strings_as_yaml():
     assert replaced.policy == {"type": "diffusion"}
 
 
+def test_another_policy_keeps_what_it_shares_with_the_recipes():
+    recipe = load_recipe(
+        "pusht_keypoints",
+        {"policy.method": "flow", "policy.type": "matched_baseline", "policy.width": "64"},
+    )
+    assert recipe.policy == {"type": "matched_baseline", "method": "flow", "width": 64, "n_obs_steps": 1}
+    assert policy_config(recipe, "cpu").n_obs_steps == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
