@@ -94,25 +94,24 @@ class Hand:
     ) -> Generator[Action, None, bool]:
         """Hover, go down, close, lift; again after a miss. `grasp` follows the object, wherever it rolls."""
         for attempt in range(4):
-            side = np.array([*self.style.side, self.style.height]) * (attempt == 0) + [
-                0,
-                0,
-                0.06 * (attempt > 0),
-            ]
-            overshoot = np.array([0, 0, self.style.overshoot * (attempt == 0)])
+            first = attempt == 0
+            side = np.array([*self.style.side, self.style.height]) if first else up(0.06)
+            overshoot = up(self.style.overshoot if first else 0.0)
             yield from self.open()
             yield from self.go(lambda side=side: _shifted(grasp(), side), tolerance=0.03)
-            yield from self.go(
-                lambda: _shifted(grasp(), np.array([0, 0, 0.04])), tolerance=0.012, turned=0.06
-            )
+            yield from self.go(lambda: _shifted(grasp(), up(0.04)), tolerance=0.012, turned=0.06)
             yield from self.go(lambda o=overshoot: _shifted(grasp(), -o), tolerance=0.006, limit=40, slow=0.6)
             yield from self.close()
             height, (position, yaw) = object_height(), (self.position, self.yaw)
-            up = position + [0, 0, rise]
-            yield from self.go(lambda up=up, yaw=yaw: (up, yaw), tolerance=0.02, limit=30)
+            top = position + up(rise)
+            yield from self.go(lambda top=top, yaw=yaw: (top, yaw), tolerance=0.02, limit=30)
             if object_height() > height + 0.5 * rise:
                 return True
         return False
+
+
+def up(height: float) -> Vector:
+    return np.array([0.0, 0.0, height])
 
 
 def _shifted(pose: Pose, offset: Vector) -> Pose:
@@ -125,10 +124,6 @@ def _yaw(quaternion: Vector) -> float:
     return float(np.arctan2(x[1], x[0]))
 
 
-def _hand(simulator: Any, style: Style, rng: np.random.Generator) -> Hand:
-    return Hand(simulator, style, rng)
-
-
 def lift(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator) -> Script:
     hand, cube = Hand(simulator, style, rng), simulator.environment_state
 
@@ -138,7 +133,7 @@ def lift(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator) 
         return cube()[:3], _near(_yaw(cube()[3:7]), np.pi / 2, turn)
 
     yield from hand.pick(grasp, lambda: cube()[2], rise=0.1)
-    yield from hand.go(lambda: (hand.position + [0, 0, 0.05], hand.yaw), limit=40)
+    yield from hand.go(lambda: (hand.position + up(0.05), hand.yaw), limit=40)
 
 
 def _near(yaw: float, period: float, other: float) -> float:
@@ -156,7 +151,7 @@ def stack(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator)
     def above(height: float) -> Pose:
         """Where the hand has to be for the held cube to be this far above the other."""
         cube, base = state()[:3], state()[7:10]
-        return hand.position + base + [0, 0, 0.046 + height] - cube, hand.yaw
+        return hand.position + base + up(0.046 + height) - cube, hand.yaw
 
     while True:
         yield from hand.pick(grasp, lambda: state()[2], rise=0.1)
@@ -165,21 +160,21 @@ def stack(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator)
         yield from hand.go(lambda yaw=yaw: (above(0.0)[0], yaw), tolerance=0.005, slow=0.5)
         yield from hand.open()
         position = hand.position
-        yield from hand.go(lambda p=position, yaw=yaw: (p + [0, 0, 0.1], yaw), tolerance=0.03, limit=30)
+        yield from hand.go(lambda p=position, yaw=yaw: (p + up(0.1), yaw), tolerance=0.03, limit=30)
 
 
 def can(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator) -> Script:
     hand, state = Hand(simulator, style, rng), simulator.environment_state
     bin_centre = simulator.env.target_bin_placements[simulator.env.object_id]
-    goal = bin_centre + [*rng.uniform(-0.03, 0.03, 2), 0.0]
+    goal = bin_centre + np.array([*rng.uniform(-0.03, 0.03, 2), 0.0])
     yaw = hand.yaw + rng.uniform(-0.6, 0.6)
 
     while True:
-        yield from hand.pick(lambda: (state()[:3] + [0, 0, 0.01], yaw), lambda: state()[2], rise=0.2)
-        yield from hand.go(lambda: (goal + [0, 0, 0.25], yaw), tolerance=0.04, limit=100)
-        yield from hand.go(lambda: (goal + [0, 0, 0.1], yaw), tolerance=0.03)
+        yield from hand.pick(lambda: (state()[:3] + up(0.01), yaw), lambda: state()[2], rise=0.2)
+        yield from hand.go(lambda: (goal + up(0.25), yaw), tolerance=0.04, limit=100)
+        yield from hand.go(lambda: (goal + up(0.1), yaw), tolerance=0.03)
         yield from hand.open()
-        yield from hand.go(lambda: (goal + [0, 0, 0.3], yaw), tolerance=0.05, limit=30)
+        yield from hand.go(lambda: (goal + up(0.3), yaw), tolerance=0.05, limit=30)
 
 
 def square(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator) -> Script:
@@ -201,7 +196,7 @@ def square(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator
 
     def above(height: float, yaw: float) -> Pose:
         nut = state()[:3]
-        return hand.position + [peg[0], peg[1], 0.85 + height] - nut, yaw
+        return hand.position + np.array([peg[0], peg[1], 0.85 + height]) - nut, yaw
 
     while True:
         yield from hand.pick(grasp, lambda: state()[2], rise=0.22)
@@ -211,7 +206,7 @@ def square(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator
         yield from hand.go(lambda a=aligned: above(0.03, a), tolerance=0.012, limit=40, slow=0.5)
         yield from hand.open()
         position, yaw = hand.position, hand.yaw
-        yield from hand.go(lambda p=position, yaw=yaw: (p + [0, 0, 0.15], yaw), tolerance=0.03, limit=30)
+        yield from hand.go(lambda p=position, yaw=yaw: (p + up(0.15), yaw), tolerance=0.03, limit=30)
 
 
 SCRIPTS: dict[str, Callable[[Any, Style, np.random.Generator], Script]] = {
