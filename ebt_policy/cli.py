@@ -73,6 +73,44 @@ def train(
     )
 
 
+def collect(
+    task: Positional[str],
+    episodes: int = 200,
+    output: Path | None = None,
+    repo_id: str | None = None,
+    seed: int = 0,
+    disturbance: float = 0.1,
+    processes: int | None = None,
+) -> None:
+    """Demonstrations of a simulated task by its scripted expert, as a LeRobot dataset. Only successes are kept.
+
+    The same seed gives the same dataset, however many processes and interruptions it took.
+
+    Args:
+        task: An environment with an expert, e.g. robosuite_lift.
+        episodes: Successful demonstrations wanted.
+        output: A new folder (default: where LeRobot looks for repo_id).
+        repo_id: Name of the dataset (default: local/TASK).
+        seed: Seed of the first attempt; the others count up from it.
+        disturbance: Noise on what the expert does (not on what is recorded), in parts of the largest action: the
+            demonstrations then show corrections.
+        processes: Worker processes (default: one for each core).
+    """
+    from ebt_policy.envs.collect import Collection
+    from ebt_policy.envs.collect import collect as run
+    from ebt_policy.eval.parallel import usable_cores
+
+    if episodes < 1:
+        raise UserError(f"episodes must be at least 1, found {episodes}.")
+    name = repo_id or f"local/{task}"
+    if output is None:
+        from lerobot.utils.constants import HF_LEROBOT_HOME
+
+        output = HF_LEROBOT_HOME / name
+    record = run(Collection(task, episodes, seed, disturbance), output, name, processes or usable_cores())
+    print(f"{record['successes']} demonstrations of {record['attempts']} attempts: {output} (repo id {name})")
+
+
 def evaluate(
     policy: str,
     env: str = "pusht_keypoints",
@@ -236,6 +274,7 @@ def main() -> None:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     commands: dict[str, Callable[..., Any]] = {
         "demo": demo,
+        "collect": collect,
         "train": train,
         "eval": evaluate,
         "bench": bench,

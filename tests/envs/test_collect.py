@@ -1,0 +1,87 @@
+"""Collecting is deterministic, resumable and honest about failures, whatever the expert."""
+
+import json
+
+import numpy as np
+import pytest
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+from ebt_policy.envs import collect as module
+from ebt_policy.envs.collect import Collection, collect
+from ebt_policy.errors import UserError
+
+LIFT = Collection("robosuite_lift", episodes=3, seed=10, disturbance=0.1)
+
+
+def attempt(env_name: str, disturbance: float, seed: int) -> dict[str, np.ndarray] | None:
+    """Stands in for the simulator: every third seed fails."""
+    if seed % 3 == 0:
+        return None
+    rng, length = np.random.default_rng(seed), 5 + seed % 4
+    sizes = {"observation.state": 9, "observation.environment_state": 7, "action": 7}
+    return {name: rng.normal(size=(length, size)).astype(np.float32) for name, size in sizes.items()}
+
+
+@pytest.fixture(autouse=True)
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Seeds in the order in which they were tried."""
+    pytest.importorskip("robosuite")
+    seeds: list[int] = []
+
+    def counted(env_name: str, disturbance: float, seed: int):
+        seeds.append(seed)
+        return attempt(env_name, disturbance, seed)
+
+    monkeypatch.setattr(module, "demonstrate", counted)
+    return seeds
+
+
+def test_the_first_successes_in_the_order_of_their_seeds_are_kept(tmp_path, tried):
+    record = collect(LIFT, tmp_path / "lift", "local/lift")
+    assert record["seeds"] == [10, 11, 13] and record["attempts"] == 4 == len(tried)
+    assert json.loads((tmp_path / "lift" / "collect.json").read_text()) == record
+    dataset = LeRobotDataset("local/lift", tmp_path / "lift")
+    assert dataset.meta.total_episodes == 3 and dataset.fps == 20
+    expected = np.concatenate([attempt("", 0, seed)["action"] for seed in (10, 11, 13)])
+    np.testing.assert_array_equal(np.stack(dataset.hf_dataset["action"]), expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["lift"], "nothing is left over"
+
+
+def test_an_interrupted_collection_goes_on_and_tries_no_seed_twice(tmp_path, tried, monkeypatch):
+    working = module.demonstrate
+
+    def interrupted(env_name, disturbance, seed):
+        if seed == 13:
+            raise KeyboardInterrupt
+        return working(env_name, disturbance, seed)
+
+    monkeypatch.setattr(module, "demonstrate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        collect(LIFT, tmp_path / "lift", "local/lift")
+    assert not (tmp_path / "lift").exists()
+    monkeypatch.setattr(module, "demonstrate", working)
+    assert collect(LIFT, tmp_path / "lift", "local/lift")["seeds"] == [10, 11, 13]
+    assert tried == [10, 11, 12, 13]
+
+
+def test_parts_of_other_settings_are_not_mixed_in(tmp_path, monkeypatch):
+    (tmp_path / "lift.parts").mkdir()
+    other = {"env": "robosuite_lift", "episodes": 3, "seed": 10, "disturbance": 0.0}
+    (tmp_path / "lift.parts" / "settings.json").write_text(json.dumps(other))
+    with pytest.raises(UserError, match="other settings"):
+        collect(LIFT, tmp_path / "lift", "local/lift")
+
+
+def test_mistakes_are_named_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match="no expert for 'pusht_keypoints'"):
+        collect(Collection("pusht_keypoints", 3, 0, 0.0), tmp_path / "a", "local/a")
+    assert not any(tmp_path.iterdir())
+    (tmp_path / "b").mkdir()
+    with pytest.raises(UserError, match="already there"):
+        collect(LIFT, tmp_path / "b", "local/b")
+
+
+def test_an_expert_that_never_succeeds_ends_with_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "demonstrate", lambda *_: None)
+    with pytest.raises(UserError, match="failed 40 times in a row"):
+        collect(LIFT, tmp_path / "lift", "local/lift")

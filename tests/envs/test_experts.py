@@ -1,0 +1,31 @@
+"""Experts solve their tasks, differ from seed to seed, and do the same again for the same seed."""
+
+import numpy as np
+import pytest
+
+from ebt_policy.envs.collect import demonstrate
+from ebt_policy.envs.experts.robosuite_scripts import SCRIPTS
+
+pytest.importorskip("robosuite")
+
+
+def test_a_demonstration_follows_from_its_seed_alone():
+    first = demonstrate("robosuite_lift", 0.1, 0)
+    other = demonstrate("robosuite_lift", 0.1, 1)
+    again = demonstrate("robosuite_lift", 0.1, 0)
+    assert first is not None and other is not None and again is not None
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert first["action"].shape != other["action"].shape or not np.allclose(first["action"], other["action"])
+    assert {name: values.shape[1] for name, values in first.items()} == {
+        "observation.state": 9,
+        "observation.environment_state": 7,
+        "action": 7,
+    }
+    assert np.abs(first["action"]).max() <= 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env_name", sorted(SCRIPTS))
+def test_experts_solve_their_tasks(env_name):
+    outcomes = [demonstrate(env_name, 0.1, seed) is not None for seed in range(5)]
+    assert sum(outcomes) >= 4, outcomes
