@@ -73,6 +73,19 @@ def train(
     )
 
 
+def envs(names: Positional[tuple[str, ...]] = (), seconds: float = 3.0, json: Path | None = None) -> None:
+    """The environments that there are, and how many ticks a second each makes here.
+
+    Args:
+        names: Only these (default: all).
+        seconds: CPU time for each.
+        json: Where to write the figures.
+    """
+    from ebt_policy.envs.overview import overview
+
+    overview(names, seconds, json)
+
+
 def collect(
     task: Positional[str],
     episodes: int = 200,
@@ -274,6 +287,7 @@ def main() -> None:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     commands: dict[str, Callable[..., Any]] = {
         "demo": demo,
+        "envs": envs,
         "collect": collect,
         "train": train,
         "eval": evaluate,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebt_policy.envs.rendering import ensure_rendering
-from ebt_policy.envs.simulated import Score, SimulatedEnv, Task, low_dimensional_spec
+from ebt_policy.envs.simulated import Diverged, Score, SimulatedEnv, Task, low_dimensional_spec
 from ebt_policy.errors import UserError
 
 FPS, MAX_TICKS = 50, 400
@@ -75,6 +75,7 @@ class AlohaSimulator:
         self._name, self._sim = task, sim
         self.physics = mujoco.Physics.from_xml_path(str(ASSETS_DIR / f"bimanual_viperx_{task}.xml"))
         self.task = Undrawn(random=np.random.RandomState(0))
+        self._physics_error = control.PhysicsError
         self._environment = control.Environment(self.physics, self.task, control_timestep=DT)
 
     def reset(self, seed: int) -> None:
@@ -89,7 +90,10 @@ class AlohaSimulator:
         self._reward = self.task.get_reward(self.physics)
 
     def tick(self, action: NDArray[np.float64]) -> None:
-        self._reward = self._environment.step(action).reward
+        try:
+            self._reward = self._environment.step(action).reward
+        except self._physics_error as error:
+            raise Diverged(str(error)) from error
 
     def state(self) -> NDArray[np.float64]:
         return self.task.get_qpos(self.physics)

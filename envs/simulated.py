@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 from ebt_policy.envs import EnvSpec
 
 
+class Diverged(Exception):
+    """The physics has blown up: what follows means nothing. The episode ends here, unsolved."""
+
+
 @dataclass(frozen=True)
 class Score:
     """How far the task is: `graded` in 0..1 (its share of stages done), `solved` for success."""
@@ -29,7 +33,7 @@ class Simulator(Protocol):
     def reset(self, seed: int) -> None: ...
 
     def tick(self, action: NDArray[np.float64]) -> None:
-        """One control period under `action` (A,)."""
+        """One control period under `action` (A,). Raises Diverged."""
 
     def state(self) -> NDArray[np.float64]:
         """(S,): what the robot feels of itself."""
@@ -115,7 +119,10 @@ class SimulatedEnv(gym.Env):
         return self._observe(), {"is_success": False, "score": self.simulator.score().graded}
 
     def step(self, action: NDArray) -> tuple[dict, float, bool, bool, dict[str, Any]]:
-        self.simulator.tick(np.asarray(action, np.float64))
+        try:
+            self.simulator.tick(np.asarray(action, np.float64))
+        except Diverged:
+            return self._last, 0.0, True, False, {"is_success": False, "score": 0.0, "diverged": True}
         score = self.simulator.score()
         self._held = self._held + 1 if score.solved else 0
         solved = self._held >= self._hold_ticks
@@ -133,6 +140,7 @@ class SimulatedEnv(gym.Env):
             observation["pixels"] = {
                 name: self.simulator.picture(name, *self._image_size) for name in self._cameras
             }
+        self._last = observation
         return observation
 
 

@@ -10,7 +10,7 @@ A file is written when it is complete, so an interrupted bench goes on at the fi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -122,12 +122,11 @@ def _result(run: _Bench, row: Row, setting: Setting, policies: dict[int, Path]) 
 
 def _trained(run: _Bench, row: Row, policies: dict[int, Path]) -> TrainedRow:
     """What training took, and the success at every checkpoint where the row asks for it."""
-    first = policies[row.training_seeds[0]]
     curve = [
         _learning_point(run, row, setting, policies, checkpoint)
         for setting in row.settings
         if setting.name == row.learning_curve
-        for checkpoint in _checkpoints(first)
+        for checkpoint in _checkpoints(policies.values())
     ]
     return TrainedRow.read(row.name, policies, curve)
 
@@ -146,9 +145,10 @@ def _learning_point(
     return LearningPoint(spent[0]["samples"], seconds, Result(setting.name, row.name, episodes))
 
 
-def _checkpoints(folder: Path) -> list[str]:
-    """Names of a run's checkpoints (zero-padded steps), oldest first."""
-    return sorted(p.name for p in (folder / "checkpoints").iterdir() if p.name.isdecimal())
+def _checkpoints(folders: Iterable[Path]) -> list[str]:
+    """Names of the checkpoints (zero-padded steps) that all runs have, oldest first: an interruption leaves its own."""
+    names = [{p.name for p in (f / "checkpoints").iterdir() if p.name.isdecimal()} for f in folders]
+    return sorted(set.intersection(*names))
 
 
 def _evaluated(

@@ -74,10 +74,17 @@ class Expert:
         return action, executed
 
 
+def experts() -> list[str]:
+    """Names of the environments that have one."""
+    from ebt_policy.envs.experts.robosuite_scripts import SCRIPTS
+
+    return sorted(SCRIPTS)
+
+
 def expert(env_name: str, disturbance: float = 0.0) -> Expert:
     """The expert of an environment by its name. Raises UserError where there is none."""
     from ebt_policy.envs.experts.robosuite_scripts import SCRIPTS
 
     if env_name not in SCRIPTS:
-        raise UserError(f"There is no expert for '{env_name}'. There are: {', '.join(sorted(SCRIPTS))}.")
+        raise UserError(f"There is no expert for '{env_name}'. There are: {', '.join(experts())}.")
     return Expert(SCRIPTS[env_name], disturbance)

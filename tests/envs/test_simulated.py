@@ -7,7 +7,7 @@ from ebt_policy.envs import environment
 from ebt_policy.envs.aloha import TASKS as ALOHA
 from ebt_policy.envs.aloha import make as make_aloha
 from ebt_policy.envs.robosuite_tasks import make as make_robosuite
-from ebt_policy.envs.simulated import Score, SimulatedEnv
+from ebt_policy.envs.simulated import Diverged, Score, SimulatedEnv
 
 NAMES = ["aloha_transfer_cube", "aloha_insertion", "robosuite_lift"]
 SLOW = [
@@ -43,6 +43,39 @@ class Counter:
 
     def picture(self, camera: str, height: int, width: int) -> np.ndarray:
         raise AssertionError("nothing should be drawn")
+
+
+class Bomb(Counter):
+    """Blows up at its fourth tick, after it was solved."""
+
+    def tick(self, action: np.ndarray) -> None:
+        super().tick(action)
+        if self.ticks == 4:
+            raise Diverged("too fast")
+
+
+def test_an_episode_whose_physics_diverges_ends_unsolved():
+    env = SimulatedEnv(ALOHA["transfer_cube"], Bomb, hold_ticks=3)
+    env.reset(seed=0)
+    for _ in range(3):
+        observation, *_ = env.step(np.zeros(14))
+    last, _, terminated, _, info = env.step(np.zeros(14))
+    assert terminated and not info["is_success"] and info["diverged"]
+    assert all(np.array_equal(last[key], observation[key]) for key in observation)
+
+
+def test_violent_actions_do_not_stop_a_rollout():
+    pytest.importorskip("gym_aloha")
+    env = make_aloha("insertion")
+    env.action_space.seed(0)
+    for seed in range(3):
+        env.reset(seed=seed)
+        for _ in range(150):
+            observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            assert np.isfinite(observation["agent_pos"]).all()
+            if terminated or truncated:
+                break
+    env.close()
 
 
 def solved_after(hold_ticks: int) -> int:
