@@ -116,7 +116,7 @@ def test_spike_is_left_out_and_counted(tiny_recipe, tmp_path, monkeypatch):
 
 
 def test_a_compiler_that_fails_costs_a_warning_only(tiny_recipe, tmp_path, monkeypatch):
-    def compile_nothing(_module):
+    def compile_nothing(_module, **_options):
         def fail(_batch):
             raise RuntimeError("no working C++ compiler found")
 
