@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ebt_policy.envs import environment, environments
 from ebt_policy.envs.experts import experts
@@ -44,7 +44,9 @@ def overview(
         for name in names or environments():
             status.update(f"Running {name}")
             found.append(measure(name, seconds))
-    table = Table("environment", "ticks/s here", "times real time", "control", "episode", "actions", "expert")
+    table = Table(
+        Column("environment", no_wrap=True), "ticks/s", "x real", "control", "ticks", "actions", "expert"
+    )
     for env in found:
         speed = env.ticks_per_second
         table.add_row(
@@ -52,7 +54,7 @@ def overview(
             f"{speed:,.0f}" if speed else env.missing,
             f"{speed / env.fps:,.0f}" if speed else "",
             f"{env.fps} Hz",
-            f"{env.max_ticks} ticks",
+            str(env.max_ticks),
             str(env.action_size or ""),
             "yes" if env.has_expert else "",
         )
