@@ -105,7 +105,7 @@ def collect(
         output: A new folder (default: where LeRobot looks for repo_id).
         repo_id: Name of the dataset (default: local/TASK).
         seed: Seed of the first attempt; the others count up from it.
-        disturbance: Noise on what the expert does (not on what is recorded), in parts of the largest action: the
+        disturbance: Noise on what the expert does (not on what is recorded), in parts of the action's size: the
             demonstrations then show corrections.
         processes: Worker processes (default: one for each core).
     """

@@ -45,7 +45,7 @@ def overview(
             status.update(f"Running {name}")
             found.append(measure(name, seconds))
     table = Table(
-        Column("environment", no_wrap=True), "ticks/s", "x real", "control", "ticks", "actions", "expert"
+        Column("environment", no_wrap=True), "ticks/s", "x real", "Hz", "limit", "actions", "expert"
     )
     for env in found:
         speed = env.ticks_per_second
@@ -53,7 +53,7 @@ def overview(
             env.name,
             f"{speed:,.0f}" if speed else env.missing,
             f"{speed / env.fps:,.0f}" if speed else "",
-            f"{env.fps} Hz",
+            str(env.fps),
             str(env.max_ticks),
             str(env.action_size or ""),
             "yes" if env.has_expert else "",

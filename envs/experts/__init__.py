@@ -52,7 +52,7 @@ class Expert:
     """One task's script on one env, from reset to reset.
 
     disturbance: standard deviation of smooth noise that is added to the executed action and not to the recorded one
-    (DART, arXiv 1703.09327), in parts of the largest action: demonstrations then hold corrections.
+    (DART, arXiv 1703.09327), in parts of the action's size: demonstrations then hold corrections.
     """
 
     def __init__(self, script: Callable[..., Script], disturbance: float = 0.0) -> None:
@@ -69,7 +69,8 @@ class Expert:
         if action is None:
             return None
         self._drift = 0.8 * self._drift + 0.6 * self._rng.normal(size=action.shape)
-        executed = action + self._disturbance * self._drift
+        # In proportion to the motion, as in people (Harris and Wolpert 1998): what is done slowly is done precisely.
+        executed = action + self._disturbance * self._drift * np.abs(action[:-1]).max()
         executed[-1] = action[-1]  # never the gripper
         return action, executed
 
