@@ -141,7 +141,7 @@ def evaluate(
 
     Args:
         policy: A run or checkpoint folder, or shipped:NAME (shipped:list names what comes with the package).
-        env: pusht_keypoints or pusht_pixels.
+        env: An environment; `ebt-policy envs` lists them.
         episodes: How many, on seeds counting up from --seed.
         seed: Seed of the first episode.
         max_evaluations: Budget of function evaluations for each decision.

@@ -23,7 +23,6 @@ class EBTConfig(ChunkPolicyConfig):
     # Plain weights with half zero starts learn faster and end worse: D becomes a regression that ignores its chunk.
     zero_start_share: float = 0.0
     noise_power: float = 1.0  # g = 1 - (1 - u)^power with u uniform: above 1 puts more weight on little noise
-    noise_levels: tuple[float, float] = (0.0, 1.0)  # 1 - g lies between these
     # Weight of a noised start: "uniform", or "flow": flow matching's 1 / ((1 - g)^2 + 0.05), scaled to mean 1.
     noise_weighting: str = "flow"
     matching_target: str = "linear"  # "linear": (1 - g)(eps - a); "truncated": EqM's, arXiv 2510.02300
@@ -84,9 +83,6 @@ class EBTConfig(ChunkPolicyConfig):
                 f"objective {self.objective!r} trains D(x, o) itself and needs head='residual', found "
                 f"{self.head!r}; use objective='matching' or 'unrolled'."
             )
-        low, high = self.noise_levels
-        if not 0 <= low <= high <= 1:
-            raise ValueError(f"noise_levels must be 0 <= low <= high <= 1, found {self.noise_levels}.")
         if not 0 < self.last_noise < 1:
             raise ValueError(f"last_noise must lie between 0 and 1, found {self.last_noise}.")
         if self.max_evaluations < 1:

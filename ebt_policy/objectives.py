@@ -32,8 +32,7 @@ Objective = Callable[[EnergyTransformer, Tensor, Tensor, EBTConfig], tuple[Tenso
 def noised(chunk: Tensor, config: EBTConfig) -> tuple[Tensor, Tensor]:
     """x = g a + (1 - g) eps with a level g of its own for each sample: x (B, H, A), g (B, 1, 1)."""
     u = torch.rand(len(chunk), 1, 1, device=chunk.device)
-    low, high = config.noise_levels
-    g = 1 - (low + (high - low) * (1 - u).pow(config.noise_power))
+    g = 1 - (1 - u).pow(config.noise_power)
     return g * chunk + (1 - g) * torch.randn_like(chunk), g
 
 

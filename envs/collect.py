@@ -7,6 +7,7 @@ succeeded; the dataset is then written at one stroke from the first successes in
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
@@ -138,8 +139,6 @@ def _outcomes(wanted: Collection, parts: Path, processes: int) -> Iterator[tuple
             yield seed, _attempt(wanted, parts, seed)
             seed += 1
     # Simulators and OpenGL survive no fork.
-    import multiprocessing
-
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         ahead: list[Future[bool]] = []
         try:

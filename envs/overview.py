@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from rich.table import Column, Table
 from ebt_policy.envs import environment, environments
 from ebt_policy.envs.experts import experts
 from ebt_policy.errors import UserError
+from ebt_policy.provenance import write_json
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def overview(
         )
     console.print(table)
     if json_path is not None:
-        json_path.write_text(json.dumps([asdict(env) for env in found], indent=2) + "\n")
+        write_json(json_path, [asdict(env) for env in found])
     return found
 
 

@@ -40,12 +40,11 @@ class Hand:
 
     @property
     def yaw(self) -> float:
-        x = self.rotation.as_matrix()[:, 0]
-        return float(np.arctan2(x[1], x[0]))
+        return _yaw(self.simulator.state()[3:7])
 
     def nearest(self, yaw: float, period: float) -> float:
         """`yaw` plus a multiple of `period`, as near to where the gripper looks now as can be."""
-        return yaw + period * round((self.yaw - yaw) / period)
+        return _near(yaw, period, self.yaw)
 
     def towards(self, position: Vector, yaw: float, slow: float = 1.0) -> Action:
         """The action (7,) that goes to a pose, fast when far and slow when near."""
@@ -148,16 +147,16 @@ def stack(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator)
     def grasp() -> Pose:
         return state()[:3], _near(_yaw(state()[3:7]), np.pi / 2, turn)
 
-    def above(height: float) -> Pose:
+    def above(height: float) -> Vector:
         """Where the hand has to be for the held cube to be this far above the other."""
         cube, base = state()[:3], state()[7:10]
-        return hand.position + base + up(0.046 + height) - cube, hand.yaw
+        return hand.position + base + up(0.046 + height) - cube
 
     while True:
         yield from hand.pick(grasp, lambda: state()[2], rise=0.1)
         yaw = hand.yaw
-        yield from hand.go(lambda yaw=yaw: (above(0.05)[0], yaw), tolerance=0.012)
-        yield from hand.go(lambda yaw=yaw: (above(0.0)[0], yaw), tolerance=0.005, slow=0.5)
+        yield from hand.go(lambda yaw=yaw: (above(0.05), yaw), tolerance=0.012)
+        yield from hand.go(lambda yaw=yaw: (above(0.0), yaw), tolerance=0.005, slow=0.5)
         yield from hand.open()
         position = hand.position
         yield from hand.go(lambda p=position, yaw=yaw: (p + up(0.1), yaw), tolerance=0.03, limit=30)
