@@ -115,7 +115,6 @@ class ChunkPolicy(PreTrainedPolicy):
         self._previous: Tensor | None = None
         self._noise = None if seeds is None else Noise.from_seeds(seeds)
 
-    @torch.compiler.disable
     def decide(
         self,
         batch: dict[str, Tensor],
@@ -138,7 +137,6 @@ class ChunkPolicy(PreTrainedPolicy):
         self.last_trace = decision.trace
         return decision
 
-    @torch.compiler.disable
     def predict_action_chunk(self, batch: dict[str, Tensor], **kwargs) -> Tensor:
         """Normalised actions (B, n_action_steps, A) from the current tick on.
 
@@ -157,7 +155,6 @@ class ChunkPolicy(PreTrainedPolicy):
         self._previous = shift(chunk, steps)
         return chunk[:, :steps]
 
-    @torch.compiler.disable
     def select_action(self, batch: dict[str, Tensor], **kwargs) -> Tensor:
         """Normalised action (B, A) for the current tick; decides anew when the last chunk is used up."""
         self._remember(batch)

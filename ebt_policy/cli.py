@@ -187,6 +187,7 @@ def bench(
     output: Path | None = None,
     resume: bool = True,
     rows: tuple[str, ...] = (),
+    tasks: tuple[str, ...] = (),
     processes: int | None = None,
 ) -> None:
     """A table of policies: trains what is missing, evaluates all on the same seeds, writes report.md and .html.
@@ -196,11 +197,12 @@ def bench(
         output: Folder (default: runs/<config>). An interrupted bench goes on where it stopped.
         resume: Keep what is there and still fits.
         rows: Names of the only rows to do, without a report: several processes can share the work.
+        tasks: Likewise, the only environments of a bench that has several.
         processes: Worker processes for the episodes.
     """
     from ebt_policy.eval.bench import bench as run
 
-    run(config, output, resume, rows=rows, processes=processes)
+    run(config, output, resume, rows=rows, tasks=tasks, processes=processes)
 
 
 def doctor(

@@ -88,8 +88,6 @@ def minimise(
         log.append((energy, rms, torch.where(alive, step, torch.nan), falls))
 
         kept = falls[:, None, None]
-        answer, before = torch.where(kept, point + move, answer), answer
-        change = (answer - before)[:, : rule.settled_ticks].square().mean((1, 2)).sqrt()
         best, direction = torch.where(kept, point, best), torch.where(kept, move, direction)
         energy_before, best_energy = best_energy, torch.where(falls, energy, best_energy)
         halvings = torch.where(falls, 0, halvings + 1)
@@ -106,6 +104,8 @@ def minimise(
             little = (energy_before - energy) < rule.relative_energy * energy_before.abs()
             stop = torch.where(enough & little, int(StopReason.RELATIVE_ENERGY), stop)
         if rule.settled is not None:
+            answer, before = torch.where(kept, point + move, answer), answer
+            change = (answer - before)[:, : rule.settled_ticks].square().mean((1, 2)).sqrt()
             stop = torch.where(enough & (change <= rule.settled), int(StopReason.SETTLED), stop)
         if rule.residual is not None:
             stop = torch.where(enough & (rms <= rule.residual), int(StopReason.RESIDUAL), stop)

@@ -35,6 +35,7 @@ class EnvSpec:
     make(render): a fresh gymnasium env; render=True sets it up for `env.render()` -> uint8 (H, W, 3).
     to_policy(observation): LeRobot's names without batch dimension, float32; images (C, H, W) in 0..1.
     success(info), coverage(info): read from the info of `step`; coverage is the task's graded score in 0..1.
+    solved_when: the rule of success, in words.
     success_coverage: the coverage above which the task counts as solved; the graded reward saturates there.
     max_ticks: length of an episode in control periods; fps: control periods per second.
     """
@@ -45,6 +46,7 @@ class EnvSpec:
     success: Callable[[dict[str, Any]], bool]
     coverage: Callable[[dict[str, Any]], float]
     success_coverage: float
+    solved_when: str
     max_ticks: int
     fps: int
 

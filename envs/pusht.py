@@ -76,6 +76,7 @@ def _spec(name: str, observation_type: str) -> EnvSpec:
         success=success,
         coverage=coverage,
         success_coverage=SUCCESS_COVERAGE,
+        solved_when=f"coverage exceeds {SUCCESS_COVERAGE} once",
         max_ticks=MAX_TICKS,
         fps=FPS,
     )

@@ -164,6 +164,7 @@ def low_dimensional_spec(name: str, task: Task, make: Any) -> EnvSpec:
         success=lambda info: bool(info["is_success"]),
         coverage=lambda info: float(info["score"]),
         success_coverage=1.0,
+        solved_when="the simulator says so; coverage is the share of the task's stages reached",
         max_ticks=task.max_ticks,
         fps=task.fps,
     )

@@ -4,6 +4,7 @@
     <output>/rows/<setting>-seed<k>.parquet   episodes; at an earlier checkpoint with -step<n>
     <output>/report.md, report.html
 
+A bench of several tasks has these in <output>/<env>/ for each, and the overview in <output>.
 A file is written when it is complete, so an interrupted bench goes on at the first one that is missing.
 """
 
@@ -19,7 +20,8 @@ from rich.console import Console
 
 from ebt_policy.checkpoint import last_checkpoint
 from ebt_policy.errors import UserError
-from ebt_policy.eval.bench_config import BenchConfig, Row, Setting, load_bench
+from ebt_policy.eval.bench_config import BenchConfig, Row, Setting, load_suite
+from ebt_policy.eval.bench_overview import write_overview
 from ebt_policy.eval.bench_report import LearningPoint, TrainedRow, write_bench_report
 from ebt_policy.eval.episodes import Episode, read_parquet
 from ebt_policy.eval.evaluate import evaluate
@@ -46,42 +48,63 @@ def bench(
     resume: bool = True,
     *,
     rows: Sequence[str] = (),
+    tasks: Sequence[str] = (),
     processes: int | None = None,
     show_progress: bool = True,
 ) -> Path | None:
     """Runs the bench described by the YAML file `config` and returns the path of report.html.
 
     output: default runs/<name of the file>. resume: keep what is there and still fits; else the folder has
-    to be new. rows: names of the only rows to train and evaluate; there is no report then (returns None), and
-    other processes may work on other rows of the same folder at the same time. processes: see `evaluate`.
-    Raises UserError for a mistake in the file, a recipe, a row's name or a run.
+    to be new. rows, tasks: names of the only rows and environments to train and evaluate; there is no report (of
+    all tasks) then, None is returned, and other processes may work on others in the same folder at the same time.
+    processes: see `evaluate`. Raises UserError for a mistake in the file, a recipe, a name or a run.
     """
-    loaded = load_bench(config)
-    names = [row.name for row in loaded.rows]
-    for name in rows:
-        if name not in names:
-            raise UserError(
-                f"{config} has no row '{name}'.{did_you_mean(name, names)} Its rows: {', '.join(names)}."
-            )
-    folder = Path(output) if output is not None else Path("runs") / loaded.name
+    suite = load_suite(config)
+    _check_names(config, "row", rows, [row.name for row in suite.benches[0].rows])
+    _check_names(config, "task", tasks, [one.env for one in suite.benches])
+    folder = Path(output) if output is not None else Path("runs") / suite.name
     if not resume and folder.exists() and any(folder.iterdir()):
         raise UserError(
             f"'{folder}' holds results. Choose another output folder, or go on with them (resume)."
         )
-    run = _Bench(loaded, folder, processes, Console(quiet=not show_progress))
-    for row in loaded.rows:  # a mistake in the last row must not show after a day of training
-        _recipe(loaded, row, seed=0)
+    for one in suite.benches:
+        for row in one.rows:  # a mistake in the last row must not show after a day of training
+            _recipe(one, row, seed=0)
 
+    pages, results = [], {}
+    for one in suite.benches:
+        if tasks and one.env not in tasks:
+            continue
+        place = folder / one.env if suite.several else folder
+        run = _Bench(one, place, processes, Console(quiet=not show_progress))
+        results[one.env], trained = _run(run, rows)
+        if not rows:
+            pages.append(write_bench_report(place, one, results[one.env], trained))
+    if rows or tasks:
+        return None
+    return write_overview(folder, suite, results) if suite.several else pages[0]
+
+
+def _run(run: _Bench, rows: Sequence[str]) -> tuple[list[Result], list[TrainedRow]]:
+    """One task: its rows (all, or those named) trained and evaluated."""
     results: list[Result] = []
     trained: list[TrainedRow] = []
-    for row in loaded.rows:
+    for row in run.config.rows:
         if rows and row.name not in rows:
             continue
         policies = {seed: _policy(run, row, seed) for seed in row.training_seeds}
         results += [_result(run, row, setting, policies) for setting in row.settings]
         if row.checkpoint is None:
             trained.append(_trained(run, row, policies))
-    return None if rows else write_bench_report(folder, loaded, results, trained)
+    return results, trained
+
+
+def _check_names(config: str | Path, kind: str, wanted: Sequence[str], known: list[str]) -> None:
+    for name in wanted:
+        if name not in known:
+            raise UserError(
+                f"{config} has no {kind} '{name}'.{did_you_mean(name, known)} Its {kind}s: {', '.join(known)}."
+            )
 
 
 def _recipe(config: BenchConfig, row: Row, seed: int) -> TrainRecipe | None:
@@ -106,7 +129,9 @@ def _policy(run: _Bench, row: Row, seed: int) -> Path:
     folder = run.output / "train" / f"{_slug(row.name)}-seed{seed}"
     last = last_checkpoint(folder)
     if last is None or int(last.name) < recipe.steps:
-        run.console.print(f"Training {row.name}, seed {seed}", style="bold", highlight=False)
+        run.console.print(
+            f"Training {row.name}, seed {seed}, for {run.config.env}", style="bold", highlight=False
+        )
     return train(recipe, folder, resume=(folder / RECIPE).exists())
 
 

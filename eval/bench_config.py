@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -65,17 +65,28 @@ class BenchConfig:
         return [setting for row in self.rows for setting in row.settings]
 
 
+@dataclass(frozen=True)
+class Suite:
+    """The same comparison on one environment or on several, each with policies of its own."""
+
+    name: str
+    benches: tuple[BenchConfig, ...]
+    several: bool  # whether the file has `tasks`
+
+
 _ROW_KEYS = ("name", "evaluate", "policy", "train", "checkpoint", "training_seeds", "learning_curve")
 _BENCH_KEYS = (
     *(f.name for f in fields(BenchConfig) if f.name != "name"),
     "training_seeds",
+    "tasks",
 )
 
 
-def load_bench(path: str | Path) -> BenchConfig:
+def load_suite(path: str | Path) -> Suite:
     """Reads and checks a bench file, or a shipped one by its name (`bench_pusht`).
 
-    Raises UserError naming the key that is missing, unknown or wrong.
+    `tasks` takes the place of `env` in a bench of several: a list of {env, train}, where `train` holds recipe keys
+    of that task alone (its dataset). Raises UserError naming the key that is missing, unknown or wrong.
     """
     path = Path(path)
     shipped = resources.files("ebt_policy.configs").joinpath(f"{path}.yaml")
@@ -85,10 +96,16 @@ def load_bench(path: str | Path) -> BenchConfig:
         data = yaml.safe_load((path if path.is_file() else shipped).read_text())
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {error}") from error
-    _check(data, _BENCH_KEYS, ("env", "episodes", "seed", "recipe", "reference", "rows"), str(path))
+    _check(data, _BENCH_KEYS, ("episodes", "seed", "recipe", "reference", "rows"), str(path))
+    several = "tasks" in data
+    if several == ("env" in data):
+        raise UserError(f"{path}: expected either 'env' or 'tasks'.")
+    tasks = data.pop("tasks") if several else [{"env": data.pop("env")}]
+    for task in tasks:
+        _check(task, ("env", "train"), ("env",), f"{path}, tasks")
     seeds = data.pop("training_seeds", [0])
     rows = tuple(_row(row, seeds, path) for row in data.pop("rows"))
-    config = BenchConfig(name=path.stem, rows=rows, **data)
+    config = BenchConfig(name=path.stem, env="", rows=rows, **data)
     names = [setting.name for setting in config.settings]
     for name in names:
         if names.count(name) > 1:
@@ -100,7 +117,10 @@ def load_bench(path: str | Path) -> BenchConfig:
             f"{path}: reference '{config.reference}' is none of the settings."
             f"{did_you_mean(config.reference, names)} Settings: {', '.join(names)}."
         )
-    return config
+    benches = (
+        replace(config, env=task["env"], train={**config.train, **task.get("train", {})}) for task in tasks
+    )
+    return Suite(path.stem, tuple(benches), several)
 
 
 def _row(data: Any, seeds: list[int], path: Path) -> Row:

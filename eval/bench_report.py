@@ -63,7 +63,7 @@ def write_bench_report(
     output: Path, config: BenchConfig, results: Sequence[Result], trained: Sequence[TrainedRow]
 ) -> Path:
     """Writes report.md and report.html into `output` and returns the latter."""
-    main = comparison_table(results, config.reference, "Results")
+    main = comparison_table(results, environment(config.env).solved_when, config.reference, "Results")
     compared = verdicts(results, config.reference)
     tables = [training_table(trained)] if trained else []
     if any(len(result.episodes) > 1 for result in results):

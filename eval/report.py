@@ -32,7 +32,7 @@ LATENCY_NOTE = (
     "Latency is the wall clock of one decision (observation to action chunk) at batch 1 on one CPU thread, "
     "after warm-up."
 )
-SUCCESS_NOTE = "Success intervals are Wilson's, 95 %. An episode succeeds when coverage exceeds 0.95 once."
+SUCCESS_NOTE = "Success intervals are Wilson's, 95 %. An episode is solved when {}."
 
 
 @dataclass(frozen=True)
@@ -138,10 +138,15 @@ class Table:
         return table
 
 
-def comparison_table(results: Sequence[Result], reference: str | None = None, title: str = "") -> Table:
+def comparison_table(
+    results: Sequence[Result], solved_when: str, reference: str | None = None, title: str = ""
+) -> Table:
     """One row per result; with `reference` (a result's name) also the paired difference from it."""
     columns = ["Policy", "Success", "n", "Max coverage", "Evaluations", "Latency p50 / p95, ms"]
-    notes = [SUCCESS_NOTE, "Evaluations are forward passes of the trunk per decision. " + LATENCY_NOTE]
+    notes = [
+        SUCCESS_NOTE.format(solved_when),
+        "Evaluations are forward passes of the trunk per decision. " + LATENCY_NOTE,
+    ]
     base = None
     if reference is not None:
         base = find(results, reference)

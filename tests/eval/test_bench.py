@@ -7,10 +7,15 @@ import yaml
 
 from ebt_policy.errors import UserError
 from ebt_policy.eval.bench import _recipe, bench
-from ebt_policy.eval.bench_config import load_bench
+from ebt_policy.eval.bench_config import BenchConfig, load_suite
 from ebt_policy.eval.episodes import read_parquet
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "bench_pusht.yaml"
+
+
+def load_bench(path: Path | str) -> BenchConfig:
+    (only,) = load_suite(path).benches
+    return only
 
 
 def write(path: Path, content: dict) -> Path:
@@ -101,6 +106,26 @@ def test_rows_can_be_done_one_by_one(config: dict, tmp_path: Path) -> None:
         bench(file, output, rows=["Flw"], show_progress=False)
 
 
+def test_several_tasks_have_one_overview(config: dict, tmp_path: Path) -> None:
+    env = config.pop("env")
+    config["tasks"] = [{"env": env}, {"env": "aloha_insertion", "train": {"seed": 3}}]
+    config["rows"] = config["rows"][1:]
+    file, output = write(tmp_path / "bench.yaml", config), tmp_path / "out"
+    suite = load_suite(file)
+    assert [one.train for one in suite.benches] == [{}, {"seed": 3}]
+    assert bench(file, output, tasks=[env], processes=1, show_progress=False) is None
+    assert (output / env / "report.md").is_file()
+    assert {p.name for p in output.iterdir()} == {env}
+    with pytest.raises(UserError, match="no task 'aloha'.*aloha_insertion"):
+        bench(file, output, tasks=["aloha"], show_progress=False)
+
+    config["tasks"] = config["tasks"][:1]
+    assert bench(write(file, config), output, processes=1, show_progress=False) == output / "report.html"
+    text = (output / "report.md").read_text()
+    assert "| Flow-2 | reference |" in text
+    assert env in text
+
+
 def test_results_of_another_setting_are_not_taken_for_these(config: dict, tmp_path: Path) -> None:
     config["rows"] = config["rows"][1:]
     output = tmp_path / "out"
@@ -122,6 +147,7 @@ def test_without_resume_a_used_folder_is_refused(config: dict, tmp_path: Path) -
     ("change", "message"),
     [
         ({"episode": 3}, "unknown key 'episode'.*episodes"),
+        ({"tasks": [{"env": "pusht_keypoints"}]}, "either 'env' or 'tasks'"),
         ({"reference": "Flow-3"}, "reference 'Flow-3'.*Flow-2"),
         ({"rows": [{"name": "EBT"}]}, "row 'EBT': 'evaluate' is missing"),
         ({"rows": [{"name": "A", "evaluate": [{"max_evaluations": [1, 2]}]}]}, "two settings are called 'A'"),

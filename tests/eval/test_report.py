@@ -95,7 +95,9 @@ def test_everybody_is_judged_against_the_reference_and_losses_come_as_losses() -
 
 
 def test_terminal_markdown_and_page_show_the_same_figures(tmp_path: Path) -> None:
-    table = comparison_table([result("EBT-2", GOOD), result("DDPM-100", POOR)], reference="DDPM-100")
+    table = comparison_table(
+        [result("EBT-2", GOOD), result("DDPM-100", POOR)], "the goal is met", reference="DDPM-100"
+    )
     console = Console(width=300, record=True, quiet=True)
     terminal = "\n".join("".join(s.text for s in line) for line in console.render_lines(table.rich()))
     write_html(tmp_path / "page.html", "demo.html.j2", **page(table))
