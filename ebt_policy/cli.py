@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
@@ -93,6 +93,8 @@ def collect(
     repo_id: str | None = None,
     seed: int = 0,
     disturbance: float = 0.1,
+    cameras: tuple[str, ...] = (),
+    image_size: tuple[int, int] = (96, 96),
     processes: int | None = None,
 ) -> None:
     """Demonstrations of a simulated task by its scripted expert, as a LeRobot dataset. Only successes are kept.
@@ -107,6 +109,8 @@ def collect(
         seed: Seed of the first attempt; the others count up from it.
         disturbance: Noise on what the expert does (not on what is recorded), in parts of the action's size: the
             demonstrations then show corrections.
+        cameras: Names of cameras whose pictures are kept as videos (default: none), e.g. agentview
+        image_size: Height and width of the pictures, pixels.
         processes: Worker processes (default: one for each core).
     """
     from ebt_policy.envs.collect import Collection
@@ -120,8 +124,45 @@ def collect(
         from lerobot.utils.constants import HF_LEROBOT_HOME
 
         output = HF_LEROBOT_HOME / name
-    record = run(Collection(task, episodes, seed, disturbance), output, name, processes or usable_cores())
+    wanted = Collection(task, episodes, seed, disturbance, cameras, image_size)
+    record = run(wanted, output, name, processes or usable_cores())
     print(f"{record['successes']} demonstrations of {record['attempts']} attempts: {output} (repo id {name})")
+
+
+def convert(
+    format: Positional[Literal["robomimic"]],
+    file: Positional[Path],
+    output: Path | None = None,
+    repo_id: str | None = None,
+    env: str | None = None,
+    keep_failed: bool = False,
+) -> None:
+    """Demonstrations in another format as a LeRobot dataset. Only those that end in success are kept.
+
+    robomimic: HDF5 files of robomimic and robosuite. Recorded states are replayed in the simulator where the file
+    lacks observations, and to see how it ends. Selections (mask/...) go to meta/filter_keys.json; train and valid
+    become splits where they share out all demonstrations.
+
+    Args:
+        format: What the file is.
+        file: Demonstrations, e.g. robomimic's low_dim_v15.hdf5 or demo_v15.hdf5
+        output: A new folder (default: where LeRobot looks for repo_id).
+        repo_id: Name of the dataset (default: local/FILE without its ending).
+        env: The environment whose features are wanted, for a real robot or a task by another name; the file must
+            then hold the observations (default: the file's own).
+        keep_failed: Keep demonstrations that do not end in success.
+    """
+    from ebt_policy.envs.convert_robomimic import convert as run
+
+    name = repo_id or f"local/{file.stem}"
+    if output is None:
+        from lerobot.utils.constants import HF_LEROBOT_HOME
+
+        output = HF_LEROBOT_HOME / name
+    record = run(file, output, name, env=env, keep_failed=keep_failed)
+    for warning in record["warnings"]:
+        print(f"Warning: {warning}", file=sys.stderr)
+    print(f"{len(record['kept'])} of {record['attempted']} demonstrations: {output} (repo id {name})")
 
 
 def evaluate(
@@ -189,6 +230,8 @@ def bench(
     rows: tuple[str, ...] = (),
     tasks: tuple[str, ...] = (),
     processes: int | None = None,
+    backend: Literal["processes", "ray"] = "processes",
+    address: str = "local",
 ) -> None:
     """A table of policies: trains what is missing, evaluates all on the same seeds, writes report.md and .html.
 
@@ -199,10 +242,15 @@ def bench(
         rows: Names of the only rows to do, without a report: several processes can share the work.
         tasks: Likewise, the only environments of a bench that has several.
         processes: Worker processes for the episodes.
+        backend: Who runs the episodes: processes of this machine, or a Ray cluster (training stays here). The results
+            are the same.
+        address: Of the Ray cluster: auto, host:port or ray://host:port; local starts one on this machine.
     """
     from ebt_policy.eval.bench import bench as run
+    from ebt_policy.eval.ray_backend import Cluster
 
-    run(config, output, resume, rows=rows, tasks=tasks, processes=processes)
+    cluster = Cluster(address, processes) if backend == "ray" else None
+    run(config, output, resume, rows=rows, tasks=tasks, processes=processes, cluster=cluster)
 
 
 def doctor(
@@ -291,6 +339,7 @@ def main() -> None:
         "demo": demo,
         "envs": envs,
         "collect": collect,
+        "convert": convert,
         "train": train,
         "eval": evaluate,
         "bench": bench,

@@ -38,6 +38,8 @@ class EnvSpec:
     solved_when: the rule of success, in words.
     success_coverage: the coverage above which the task counts as solved; the graded reward saturates there.
     max_ticks: length of an episode in control periods; fps: control periods per second.
+    cameras: names of those that can be asked for; make_with_cameras(names, (H, W)): a fresh env that observes them too,
+    as `pixels` {name: uint8 (H, W, 3)}.
     """
 
     name: str
@@ -49,6 +51,8 @@ class EnvSpec:
     solved_when: str
     max_ticks: int
     fps: int
+    cameras: tuple[str, ...] = ()
+    make_with_cameras: Callable[[tuple[str, ...], tuple[int, int]], gym.Env] | None = None
 
 
 def environment(name: str) -> EnvSpec:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebt_policy.envs.rendering import ensure_rendering
-from ebt_policy.envs.simulated import Diverged, Score, SimulatedEnv, Task, low_dimensional_spec
+from ebt_policy.envs.simulated import Diverged, Score, SimulatedEnv, Task, simulated_spec
 from ebt_policy.errors import UserError
 
 FPS, MAX_TICKS = 50, 400
@@ -130,8 +130,6 @@ def make(
 
 
 SPECS = {
-    f"aloha_{name}": low_dimensional_spec(
-        f"aloha_{name}", task, lambda render, name=name: make(name, render=render)
-    )
+    f"aloha_{name}": simulated_spec(f"aloha_{name}", task, partial(make, name))
     for name, task in TASKS.items()
 }

@@ -22,22 +22,32 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ebt_policy.envs import environment
+from ebt_policy.envs.dataset_writer import refuse_existing, staged, write_episodes
 from ebt_policy.envs.experts import Expert, expert
 from ebt_policy.errors import UserError
 from ebt_policy.provenance import run_record, write_json
 
 HOPELESS = 40  # attempts without one success
-Demonstration = dict[str, NDArray[np.float32]]  # feature -> (T, D)
+Demonstration = dict[str, NDArray[Any]]  # feature -> (T, ...), pictures uint8 (T, H, W, 3), all else float32
 
 
 @dataclass(frozen=True)
 class Collection:
-    """What determines a dataset, down to the last bit."""
+    """What determines a dataset, down to the last bit (with cameras: as far as OpenGL draws the same).
+
+    cameras: names of those whose pictures are kept; image_size: their (H, W) in pixels.
+    """
 
     env: str
     episodes: int
     seed: int
     disturbance: float
+    cameras: tuple[str, ...] = ()
+    image_size: tuple[int, int] = (96, 96)
+
+    def settings(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        return json.loads(json.dumps(asdict(self)))
 
 
 def collect(wanted: Collection, output: Path, repo_id: str, processes: int = 1) -> dict[str, Any]:
@@ -46,35 +56,46 @@ def collect(wanted: Collection, output: Path, repo_id: str, processes: int = 1) 
     Returns (and leaves in `output`/collect.json) the attempts, the successes among them and the settings. Raises
     UserError when the folder is there, when its parts belong to other settings, or when the expert never succeeds.
     """
-    if output.exists():
-        raise UserError(f"{output} is already there. Give a new folder, or remove it.")
+    refuse_existing(output)
     expert(wanted.env)  # an unknown one is named before anything is written
+    available = environment(wanted.env).cameras
+    for camera in wanted.cameras:
+        if camera not in available:
+            raise UserError(f"{wanted.env} has no camera '{camera}'. It has: {', '.join(available)}.")
     parts = output.with_name(output.name + ".parts")
     _claim(parts, wanted)
     seeds, attempts = _attempts(wanted, parts, processes)
     record = {
-        **asdict(wanted),
+        **wanted.settings(),
         "attempts": attempts,
         "successes": len(seeds),
         "seeds": seeds,
         **run_record(),
     }
-    _write_dataset(wanted, parts, seeds, output, repo_id, record)
+    spec = environment(wanted.env)
+    task = str(spec.make(False).unwrapped.task_description)
+    with staged(output) as folder:
+        write_episodes(folder, repo_id, spec.fps, task, _episodes(parts, seeds))
+        write_json(folder / "collect.json", record)
     shutil.rmtree(parts)
     return record
 
 
-def demonstrate(env_name: str, disturbance: float, seed: int) -> Demonstration | None:
+def demonstrate(wanted: Collection, seed: int) -> Demonstration | None:
     """One attempt: what the expert saw and wanted, tick by tick, up to success; None when it failed."""
-    spec, env, script = _stage(env_name, disturbance)
+    spec, env, script = _stage(wanted.env, wanted.disturbance, wanted.cameras, wanted.image_size)
     observation, _ = env.reset(seed=seed)
     script.reset(env.unwrapped.simulator, seed)
     frames: dict[str, list[NDArray]] = {}
     low, high = env.action_space.low, env.action_space.high
     while (chosen := script.act()) is not None:
         recorded, executed = (np.clip(action, low, high) for action in chosen)
-        for name, value in (spec.to_policy(observation) | {"action": recorded}).items():
-            frames.setdefault(name, []).append(np.asarray(value, np.float32))
+        vectors = {name: value for name, value in observation.items() if name != "pixels"}
+        seen = spec.to_policy(vectors) | {"action": recorded.astype(np.float32)}
+        # As drawn: `to_policy` makes floats of them.
+        seen |= {f"observation.images.{k}": v for k, v in observation.get("pixels", {}).items()}
+        for name, value in seen.items():
+            frames.setdefault(name, []).append(value)
         observation, _, terminated, truncated, info = env.step(executed)
         if spec.success(info):
             return {name: np.stack(values) for name, values in frames.items()}
@@ -84,25 +105,32 @@ def demonstrate(env_name: str, disturbance: float, seed: int) -> Demonstration |
 
 
 @cache
-def _stage(env_name: str, disturbance: float) -> tuple[Any, Any, Expert]:
+def _stage(
+    env_name: str, disturbance: float, cameras: tuple[str, ...], image_size: tuple[int, int]
+) -> tuple[Any, Any, Expert]:
     """The environment and the expert of this process."""
     spec = environment(env_name)
-    return spec, spec.make(False), expert(env_name, disturbance)
+    if cameras:
+        assert spec.make_with_cameras is not None  # it has names of cameras
+        env = spec.make_with_cameras(cameras, image_size)
+    else:
+        env = spec.make(False)
+    return spec, env, expert(env_name, disturbance)
 
 
 def _claim(parts: Path, wanted: Collection) -> None:
     """Make the folder of parts, or find out that it holds parts of the same collection."""
     settings = parts / "settings.json"
     if settings.is_file():
-        found = Collection(**json.loads(settings.read_text()))
+        found = json.loads(settings.read_text())
         # A longer collection of the same demonstrations may use what is there.
-        if found != Collection(wanted.env, found.episodes, wanted.seed, wanted.disturbance):
+        if found | {"episodes": wanted.episodes} != wanted.settings():
             raise UserError(
                 f"{parts} holds demonstrations of other settings ({found}). Remove it, or repeat them."
             )
         return
     parts.mkdir(parents=True, exist_ok=True)
-    write_json(settings, asdict(wanted))
+    write_json(settings, wanted.settings())
 
 
 def _attempts(wanted: Collection, parts: Path, processes: int) -> tuple[list[int], int]:
@@ -154,7 +182,7 @@ def _outcomes(wanted: Collection, parts: Path, processes: int) -> Iterator[tuple
 def _attempt(wanted: Collection, parts: Path, seed: int) -> bool:
     done, failed = parts / f"{seed}.npz", parts / f"{seed}.failed"
     if not done.exists() and not failed.exists():
-        demonstration = demonstrate(wanted.env, wanted.disturbance, seed)
+        demonstration = demonstrate(wanted, seed)
         if demonstration is None:
             failed.touch()
         else:
@@ -164,30 +192,7 @@ def _attempt(wanted: Collection, parts: Path, seed: int) -> bool:
     return done.exists()
 
 
-def _write_dataset(
-    wanted: Collection, parts: Path, seeds: list[int], output: Path, repo_id: str, record: dict[str, Any]
-) -> None:
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    spec = environment(wanted.env)
-    task = str(spec.make(False).unwrapped.task_description)
-    staging = parts / "dataset"
-    shutil.rmtree(staging, ignore_errors=True)
-    dataset = None
+def _episodes(parts: Path, seeds: list[int]) -> Iterator[Demonstration]:
     for seed in seeds:
         with np.load(parts / f"{seed}.npz") as demonstration:
-            columns = dict(demonstration)
-        if dataset is None:
-            features = {
-                name: {"dtype": "float32", "shape": values.shape[1:], "names": None}
-                for name, values in columns.items()
-            }
-            dataset = LeRobotDataset.create(repo_id, spec.fps, features, root=staging, use_videos=False)
-        for tick in range(len(columns["action"])):
-            dataset.add_frame({name: values[tick] for name, values in columns.items()} | {"task": task})
-        dataset.save_episode()
-    assert dataset is not None  # at least one episode was asked for
-    dataset.finalize()
-    write_json(staging / "collect.json", record)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(staging, output)
+            yield dict(demonstration)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebt_policy.envs.rendering import ensure_rendering
-from ebt_policy.envs.simulated import Score, SimulatedEnv, Task, low_dimensional_spec
+from ebt_policy.envs.simulated import Score, SimulatedEnv, Task, simulated_spec
 from ebt_policy.errors import UserError
 
 FPS = 20
@@ -171,8 +171,6 @@ def make(
 
 
 SPECS = {
-    f"robosuite_{name.lower()}": low_dimensional_spec(
-        f"robosuite_{name.lower()}", task, lambda render, name=name: make(name, render=render)
-    )
+    f"robosuite_{name.lower()}": simulated_spec(f"robosuite_{name.lower()}", task, partial(make, name))
     for name, task in TASKS.items()
 }

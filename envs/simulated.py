@@ -5,6 +5,7 @@ Legend: S state size, E size of the environment state, A action dimension, H/W i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -155,11 +156,11 @@ def to_policy(observation: dict[str, Any]) -> dict[str, np.ndarray]:
     return named
 
 
-def low_dimensional_spec(name: str, task: Task, make: Any) -> EnvSpec:
-    """The EnvSpec of a task without cameras; make(render) -> env."""
+def simulated_spec(name: str, task: Task, make: Callable[..., gym.Env]) -> EnvSpec:
+    """The EnvSpec of a task; make(cameras=(), image_size=(H, W), render=False) -> env."""
     return EnvSpec(
         name=name,
-        make=make,
+        make=lambda render: make(render=render),
         to_policy=to_policy,
         success=lambda info: bool(info["is_success"]),
         coverage=lambda info: float(info["score"]),
@@ -167,4 +168,6 @@ def low_dimensional_spec(name: str, task: Task, make: Any) -> EnvSpec:
         solved_when="the simulator says so; coverage is the share of the task's stages reached",
         max_ticks=task.max_ticks,
         fps=task.fps,
+        cameras=task.cameras,
+        make_with_cameras=lambda names, size: make(cameras=names, image_size=size),
     )

@@ -26,6 +26,7 @@ from ebt_policy.eval.bench_report import LearningPoint, TrainedRow, write_bench_
 from ebt_policy.eval.episodes import Episode, read_parquet
 from ebt_policy.eval.evaluate import evaluate
 from ebt_policy.eval.policies import find_checkpoint
+from ebt_policy.eval.ray_backend import Cluster
 from ebt_policy.eval.report import Result
 from ebt_policy.provenance import sha256
 from ebt_policy.recipe import TrainRecipe, did_you_mean, load_recipe
@@ -40,6 +41,7 @@ class _Bench:
     output: Path
     processes: int | None
     console: Console
+    cluster: Cluster | None
 
 
 def bench(
@@ -51,13 +53,14 @@ def bench(
     tasks: Sequence[str] = (),
     processes: int | None = None,
     show_progress: bool = True,
+    cluster: Cluster | None = None,
 ) -> Path | None:
     """Runs the bench described by the YAML file `config` and returns the path of report.html.
 
     output: default runs/<name of the file>. resume: keep what is there and still fits; else the folder has
     to be new. rows, tasks: names of the only rows and environments to train and evaluate; there is no report (of
     all tasks) then, None is returned, and other processes may work on others in the same folder at the same time.
-    processes: see `evaluate`. Raises UserError for a mistake in the file, a recipe, a name or a run.
+    processes, cluster: see `evaluate`. Raises UserError for a mistake in the file, a recipe, a name or a run.
     """
     suite = load_suite(config)
     _check_names(config, "row", rows, [row.name for row in suite.benches[0].rows])
@@ -76,7 +79,7 @@ def bench(
         if tasks and one.env not in tasks:
             continue
         place = folder / one.env if suite.several else folder
-        run = _Bench(one, place, processes, Console(quiet=not show_progress))
+        run = _Bench(one, place, processes, Console(quiet=not show_progress), cluster)
         results[one.env], trained = _run(run, rows)
         if not rows:
             pages.append(write_bench_report(place, one, results[one.env], trained))
@@ -207,6 +210,7 @@ def _evaluated(
         n_action_steps=setting.n_action_steps,
         overrides=setting.overrides,
         processes=run.processes,
+        cluster=run.cluster,
         latency=latency,
         parquet_path=file,
         show_progress=not run.console.quiet,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from ebt_policy.errors import UserError
 from ebt_policy.eval.episodes import Episode, write_parquet
 from ebt_policy.eval.latency import measure_latency
 from ebt_policy.eval.parallel import GROUP_SIZE, prepare_workers, run_episodes, usable_cores
-from ebt_policy.eval.policies import load_runner
+from ebt_policy.eval.policies import find_checkpoint, load_runner
+from ebt_policy.eval.ray_backend import Cluster, portable
+from ebt_policy.eval.rollout import Decider
 from ebt_policy.eval.statistics import wilson
 
 
@@ -76,12 +78,14 @@ def evaluate(
     json_path: Path | str | None = None,
     parquet_path: Path | str | None = None,
     show_progress: bool = True,
+    cluster: Cluster | None = None,
 ) -> EvaluationResult:
     """Run `episodes` episodes with the seeds seed, seed + 1, ... and measure the latency of a decision.
 
     policy, max_evaluations, n_action_steps, overrides: see `load_runner`. processes: worker processes; None
     takes one per usable core on the CPU and one on a GPU; the results are the same for every number. record:
-    seeds whose frames are kept in the rows. json_path, parquet_path: files to write, atomically. Raises
+    seeds whose frames are kept in the rows. json_path, parquet_path: files to write, atomically. cluster: a Ray
+    cluster that does the episodes, instead of processes; the checkpoint travels there. Raises
     UserError for bad input.
     """
     if episodes < 1:
@@ -89,14 +93,24 @@ def evaluate(
     spec = environment(env)
     if processes is None:
         processes = usable_cores() if device == "cpu" else 1
-    processes = min(processes, math.ceil(episodes / group_size))
+    processes = 1 if cluster else min(processes, math.ceil(episodes / group_size))
     if processes > 1:
         prepare_workers()
-    make_runner = partial(load_runner, str(policy), max_evaluations, n_action_steps, device, overrides)
-    runner = make_runner()  # here first: a mistake shows before any process starts
+    load = partial(
+        load_runner,
+        max_evaluations=max_evaluations,
+        n_action_steps=n_action_steps,
+        device=device,
+        overrides=overrides,
+    )
+    runner = load(str(policy))  # here first: a mistake shows before any process starts
+    if cluster:
+        make_runner: Callable[[], Decider] = portable(load, find_checkpoint(policy))
+    else:
+        make_runner = partial(load, str(policy)) if processes > 1 else lambda: runner
     begin = time.perf_counter()
     rows = run_episodes(
-        make_runner if processes > 1 else lambda: runner,
+        make_runner,
         env,
         range(seed, seed + episodes),
         processes=processes,
@@ -104,6 +118,7 @@ def evaluate(
         record=record,
         show_progress=show_progress,
         title=str(policy),
+        cluster=cluster,
     )
     wall_seconds = time.perf_counter() - begin
     successes = sum(row.success for row in rows)

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ebt_policy.envs import environment
 from ebt_policy.eval.episodes import Episode
+from ebt_policy.eval.ray_backend import Cluster, run_groups
 from ebt_policy.eval.rollout import Decider, OnProgress, rollout
 
 GROUP_SIZE = 25  # episodes in lockstep: large enough to fill a batch, small enough to share among processes
@@ -39,15 +40,19 @@ def run_episodes(
     record: Collection[int] = (),
     show_progress: bool = True,
     title: str = "episodes",
+    cluster: Cluster | None = None,
 ) -> list[Episode]:
     """`rollout` over all seeds in groups of `group_size`, spread over processes of one torch thread each.
 
     make_runner must be picklable when processes > 1, for example `functools.partial(load_runner, spec)`. The
-    episodes come in the order of the seeds and are identical for every number of processes.
+    episodes come in the order of the seeds and are identical for every number of processes. cluster: do them on
+    this Ray cluster instead.
     """
     groups = [list(seeds[i : i + group_size]) for i in range(0, len(seeds), group_size)]
     ticks = environment(env_name).max_ticks * len(seeds)
     with _progress_bar(title, ticks, len(seeds), show_progress) as advance:
+        if cluster is not None:
+            return run_groups(make_runner, env_name, groups, record, advance, cluster)
         if processes == 1 or len(groups) == 1:
             with one_thread():
                 runner = make_runner()

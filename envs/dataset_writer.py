@@ -1,0 +1,64 @@
+"""A LeRobot dataset written at one stroke: it lies beside its place until it is whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebt_policy.errors import UserError
+
+Episode = Mapping[str, NDArray[Any]]  # feature -> (T, ...)
+
+
+def refuse_existing(output: Path) -> None:
+    if output.exists():
+        raise UserError(f"{output} is already there. Give a new folder, or remove it.")
+
+
+@contextmanager
+def staged(output: Path) -> Iterator[Path]:
+    """A folder to write in that becomes `output` at the end, or vanishes with the first error."""
+    refuse_existing(output)
+    staging = output.with_name(output.name + ".staging")
+    shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
+    try:
+        yield staging
+        os.replace(staging, output)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_episodes(folder: Path, repo_id: str, fps: int, task: str, episodes: Iterable[Episode]) -> int:
+    """Write `episodes`, taken one by one, as a LeRobot dataset into the new `folder`; how many there were.
+
+    The first episode tells the features: uint8 (T, H, W, 3) becomes a video, all else float32 (T, ...). Without
+    an episode nothing is written.
+    """
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    dataset = None
+    for episode in episodes:
+        if dataset is None:
+            features = {name: _feature(values) for name, values in episode.items()}
+            dataset = LeRobotDataset.create(repo_id, fps, features, root=folder)
+        for tick in range(len(episode["action"])):
+            dataset.add_frame({name: values[tick] for name, values in episode.items()} | {"task": task})
+        dataset.save_episode()
+    if dataset is None:
+        return 0
+    dataset.finalize()
+    return dataset.meta.total_episodes
+
+
+def _feature(values: NDArray[Any]) -> dict[str, Any]:
+    """LeRobot's description of the feature with `values` (T, ...)."""
+    if values.dtype == np.uint8 and values.ndim == 4:
+        return {"dtype": "video", "shape": values.shape[1:], "names": ["height", "width", "channels"]}
+    return {"dtype": "float32", "shape": values.shape[1:], "names": None}
