@@ -10,7 +10,7 @@ from ebt_policy.train import policy_config
 MINIMAL = {"policy": {"type": "ebt"}, "dataset": {"repo_id": "a/b"}}
 
 
-@pytest.mark.parametrize("name", ["pusht_keypoints", "pusht_pixels"])
+@pytest.mark.parametrize("name", ["pusht_keypoints", "pusht_pixels", "robosuite", "aloha", "aloha_sim_hub"])
 def test_shipped_recipes_describe_registered_policies(name):
     assert name in recipe_names()
     config = policy_config(load_recipe(name), "cpu")

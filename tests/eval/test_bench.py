@@ -180,9 +180,9 @@ def test_the_shipped_bench_is_valid_and_matches_trunks() -> None:
     assert len({(r.steps, r.batch_size, r.dataset) for r in recipes.values()}) == 1
 
 
-@pytest.mark.parametrize("name", ["bench_pusht_slow", "bench_shipped"])
+@pytest.mark.parametrize("name", ["bench_pusht_slow", "bench_shipped", "bench_robosuite", "bench_aloha"])
 def test_the_other_shipped_benches_are_valid(name: str) -> None:
-    config = load_bench(name)
-    for row in config.rows:
-        recipe = _recipe(config, row, seed=0)
-        assert (recipe is None) == (row.checkpoint is not None)
+    for config in load_suite(name).benches:
+        for row in config.rows:
+            recipe = _recipe(config, row, seed=0)
+            assert (recipe is None) == (row.checkpoint is not None)
