@@ -15,6 +15,7 @@ from ebt_policy.descent import DescentRule, ExtraEnergy, best_of, minimise
 from ebt_policy.energy import EnergyTransformer, Evaluation
 from ebt_policy.noise import Noise
 from ebt_policy.trace import Decision, Trace
+from ebt_policy.unrolled import unrolled_descent
 
 
 class EBTPolicy(ChunkPolicy):
@@ -134,7 +135,13 @@ class EBTPolicy(ChunkPolicy):
             if expected is not None and config.starts > 1:
                 expected = expected.repeat_interleave(config.starts, 0)
             rule = self.rule(max_evaluations, deadline)
-            chunks, trace = minimise(landscape, start, rule, self.extra_energies, expected=expected)
+            if config.objective == "unrolled":
+                with torch.enable_grad():
+                    chunks, trace = unrolled_descent(
+                        self.model, context, start, config, rule.max_evaluations, self.extra_energies
+                    )
+            else:
+                chunks, trace = minimise(landscape, start, rule, self.extra_energies, expected=expected)
         if config.starts > 1:
             chunks, trace = self._select(chunks, trace)
         trace.seconds = time.perf_counter() - began

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.energy import EnergyTransformer
+from ebt_policy.unrolled import unrolled
 
 FLOW_FLOOR = 0.05
 FLOW_MEAN = math.atan(FLOW_FLOOR**-0.5) * FLOW_FLOOR**-0.5  # of 1 / (s^2 + floor) for s uniform in [0, 1]
@@ -68,40 +69,6 @@ def matching(model: EnergyTransformer, context: Tensor, chunk: Tensor, config: E
     scale = (1 - g) if config.matching_target == "linear" else ((1 - g) / 0.2).clamp(max=1.0)
     energy, gradient = model.gradient(x, context, create_graph=True)
     return (gradient - scale * away).square(), {"energy": energy.detach().mean()}
-
-
-def unrolled(model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig):
-    """EBT-Policy's training (arXiv 2510.27545): descend from noise, compare every iterate with the expert's chunk.
-
-    Nesterov momentum, Langevin noise annealed on a cosine, a step size that is randomised and grows with the energy.
-    Repairs of the published code, each switchable: the input is normalised for each sample, not over the batch; the
-    energy is a sum, so step sizes are near 1 and not near 1000; exp(E) is clamped and detached.
-    """
-    extra = int(torch.randint(0, config.unrolled_extra_steps + 1, ()))
-    steps = config.unrolled_steps + extra
-    x, velocity = torch.randn_like(chunk), torch.zeros_like(chunk)
-    high, low = config.unrolled_langevin
-    total, first = torch.zeros_like(chunk), None
-    for k in range(steps):
-        x = x.detach()
-        if config.unrolled_normalise_input:
-            x = x / x.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1.0)
-        anneal = 0.5 * (1 + math.cos(math.pi * k / max(1, steps - 1)))
-        x = x + (low + (high - low) * anneal) * torch.randn_like(x)
-        ahead = (x + config.unrolled_momentum * velocity).detach()
-        energy, gradient = model.gradient(ahead, context, create_graph=True)
-        size = config.unrolled_step_size * (1 / 1.5 + torch.rand_like(energy) * (1.5 - 1 / 1.5))
-        if config.unrolled_energy_scaled_step:
-            mean_energy = energy.detach() / chunk[0].numel()
-            size = size * (mean_energy / config.unrolled_temperature).clamp(-2, 2).exp()
-        velocity = config.unrolled_momentum * velocity.detach() - size[:, None, None] * gradient
-        x = x + velocity
-        error = (x - chunk).square()
-        first = error.detach().mean() if first is None else first
-        if config.unrolled_every_step_loss or k == steps - 1:
-            total = total + error
-    share = steps if config.unrolled_every_step_loss else 1
-    return total / share, {"mse_first_step": first, "mse_last_step": error.detach().mean()}
 
 
 def two_step(

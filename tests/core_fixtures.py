@@ -51,3 +51,17 @@ def make_batch(size: int, features: tuple[str, ...] = LOW_DIM, seed: int = 0) ->
 def first_frames(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """What an environment gives: observations (B, ...) without time dimension."""
     return {name: value[:, 0] for name, value in batch.items() if name.startswith("observation")}
+
+
+class Perfect:
+    """An oracle that knows the expert's chunk: D = a, E = 1/2 ||x - a||^2."""
+
+    def __init__(self, chunk: Tensor) -> None:
+        self.chunk = chunk
+
+    def proposal(self, x: Tensor, context: Tensor) -> Tensor:
+        return self.chunk
+
+    def gradient(self, x: Tensor, context: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
+        away = x - self.chunk
+        return 0.5 * away.square().sum((1, 2)), away

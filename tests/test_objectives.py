@@ -4,24 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from core_fixtures import make_batch, make_policy
+from core_fixtures import Perfect, make_batch, make_policy
 from torch import Tensor
 
-from ebt_policy.objectives import denoise, flow, matching, noised, unrolled
-
-
-class Perfect:
-    """An oracle that knows the expert's chunk: D = a, E = 1/2 ||x - a||^2."""
-
-    def __init__(self, chunk: Tensor) -> None:
-        self.chunk = chunk
-
-    def proposal(self, x: Tensor, context: Tensor) -> Tensor:
-        return self.chunk
-
-    def gradient(self, x: Tensor, context: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
-        away = x - self.chunk
-        return 0.5 * away.square().sum((1, 2)), away
+from ebt_policy.objectives import denoise, flow, matching, noised
 
 
 @pytest.mark.parametrize("objective", [denoise, matching])
@@ -30,20 +16,6 @@ def test_the_oracle_has_no_loss(objective) -> None:
     chunk = make_batch(8)["action"]
     error, _ = objective(Perfect(chunk), None, chunk, config)
     torch.testing.assert_close(error, torch.zeros_like(error), atol=1e-8, rtol=0)
-
-
-def test_unrolled_descent_of_the_oracle_comes_close_to_the_chunk() -> None:
-    config = make_policy(
-        objective="unrolled",
-        unrolled_momentum=0.0,
-        unrolled_langevin=(0.0, 0.0),
-        unrolled_energy_scaled_step=False,
-        unrolled_every_step_loss=False,
-        unrolled_normalise_input=False,
-    ).config
-    chunk = make_batch(64)["action"]
-    _error, metrics = unrolled(Perfect(chunk), None, chunk, config)
-    assert metrics["mse_last_step"] < 0.01 * metrics["mse_first_step"] + 1e-3
 
 
 def test_flow_of_the_oracle_lands_on_the_chunk_in_any_number_of_steps() -> None:
