@@ -23,6 +23,8 @@ _MODULES = {  # name -> module with SPECS[name]
     "robosuite_stack": "robosuite_tasks",
     "robosuite_pickplacecan": "robosuite_tasks",
     "robosuite_nutassemblysquare": "robosuite_tasks",
+    "robosuite_nutassembly": "robosuite_tasks",
+    "robosuite_pickplace": "robosuite_tasks",
     "robosuite_door": "robosuite_tasks",
     "robosuite_toolhang": "robosuite_tasks",
 }

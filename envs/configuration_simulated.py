@@ -92,7 +92,9 @@ class EBTAlohaEnv(_SimulatedEnv):
 @EnvConfig.register_subclass("robosuite")
 @dataclass
 class EBTRobosuiteEnv(_SimulatedEnv):
-    """robosuite's Panda tasks (Lift, Stack, PickPlaceCan, NutAssemblySquare, Door, ToolHang) at 20 Hz."""
+    """robosuite's Panda tasks at 20 Hz: Lift, Stack, PickPlaceCan, NutAssemblySquare, NutAssembly, PickPlace, Door,
+    ToolHang.
+    """
 
     MODULE: ClassVar[str] = "robosuite_tasks"
     task: str | None = "Lift"

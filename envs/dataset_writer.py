@@ -41,20 +41,26 @@ def write_episodes(folder: Path, repo_id: str, fps: int, task: str, episodes: It
     The first episode tells the features: uint8 (T, H, W, 3) becomes a video, all else float32 (T, ...). Without
     an episode nothing is written.
     """
+    import datasets
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    dataset = None
-    for episode in episodes:
-        if dataset is None:
-            features = {name: _feature(values) for name, values in episode.items()}
-            dataset = LeRobotDataset.create(repo_id, fps, features, root=folder)
-        for tick in range(len(episode["action"])):
-            dataset.add_frame({name: values[tick] for name, values in episode.items()} | {"task": task})
-        dataset.save_episode()
-    if dataset is None:
-        return 0
-    dataset.finalize()
-    return dataset.meta.total_episodes
+    dataset, had_bars = None, not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()  # LeRobot would show one for each episode
+    try:
+        for episode in episodes:
+            if dataset is None:
+                features = {name: _feature(values) for name, values in episode.items()}
+                dataset = LeRobotDataset.create(repo_id, fps, features, root=folder)
+            for tick in range(len(episode["action"])):
+                dataset.add_frame({name: values[tick] for name, values in episode.items()} | {"task": task})
+            dataset.save_episode()
+    finally:
+        # After an error too: otherwise the garbage collector does it, in a folder that is gone by then.
+        if dataset is not None:
+            dataset.finalize()
+        if had_bars:
+            datasets.enable_progress_bars()
+    return 0 if dataset is None else dataset.meta.total_episodes
 
 
 def _feature(values: NDArray[Any]) -> dict[str, Any]:

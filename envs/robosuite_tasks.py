@@ -54,6 +54,9 @@ TASKS = {
     "Stack": _task("Stack", "Put the red cube on the green cube.", 14),
     "PickPlaceCan": _task("PickPlaceCan", "Put the can into its bin.", 7),
     "NutAssemblySquare": _task("NutAssemblySquare", "Put the square nut on its peg.", 7),
+    # The tasks in full; robosuite's own demonstrations are of these. They take a person 1,000 and 1,500 ticks.
+    "NutAssembly": _task("NutAssembly", "Put both nuts on their pegs.", 14, max_ticks=1500),
+    "PickPlace": _task("PickPlace", "Put the four objects into their bins.", 28, max_ticks=2000),
     "Door": _task("Door", "Open the door by its handle.", 8),
     "ToolHang": _task("ToolHang", "Assemble the frame and hang the tool.", 21, max_ticks=700),
 }
@@ -62,6 +65,13 @@ ROBOSUITE = {
     "Stack": RobosuiteTask("Stack", ("cubeA_pos", "cubeA_quat", "cubeB_pos", "cubeB_quat")),
     "PickPlaceCan": RobosuiteTask("PickPlaceCan", ("Can_pos", "Can_quat")),
     "NutAssemblySquare": RobosuiteTask("NutAssemblySquare", ("SquareNut_pos", "SquareNut_quat")),
+    "NutAssembly": RobosuiteTask(
+        "NutAssembly", ("SquareNut_pos", "SquareNut_quat", "RoundNut_pos", "RoundNut_quat")
+    ),
+    "PickPlace": RobosuiteTask(
+        "PickPlace",
+        tuple(f"{name}_{part}" for name in ("Milk", "Bread", "Cereal", "Can") for part in ("pos", "quat")),
+    ),
     "Door": RobosuiteTask("Door", ("door_pos", "handle_pos", "hinge_qpos", "handle_qpos")),
     "ToolHang": RobosuiteTask(
         "ToolHang", ("base_pos", "base_quat", "frame_pos", "frame_quat", "tool_pos", "tool_quat")
