@@ -48,44 +48,77 @@ class Style:
         )
 
 
+@dataclass(frozen=True)
+class Actions:
+    """What the noise has to know of an environment's actions.
+
+    grippers: their places in an action; never disturbed. targets: whether the rest says where to be, instead of how
+    far to move.
+    """
+
+    grippers: tuple[int, ...]
+    targets: bool
+
+
 class Expert:
     """One task's script on one env, from reset to reset.
 
     disturbance: standard deviation of smooth noise that is added to the executed action and not to the recorded one
-    (DART, arXiv 1703.09327), in parts of the action's size: demonstrations then hold corrections.
+    (DART, arXiv 1703.09327), in parts of the motion's size: demonstrations then hold corrections.
     """
 
-    def __init__(self, script: Callable[..., Script], disturbance: float = 0.0) -> None:
-        self._make, self._disturbance = script, disturbance
+    def __init__(self, script: Callable[..., Script], actions: Actions, disturbance: float = 0.0) -> None:
+        self._make, self._actions, self._disturbance = script, actions, disturbance
 
     def reset(self, simulator: object, seed: int) -> None:
         self._rng = np.random.default_rng([seed, 1])
         self._script = self._make(simulator, Style.draw(self._rng), self._rng)
-        self._drift = 0.0
+        self._drift: Action | float = 0.0
+        self._astray: Action | float = 0.0
+        self._last: Action | None = None
 
     def act(self) -> tuple[Action, Action] | None:
         """(recorded, executed) actions, both (A,); None when the script has nothing more to do."""
         action = next(self._script, None)
         if action is None:
             return None
-        self._drift = 0.8 * self._drift + 0.6 * self._rng.normal(size=action.shape)
-        # In proportion to the motion, as in people (Harris and Wolpert 1998): what is done slowly is done precisely.
-        executed = action + self._disturbance * self._drift * np.abs(action[:-1]).max()
-        executed[-1] = action[-1]  # never the gripper
+        executed = action + self._noise(action)
+        grippers = list(self._actions.grippers)
+        executed[grippers] = action[grippers]
         return action, executed
+
+    def _noise(self, action: Action) -> Action:
+        """(A,). In proportion to the motion, as in people (Harris and Wolpert 1998): what is slow is precise."""
+        self._drift = 0.8 * self._drift + 0.6 * self._rng.normal(size=action.shape)
+        noise = self._disturbance * self._drift
+        if not self._actions.targets:
+            return noise * np.abs(np.delete(action, self._actions.grippers)).max()
+        # Errors of a motion add up in where it leads to, but not in a target: so they are added up here, each joint's
+        # for itself because an arm that rests is steady, and forgotten within half a second.
+        change = np.abs(action - (action if self._last is None else self._last))
+        self._last = action
+        astray = 0.95 * self._astray + noise * change
+        self._astray = astray
+        return astray
 
 
 def experts() -> list[str]:
     """Names of the environments that have one."""
-    from ebt_policy.envs.experts.robosuite_scripts import SCRIPTS
-
-    return sorted(SCRIPTS)
+    return sorted(_registry())
 
 
 def expert(env_name: str, disturbance: float = 0.0) -> Expert:
     """The expert of an environment by its name. Raises UserError where there is none."""
-    from ebt_policy.envs.experts.robosuite_scripts import SCRIPTS
+    registry = _registry()
+    if env_name not in registry:
+        raise UserError(f"There is no expert for '{env_name}'. There are: {', '.join(sorted(registry))}.")
+    return Expert(*registry[env_name], disturbance)
 
-    if env_name not in SCRIPTS:
-        raise UserError(f"There is no expert for '{env_name}'. There are: {', '.join(experts())}.")
-    return Expert(SCRIPTS[env_name], disturbance)
+
+def _registry() -> dict[str, tuple[Callable[..., Script], Actions]]:
+    from ebt_policy.envs.experts import aloha_scripts, robosuite_scripts
+
+    return {
+        **{name: (script, Actions((6,), False)) for name, script in robosuite_scripts.SCRIPTS.items()},
+        **{name: (script, Actions((6, 13), True)) for name, script in aloha_scripts.SCRIPTS.items()},
+    }

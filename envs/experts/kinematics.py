@@ -1,0 +1,114 @@
+"""One of ALOHA's ViperX arms in MuJoCo: poses of its tool point to joints. World frame, metres, radians."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+Vector = NDArray[np.float64]
+# Between the finger pads, in the gripper's frame: x forward, the fingers close along y.
+TOOL = np.array([0.135, 0.0, 0.0])
+# Where the search for joints starts; waist and wrist angle are turned to the goal.
+ELBOW_UP = np.array([0.0, -0.3, 0.8, 0.0, 0.0, 0.0])
+# Costs of a squared metre and a squared radian of error, and of forearm roll. With the wrist straight, forearm roll and
+# wrist rotation turn about one line and a little yaw takes half a turn of both: there the yaw is given up instead.
+COST = np.repeat([400.0, 1.0], 3)
+ROLL_COST = np.diag([0, 0, 0, 0.02, 0, 0])
+DAMPING, STEP, STEPS = 1e-3, 0.4, 40  # of Gauss-Newton; radians a step
+
+
+class Pose(NamedTuple):
+    """position (3,) and rotation, of a tool point or an object."""
+
+    position: Vector
+    rotation: Rotation
+
+    def moved(self, offset: Vector) -> Pose:
+        """Shifted by `offset` (3,) in the world."""
+        return Pose(self.position + offset, self.rotation)
+
+    def towards(self, goal: Pose) -> Vector:
+        """The way (6,) to `goal`: a shift and a rotation vector."""
+        turn = (goal.rotation * self.rotation.inv()).as_rotvec()
+        return np.concatenate([goal.position - self.position, turn])
+
+
+class Arm:
+    """The kinematics of one arm, and where it is now."""
+
+    def __init__(self, physics: Any, side: str) -> None:
+        """physics: dm_control's. side: left or right."""
+        import mujoco  # there wherever a simulator is; experts are listed without one too
+
+        self._mujoco = mujoco
+        self._data, self._model = physics.data, physics.model.ptr
+        self._scratch = mujoco.MjData(self._model)
+        self._body = self._model.body(f"vx300s_{side}/gripper_link").id
+        self._base = self._model.body(f"vx300s_{side}")
+        first = self._model.joint(f"vx300s_{side}/waist").id
+        self._joints = slice(
+            first, first + 6
+        )  # in qpos, qvel and the model alike: no free joint comes before
+        self._low, self._high = self._model.jnt_range[self._joints].T
+
+    @property
+    def joints(self) -> Vector:
+        """(6,): the measured angles."""
+        return np.array(self._data.qpos[self._joints])
+
+    @property
+    def pose(self) -> Pose:
+        """Where the tool is."""
+        return self._tool(self._data)
+
+    def jacobian(self, joints: Vector) -> NDArray[np.float64]:
+        """(6, 6): shift and rotation vector of the tool by change of each joint."""
+        self._place(joints)
+        self._mujoco.mj_comPos(self._model, self._scratch)
+        full = np.empty((6, self._model.nv))
+        tool = self._tool(self._scratch).position
+        self._mujoco.mj_jac(self._model, self._scratch, full[:3], full[3:], tool, self._body)
+        return full[:, self._joints]
+
+    def reach(self, goal: Pose) -> Vector:
+        """(6,): the joints that bring the tool to `goal`, or as near as they sensibly can.
+
+        They follow from the goal alone, so that neighbouring goals get neighbouring joints.
+        """
+        joints = ELBOW_UP.copy()
+        joints[0] = self._heading(goal.position)
+        joints[4] = np.arcsin(np.clip(-goal.rotation.as_matrix()[2, 0], -1, 1)) - joints[1] - joints[2]
+        for _ in range(STEPS):
+            jacobian = self.jacobian(joints)
+            pull = jacobian.T * COST
+            way = self._tool(self._scratch).towards(goal)
+            step = np.linalg.solve(
+                pull @ jacobian + ROLL_COST + DAMPING * np.eye(6), pull @ way - ROLL_COST @ joints
+            )
+            joints += step * min(1.0, STEP / np.abs(step).max())
+            joints = np.clip(joints, self._low, self._high)
+            if np.abs(step).max() < 1e-3:
+                break
+        return joints
+
+    def tool(self, joints: Vector) -> Pose:
+        """Where these joints (6,) bring the tool."""
+        self._place(joints)
+        return self._tool(self._scratch)
+
+    def _heading(self, position: Vector) -> float:
+        """The waist's angle towards a position."""
+        (w, _, _, z), (x, y) = self._base.quat, (position - self._base.pos)[:2]
+        angle = np.arctan2(y, x) - 2 * np.arctan2(z, w)
+        return float((angle + np.pi) % (2 * np.pi) - np.pi)
+
+    def _place(self, joints: Vector) -> None:
+        self._scratch.qpos[self._joints] = joints
+        self._mujoco.mj_kinematics(self._model, self._scratch)
+
+    def _tool(self, data: Any) -> Pose:
+        matrix = np.array(data.xmat[self._body]).reshape(3, 3)
+        return Pose(data.xpos[self._body] + matrix @ TOOL, Rotation.from_matrix(matrix))
