@@ -16,10 +16,8 @@ from ebt_policy.envs.aloha import AlohaSimulator
 from ebt_policy.envs.experts import Action, Style
 from ebt_policy.envs.experts.kinematics import Arm, Pose, Vector
 
-SPEED, TURN = (
-    0.007,
-    0.025,
-)  # metres of the tool and radians of a joint a tick, at most: 0.35 m/s and 1.25 rad/s
+# Metres of the tool and radians of a joint a tick, at most: 0.35 m/s and 1.25 rad/s.
+SPEED, TURN = 0.007, 0.025
 START = 0.1  # share of the fastest motion by which a motion may change in a tick
 GAIN = 0.1  # of the remaining way a tick; the arms lag by three ticks, so that more of it overshoots
 LEASH = 0.1  # radians that a target may be ahead of its joint: what pushes against something pushes gently
