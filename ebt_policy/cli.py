@@ -120,13 +120,10 @@ def collect(
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, found {episodes}.")
     name = repo_id or f"local/{task}"
-    if output is None:
-        from lerobot.utils.constants import HF_LEROBOT_HOME
-
-        output = HF_LEROBOT_HOME / name
+    folder = output or _lerobot_folder(name)
     wanted = Collection(task, episodes, seed, disturbance, cameras, image_size)
-    record = run(wanted, output, name, processes or usable_cores())
-    print(f"{record['successes']} demonstrations of {record['attempts']} attempts: {output} (repo id {name})")
+    record = run(wanted, folder, name, processes or usable_cores())
+    print(f"{record['successes']} demonstrations of {record['attempts']} attempts: {folder} (repo id {name})")
 
 
 def convert(
@@ -155,14 +152,11 @@ def convert(
     from ebt_policy.envs.convert_robomimic import convert as run
 
     name = repo_id or f"local/{file.stem}"
-    if output is None:
-        from lerobot.utils.constants import HF_LEROBOT_HOME
-
-        output = HF_LEROBOT_HOME / name
-    record = run(file, output, name, env=env, keep_failed=keep_failed)
+    folder = output or _lerobot_folder(name)
+    record = run(file, folder, name, env=env, keep_failed=keep_failed)
     for warning in record["warnings"]:
         print(f"Warning: {warning}", file=sys.stderr)
-    print(f"{len(record['kept'])} of {record['attempted']} demonstrations: {output} (repo id {name})")
+    print(f"{len(record['kept'])} of {record['attempted']} demonstrations: {folder} (repo id {name})")
 
 
 def evaluate(
@@ -316,6 +310,13 @@ def throughput(config: str = "pusht_keypoints", json: Path | None = None) -> Non
     from ebt_policy.eval.throughput import throughput as run
 
     run(config, json_path=json)
+
+
+def _lerobot_folder(repo_id: str) -> Path:
+    """Where LeRobot looks for a dataset."""
+    from lerobot.utils.constants import HF_LEROBOT_HOME
+
+    return HF_LEROBOT_HOME / repo_id
 
 
 def key_values(items: tuple[str, ...]) -> dict[str, object]:

@@ -138,7 +138,13 @@ class EBTPolicy(ChunkPolicy):
             if config.objective == "unrolled":
                 with torch.enable_grad():
                     chunks, trace = unrolled_descent(
-                        self.model, context, start, config, rule.max_evaluations, self.extra_energies
+                        self.model,
+                        context,
+                        start,
+                        config,
+                        rule.max_evaluations,
+                        self.extra_energies,
+                        deadline,
                     )
             else:
                 chunks, trace = minimise(landscape, start, rule, self.extra_energies, expected=expected)

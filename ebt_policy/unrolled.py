@@ -4,7 +4,8 @@ Legend: B batch, H horizon, A action dimension.
 """
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -47,21 +48,27 @@ def unrolled_descent(
     config: EBTConfig,
     steps: int,
     extra: Sequence[ExtraEnergy] = (),
+    deadline: float | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Tensor, Trace]:
     """Acting as `unrolled` was trained: its steps from `start` (B, H, A) without noise and without a test that the energy
     falls, which that training does not ask for. `extra` energies: a proximal step after each, as in `minimise`.
 
-    Returns the chunk (B, H, A) and the trace of `steps` evaluations.
+    Stops after `steps` evaluations or when the clock passes `deadline`, its time; the other stopping rules are about a
+    falling energy. Returns the chunk (B, H, A) and the trace.
     """
-    x, velocity, log = start, torch.zeros_like(start), []
+    x, velocity, log, reason = start, torch.zeros_like(start), [], StopReason.BUDGET
     for _ in range(steps):
         x = _normalised(x, config)
         x, velocity, energy, gradient, size = _nesterov(model, context, x, velocity, config)
         x = proximal(x, extra) if extra else x
         rms = gradient.square().mean((1, 2)).sqrt()
         log.append((energy, rms, size, torch.ones_like(energy)))
-    used = torch.full((len(x),), steps)
-    return x, Trace.from_steps(log, used, torch.full_like(used, int(StopReason.BUDGET)))
+        if deadline is not None and clock() >= deadline:
+            reason = StopReason.DEADLINE
+            break
+    used = torch.full((len(x),), len(log), device=x.device)
+    return x, Trace.from_steps(log, used, torch.full_like(used, int(reason)))
 
 
 def _normalised(x: Tensor, config: EBTConfig) -> Tensor:

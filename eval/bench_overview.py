@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ebt_policy.eval.bench_config import Suite
-from ebt_policy.eval.report import Result, Table, compare, find, percent, points, verdicts, write_html
-from ebt_policy.provenance import run_record, write_atomic
+from ebt_policy.eval.bench_report import write_pages
+from ebt_policy.eval.report import Result, Table, compare, find, percent, points, verdicts
+from ebt_policy.provenance import run_record
 
 PAIRED_NOTE = "Paired on the same seeds, with 95 % intervals. Each task has policies of its own."
 
@@ -24,29 +25,7 @@ def write_overview(output: Path, suite: Suite, results: Mapping[str, Sequence[Re
         "Command": record["command"],
         "Commit": record["git"] or "not a checkout",
     }
-    parts = [
-        f"# {title}\n",
-        "".join(f"- {name}: {value}\n" for name, value in facts.items()),
-        success.markdown(),
-        difference.markdown(),
-        f"## Against {reference}\n",
-        "".join(f"- {line}\n" for line in compared),
-    ]
-    write_atomic(output / "report.md", "\n".join(parts))
-    page = output / "report.html"
-    write_html(
-        page,
-        "bench.html.j2",
-        title=title,
-        table=success,
-        verdicts=compared,
-        reference=reference,
-        figures=[],
-        tables=[difference],
-        facts=facts,
-        plotly_script="",
-    )
-    return page
+    return write_pages(output, title, facts, success, compared, reference, [difference])
 
 
 def success_table(results: Mapping[str, Sequence[Result]]) -> Table:

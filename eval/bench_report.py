@@ -73,12 +73,27 @@ def write_bench_report(
     facts = _facts(config)
     title = f"{config.env}: {len(results)} settings on the same {config.episodes} seeds"
 
+    figures = [(heading, plotly_div(figure)) for heading, figure in _figures(results, trained)]
+    return write_pages(output, title, facts, main, compared, config.reference, tables, figures)
+
+
+def write_pages(
+    output: Path,
+    title: str,
+    facts: Mapping[str, str],
+    main: Table,
+    compared: Sequence[str],
+    reference: str,
+    tables: Sequence[Table],
+    figures: Sequence[tuple[str, str]] = (),
+) -> Path:
+    """The same as report.md and, with `figures` (heading, markup), as report.html, whose path is returned."""
     output.mkdir(parents=True, exist_ok=True)
     parts = [
         f"# {title}\n",
         "".join(f"- {name}: {value}\n" for name, value in facts.items()),
         main.markdown(),
-        f"## Against {config.reference}\n",
+        f"## Against {reference}\n",
         "".join(f"- {line}\n" for line in compared),
         *(table.markdown() for table in tables),
     ]
@@ -90,11 +105,11 @@ def write_bench_report(
         title=title,
         table=main,
         verdicts=compared,
-        reference=config.reference,
-        figures=[(heading, plotly_div(figure)) for heading, figure in _figures(results, trained)],
+        reference=reference,
+        figures=figures,
         tables=tables,
         facts=facts,
-        plotly_script=plotly_script(),
+        plotly_script=plotly_script() if figures else "",
     )
     return page
 

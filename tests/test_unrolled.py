@@ -4,6 +4,7 @@ import pytest
 import torch
 from core_fixtures import Perfect, make_batch, make_policy
 
+from ebt_policy.trace import StopReason
 from ebt_policy.unrolled import unrolled, unrolled_descent
 
 PLAIN = {
@@ -48,3 +49,13 @@ def test_a_callers_energy_bounds_the_chunk() -> None:
         Perfect(chunk), None, torch.randn_like(chunk), config, 2, (lambda x: 50 * x.square().sum((1, 2)),)
     )
     assert landed.abs().max() < 0.5
+
+
+def test_a_deadline_ends_it_after_the_evaluation_under_way() -> None:
+    config = make_policy(**PLAIN).config
+    chunk = make_batch(2)["action"]
+    ticks = iter([0.0, 1.0, 2.0])
+    _, trace = unrolled_descent(
+        Perfect(chunk), None, torch.randn_like(chunk), config, 6, deadline=1.0, clock=lambda: next(ticks)
+    )
+    assert (trace.evaluations == 2).all() and (trace.stop_reason == StopReason.DEADLINE).all()
