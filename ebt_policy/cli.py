@@ -168,6 +168,8 @@ def evaluate(
     n_action_steps: int | None = None,
     json: Path | None = None,
     parquet: Path | None = None,
+    record: int = 0,
+    output: Path | None = None,
     processes: int | None = None,
     device: str = "cpu",
     overrides: Overrides = (),
@@ -183,6 +185,9 @@ def evaluate(
         n_action_steps: Ticks executed of each chunk (default: as trained).
         json: Where to write the figures.
         parquet: Where to write one row for each episode, with its traces.
+        record: Keep video and timeline of the first so many episodes, for `ebt-policy trace` (about 60 MB of memory
+            each while it runs).
+        output: Folder for what --record keeps (default: runs/eval).
         processes: Worker processes (default: one for each core). The result does not depend on it.
         device: Torch device of the policy.
         overrides: Options of the policy, e.g. --set start=zero --set sampler=ddim:10
@@ -193,6 +198,11 @@ def evaluate(
     if policy in ("shipped:", "shipped:list"):
         print("\n".join(f"shipped:{name}" for name in list_shipped()))
         return
+    if output and not record:
+        raise UserError(
+            "--output is the folder for recorded episodes: say how many with --record, e.g. --record 8."
+        )
+    folder = output or Path("runs/eval")
     result = run(
         policy,
         env,
@@ -203,8 +213,10 @@ def evaluate(
         overrides=key_values(overrides),
         processes=processes,
         device=device,
+        record=range(seed, seed + record),
         json_path=json,
         parquet_path=parquet,
+        episodes_folder=folder / "episodes" if record else None,
     )
     low, high = result.success_ci95
     print(
@@ -215,6 +227,8 @@ def evaluate(
         f"{result.evaluations_per_decision:.2f} function evaluations a decision, latency "
         f"{result.latency_ms['p50']:.1f} ms median, {result.latency_ms['p95']:.1f} ms 95th percentile"
     )
+    if record:
+        print(f"Recorded: {folder}/episodes. Look at them with: ebt-policy trace {folder}")
 
 
 def bench(

@@ -25,7 +25,8 @@ class Episode:
 
     ticks_to_success is None when the episode never succeeded. inner_steps is the mean per decision. The
     energies are taken over decisions and are NaN for policies without an energy. frames (only when asked for,
-    never stored) is the picture before the first tick and after each tick, uint8 (H, W, 3).
+    never stored) is the picture before the first tick and after each tick, uint8 (H, W, 3); coverages, kept with
+    them, is the coverage after each tick. disturbance (never stored): the plan that a disturbed env announced.
     """
 
     seed: int
@@ -43,9 +44,12 @@ class Episode:
     final_energy_max: float
     traces: list[Trace] = field(repr=False)
     frames: list[np.ndarray] | None = field(default=None, repr=False)
+    coverages: list[float] | None = field(default=None, repr=False)
+    disturbance: dict[str, Any] | None = field(default=None, repr=False)
 
 
-_SCALARS = [f.name for f in fields(Episode) if f.name not in ("traces", "frames")]
+_UNSTORED = ("frames", "coverages", "disturbance")
+_SCALARS = [f.name for f in fields(Episode) if f.name not in ("traces", *_UNSTORED)]
 _PER_STEP = {
     "energy": pa.float32(),
     "residual_rms": pa.float32(),

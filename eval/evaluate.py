@@ -22,6 +22,7 @@ from ebt_policy.eval.policies import find_checkpoint, load_runner
 from ebt_policy.eval.ray_backend import Cluster, portable
 from ebt_policy.eval.rollout import Decider
 from ebt_policy.eval.statistics import wilson
+from ebt_policy.eval.timeline import keep_episodes
 
 
 @dataclasses.dataclass
@@ -77,6 +78,7 @@ def evaluate(
     record: Collection[int] = (),
     json_path: Path | str | None = None,
     parquet_path: Path | str | None = None,
+    episodes_folder: Path | None = None,
     show_progress: bool = True,
     cluster: Cluster | None = None,
 ) -> EvaluationResult:
@@ -84,9 +86,9 @@ def evaluate(
 
     policy, max_evaluations, n_action_steps, overrides: see `load_runner`. processes: worker processes; None
     takes one per usable core on the CPU and one on a GPU; the results are the same for every number. record:
-    seeds whose frames are kept in the rows. json_path, parquet_path: files to write, atomically. cluster: a Ray
-    cluster that does the episodes, instead of processes; the checkpoint travels there. Raises
-    UserError for bad input.
+    seeds whose frames are kept in the rows. json_path, parquet_path: files to write, atomically. episodes_folder:
+    where the recorded episodes go, as video and timeline. cluster: a Ray cluster that does the episodes, instead
+    of processes; the checkpoint travels there. Raises UserError for bad input.
     """
     if episodes < 1:
         raise UserError(f"episodes is {episodes}; expected at least 1.")
@@ -149,6 +151,8 @@ def evaluate(
         provenance.write_json(Path(json_path), result.to_dict())
     if parquet_path is not None:
         write_parquet(parquet_path, rows, result.to_dict())
+    if episodes_folder is not None:
+        keep_episodes(episodes_folder, rows, policy=str(policy), fps=spec.fps)
     return result
 
 

@@ -39,7 +39,8 @@ class _Running:
     def __init__(self, spec: EnvSpec, seed: int, n_obs_steps: int, record: bool) -> None:
         self.spec, self.seed = spec, seed
         self.env = spec.make(record)
-        observation, _ = self.env.reset(seed=seed)
+        observation, info = self.env.reset(seed=seed)
+        self.disturbance = info.get("disturbance_plan")
         self.history = deque([spec.to_policy(observation)] * n_obs_steps, maxlen=n_obs_steps)
         self.frames: list[np.ndarray] | None = [self.env.render()] if record else None
         self.coverages: list[float] = []
@@ -81,6 +82,8 @@ class _Running:
             final_energy_max=float(known.max()) if len(known) else float("nan"),
             traces=self.traces,
             frames=self.frames,
+            coverages=None if self.frames is None else self.coverages,
+            disturbance=self.disturbance,
         )
 
 
