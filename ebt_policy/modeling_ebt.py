@@ -1,7 +1,6 @@
 """EBTPolicy: the energy-based transformer behind LeRobot's policy interface."""
 
 import copy
-import dataclasses
 import time
 from collections.abc import Sequence
 
@@ -174,10 +173,14 @@ class EBTPolicy(ChunkPolicy):
         n = self.config.starts
         energies = torch.from_numpy(trace.final_energy).view(-1, n)
         index = torch.arange(len(energies)) * n + best_of(energies)
-        picked = {
-            f.name: getattr(trace, f.name)[index.numpy()]
-            for f in dataclasses.fields(trace)
-            if f.name != "seconds"
-        }
-        picked["evaluations"] = trace.evaluations.reshape(-1, n).sum(1)
-        return chunks[index.to(chunks.device)], Trace(**picked, seconds=trace.seconds)
+        steps = ("energy", "residual_rms", "step_size", "accepted", "stop_reason")
+        ends = chunks.view(-1, n, *chunks.shape[1:])
+        spread = (ends - ends.mean(1, keepdim=True)).square().mean((1, 2, 3)).sqrt()
+        selected = Trace(
+            **{name: getattr(trace, name)[index.numpy()] for name in steps},
+            evaluations=trace.evaluations.reshape(-1, n).sum(1),
+            seconds=trace.seconds,
+            start_rank=(energies[:, 1:] < energies[:, :1]).sum(1).float().numpy(),
+            start_spread=spread.cpu().numpy(),
+        )
+        return chunks[index.to(chunks.device)], selected

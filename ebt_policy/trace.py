@@ -38,6 +38,8 @@ class Trace:
     energy (B, S) float32, residual_rms (B, S) float32, step_size (B, S) float32, accepted (B, S) bool,
     evaluations (B,) int64: forward passes of the trunk, stop_reason (B,) int8: a StopReason,
     seconds: wall clock of the whole decision, encoding included, shared by the B samples.
+    start_rank, start_spread (B,) float32, only where several starts were descended from: how many of the others ended
+    at a lower energy than the first, and the RMS disagreement of where they ended.
     """
 
     energy: NDArray[np.float32]
@@ -47,6 +49,8 @@ class Trace:
     evaluations: NDArray[np.int64]
     stop_reason: NDArray[np.int8]
     seconds: float = 0.0
+    start_rank: NDArray[np.float32] | None = None
+    start_spread: NDArray[np.float32] | None = None
 
     @classmethod
     def from_steps(
@@ -125,6 +129,8 @@ class Trace:
             evaluations=self.evaluations[rows],
             stop_reason=self.stop_reason[rows],
             seconds=self.seconds,
+            start_rank=None if self.start_rank is None else self.start_rank[rows],
+            start_spread=None if self.start_spread is None else self.start_spread[rows],
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,6 +153,11 @@ class Trace:
             evaluations=np.array(record["evaluations"], np.int64),
             stop_reason=np.array(record["stop_reason"], np.int8),
             seconds=float(record["seconds"]),
+            **{
+                name: np.array(record[name], np.float32)
+                for name in ("start_rank", "start_spread")
+                if record.get(name) is not None
+            },
         )
 
 
@@ -163,6 +174,8 @@ def _plain(value: Any) -> Any:
         return value
     if value.dtype != np.float32:
         return value.tolist()
+    if value.ndim == 1:
+        return [x if np.isfinite(x) else None for x in value.tolist()]
     return [[x if np.isfinite(x) else None for x in row] for row in value.tolist()]
 
 

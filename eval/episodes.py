@@ -27,6 +27,7 @@ class Episode:
     energies are taken over decisions and are NaN for policies without an energy. frames (only when asked for,
     never stored) is the picture before the first tick and after each tick, uint8 (H, W, 3); coverages, kept with
     them, is the coverage after each tick. disturbance (never stored): the plan that a disturbed env announced.
+    decision_ticks (never stored): when each decision was taken. watch (never stored): the `Watch` of a WatchedRunner.
     """
 
     seed: int
@@ -46,9 +47,11 @@ class Episode:
     frames: list[np.ndarray] | None = field(default=None, repr=False)
     coverages: list[float] | None = field(default=None, repr=False)
     disturbance: dict[str, Any] | None = field(default=None, repr=False)
+    decision_ticks: list[int] | None = field(default=None, repr=False)
+    watch: Any = field(default=None, repr=False)
 
 
-_UNSTORED = ("frames", "coverages", "disturbance")
+_UNSTORED = ("frames", "coverages", "disturbance", "decision_ticks", "watch")
 _SCALARS = [f.name for f in fields(Episode) if f.name not in ("traces", *_UNSTORED)]
 _PER_STEP = {
     "energy": pa.float32(),

@@ -37,11 +37,17 @@ Decide = Callable[[dict[str, Tensor], Noise, Tensor | None], Decision]
 class RunnerDecision:
     """actions (B, n_action_steps, A) in the env's units; chunk (B, H, A) normalised, row 0 for the current
     tick.
+
+    state (B, S): the proprioceptive state decided on, normalised; None where the policy sees none. ticks (B,): how
+    many of the actions to execute; None: all. ended (B,): episodes that end after them, for a human to take over.
     """
 
     actions: np.ndarray
     chunk: np.ndarray
     trace: Trace
+    state: np.ndarray | None = None
+    ticks: np.ndarray | None = None
+    ended: np.ndarray | None = None
 
 
 class Runner:
@@ -96,7 +102,13 @@ class Runner:
                 "checkpoint or its normalisation statistics are damaged: look at the training log, and check "
                 "the data with `ebt-policy doctor`."
             )
-        return RunnerDecision(actions=actions, chunk=chunk.cpu().numpy(), trace=decision.trace)
+        state = batch.get("observation.state")
+        return RunnerDecision(
+            actions=actions,
+            chunk=chunk.cpu().numpy(),
+            trace=decision.trace,
+            state=None if state is None else state[:, -1].cpu().numpy(),
+        )
 
     def describe(self) -> dict[str, Any]:
         """What was run, JSON-able: for reports and file metadata."""

@@ -29,7 +29,11 @@ class Decider(Protocol):
     n_action_steps: int
 
     def decide(
-        self, observations: dict[str, np.ndarray], noise: Noise, previous: np.ndarray | None = None
+        self,
+        observations: dict[str, np.ndarray],
+        noise: Noise,
+        previous: np.ndarray | None = None,
+        **watching: Any,
     ) -> RunnerDecision: ...
 
 
@@ -45,11 +49,16 @@ class _Running:
         self.frames: list[np.ndarray] | None = [self.env.render()] if record else None
         self.coverages: list[float] = []
         self.traces: list[Trace] = []
+        self.decision_ticks: list[int] = []
         self.ticks_to_success: int | None = None
         self.done = False
 
-    def execute(self, actions: np.ndarray) -> None:
-        """Up to n actions (n, A), fewer when the episode ends."""
+    def decided(self, trace: Trace) -> None:
+        self.decision_ticks.append(len(self.coverages))
+        self.traces.append(trace)
+
+    def execute(self, actions: np.ndarray, last: bool = False) -> None:
+        """Up to n actions (n, A), fewer when the episode ends; `last`: it ends with them."""
         for action in actions:
             observation, _, terminated, truncated, info = self.env.step(action)
             self.history.append(self.spec.to_policy(observation))
@@ -60,10 +69,12 @@ class _Running:
                 self.ticks_to_success = len(self.coverages)
             if terminated or truncated or len(self.coverages) == self.spec.max_ticks:
                 self.done = True
-                self.env.close()
-                return
+                break
+        self.done |= last
+        if self.done:
+            self.env.close()
 
-    def episode(self, n_action_steps: int) -> Episode:
+    def episode(self, n_action_steps: int, watch: Any) -> Episode:
         energies = np.array([trace.final_energy[0] for trace in self.traces], np.float64)
         known = energies[~np.isnan(energies)]
         return Episode(
@@ -84,6 +95,8 @@ class _Running:
             frames=self.frames,
             coverages=None if self.frames is None else self.coverages,
             disturbance=self.disturbance,
+            decision_ticks=self.decision_ticks,
+            watch=watch,
         )
 
 
@@ -97,30 +110,37 @@ def rollout(
 ) -> list[Episode]:
     """One episode per seed, all in one batch in this process; `record` names the seeds whose frames are kept.
 
-    Receding horizon: each decision executes n_action_steps ticks, and the next one is given what is left of
-    its chunk.
+    Receding horizon: each decision executes n_action_steps ticks, or as many as it says, and the next one is given
+    what is left of its chunk. A runner with `watch` gets one watch for each episode.
     """
     spec = environment(env_name)
     episodes = [_Running(spec, seed, runner.n_obs_steps, seed in record) for seed in seeds]
+    watches = [runner.watch() if hasattr(runner, "watch") else None for _ in seeds]
     _check_actions(runner, episodes)
     noise = Noise.from_seeds(seeds)
     live, chunks = list(range(len(episodes))), None  # chunks (len(live), H, A) normalised
     while live:
         running = [episodes[i] for i in live]
-        decision = runner.decide(_stack(running), noise.rows(live), chunks)
+        watching = {"watches": [watches[i] for i in live]} if watches[0] is not None else {}
+        decision = runner.decide(_stack(running), noise.rows(live), chunks, **watching)
+        planned = np.full(len(live), runner.n_action_steps) if decision.ticks is None else decision.ticks
         ticks = 0
         for row, episode in enumerate(running):
             before = len(episode.coverages)
-            episode.traces.append(decision.trace.row(row))
-            episode.execute(decision.actions[row])
+            episode.decided(decision.trace.row(row))
+            last = decision.ended is not None and bool(decision.ended[row])
+            episode.execute(decision.actions[row, : planned[row]], last)
             # An episode that ends early has done its share of the work ahead.
             ticks += (spec.max_ticks if episode.done else len(episode.coverages)) - before
         still = [row for row, episode in enumerate(running) if not episode.done]
-        chunks = _shift(decision.chunk[still], runner.n_action_steps)
+        chunks = _shift(decision.chunk[still], planned[still])
         live = [live[row] for row in still]
         if progress is not None:
             progress(ticks, len(running) - len(live))
-    return [episode.episode(runner.n_action_steps) for episode in episodes]
+    return [
+        episode.episode(runner.n_action_steps, watch)
+        for episode, watch in zip(episodes, watches, strict=True)
+    ]
 
 
 def _stack(running: Sequence[_Running]) -> dict[str, np.ndarray]:
@@ -131,10 +151,11 @@ def _stack(running: Sequence[_Running]) -> dict[str, np.ndarray]:
     }
 
 
-def _shift(chunk: np.ndarray, ticks: int) -> np.ndarray:
-    """The chunk (B, H, A) seen `ticks` later: what was executed is dropped, the last action repeated."""
-    left = chunk[:, ticks:]
-    return np.concatenate([left, np.repeat(chunk[:, -1:], chunk.shape[1] - left.shape[1], axis=1)], axis=1)
+def _shift(chunk: np.ndarray, ticks: np.ndarray) -> np.ndarray:
+    """Chunks (B, H, A) seen `ticks` (B,) later: what was executed is dropped, the last action repeated."""
+    horizon = chunk.shape[1]
+    index = np.minimum(np.arange(horizon) + ticks[:, None], horizon - 1)
+    return np.take_along_axis(chunk, index[..., None], axis=1)
 
 
 def _check_actions(runner: Any, episodes: Sequence[_Running]) -> None:
