@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from ebt_policy.envs import environment
 from ebt_policy.eval.bench_config import BenchConfig
 from ebt_policy.eval.figures import Point, curves, plotly_div, plotly_script
-from ebt_policy.eval.report import Result, Table, comparison_table, percent, verdicts, write_html
+from ebt_policy.eval.pages import write_html
+from ebt_policy.eval.report import Result, Table, comparison_table, percent, verdicts
 from ebt_policy.provenance import run_record, write_atomic
 from ebt_policy.run_log import read_metrics
 

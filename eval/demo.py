@@ -17,6 +17,7 @@ from ebt_policy.errors import UserError
 from ebt_policy.eval import figures
 from ebt_policy.eval.episodes import Episode
 from ebt_policy.eval.evaluate import EvaluationResult, evaluate
+from ebt_policy.eval.pages import write_html
 from ebt_policy.eval.parallel import GROUP_SIZE, run_episodes
 from ebt_policy.eval.policies import load_runner
 from ebt_policy.eval.report import (
@@ -27,7 +28,6 @@ from ebt_policy.eval.report import (
     percent,
     points,
     verdict,
-    write_html,
 )
 from ebt_policy.eval.video import data_url, encode
 from ebt_policy.provenance import run_record

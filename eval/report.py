@@ -8,8 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,7 +22,6 @@ from ebt_policy.eval.statistics import (
     paired_success_difference,
     wilson,
 )
-from ebt_policy.provenance import write_atomic
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -206,17 +204,6 @@ def signed(interval: Interval) -> str:
 
 def milliseconds(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def write_html(path: Path, template: str, **context: Any) -> None:
-    """Renders a template of this package, escaping what it is given, and writes the page atomically."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("ebt_policy.eval"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, environment.get_template(template).render(**context))
 
 
 def _cells(result: Result) -> tuple[str, ...]:

@@ -13,15 +13,17 @@ import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from ebt_policy.errors import UserError
-from ebt_policy.eval.episodes import Episode
 from ebt_policy.eval.video import encode
 from ebt_policy.provenance import write_atomic, write_json
-from ebt_policy.trace import StopReason, Trace
+
+if TYPE_CHECKING:  # they bring torch, which nobody needs to look at an episode
+    from ebt_policy.eval.episodes import Episode
+    from ebt_policy.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Timeline:
     def from_dict(cls, record: dict[str, Any]) -> Self:
         """The inverse of to_dict. Raises UserError naming the first field that is not as expected."""
         timeline = _decode(cls, record, "")
-        if not timeline.fps > 0 or timeline.ticks < 0:
+        if not 0 < timeline.fps < math.inf or timeline.ticks < 0:
             raise UserError(
                 f"expected fps above 0 and ticks of at least 0, found {timeline.fps:g} and {timeline.ticks}"
             )
@@ -151,6 +153,8 @@ def timeline_of(
 def _decision(
     tick: int, trace: Trace, score: float | None, quantile: float | None, alarm: bool, rung: str
 ) -> TimelineDecision:
+    from ebt_policy.trace import StopReason
+
     return TimelineDecision(
         tick=int(tick),
         seconds=float(trace.seconds),
@@ -211,6 +215,30 @@ def read(path: Path) -> Timeline:
     return timeline
 
 
+def timeline_files(run: Path) -> list[Path]:
+    """The timelines that RUN means: itself, those in RUN/episodes or those in RUN. Raises UserError for none."""
+    if run.is_file():
+        return [run]
+    folder = run / "episodes" if (run / "episodes").is_dir() else run
+    found = sorted(folder.glob("*.json"))
+    if not found:
+        what = "holds no recorded episode" if run.is_dir() else "is not there"
+        raise UserError(
+            f"{run} {what}; expected timelines (*.json) in it or in its folder episodes. "
+            f"Record some with: ebt-policy eval --policy POLICY --record 8 --output {run}"
+        )
+    return found
+
+
+def video_of(beside: Path, timeline: Timeline) -> bytes:
+    """The video of a timeline, from the folder that holds `beside`. Raises UserError where it is not there."""
+    path = beside.with_name(timeline.video)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"Cannot read {path}, the video of {beside.stem}: {error.strerror}.") from error
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -250,6 +278,8 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return tuple(_value(item, v, f"{where}[{i}]") for i, v in enumerate(value))
     if kind is TimelineDecision:
         return _decode(TimelineDecision, value, where)
+    if kind is float and value is None:
+        return math.nan
     number = kind is float and isinstance(value, int | float) and not isinstance(value, bool)
     if not number and type(value) is not kind:
         raise UserError(f"expected {_NAMES[kind]} for '{where}', found {_shown(value)}")

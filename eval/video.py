@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -28,6 +28,23 @@ def encode(frames: Sequence[np.ndarray], fps: int) -> bytes:
     return buffer.getvalue()
 
 
+def decode(video: bytes) -> Iterator[np.ndarray]:
+    """The frames of a video, each uint8 (height, width, 3)."""
+    import av
+
+    with av.open(io.BytesIO(video)) as container:
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="rgb24")
+
+
 def data_url(video: bytes) -> str:
     """The video as a `data:` address, so that a page holds it without a request."""
     return "data:video/webm;base64," + base64.b64encode(video).decode()
+
+
+def jpeg(frame: np.ndarray, quality: int = 85) -> bytes:
+    """A picture, uint8 (height, width, 3), as JPEG."""
+    import cv2
+
+    _, encoded = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return encoded.tobytes()

@@ -53,8 +53,14 @@ def test_the_json_has_the_promised_names_and_agrees_with_the_rows(checkpoint, tm
         group_size=3,
         json_path=path,
         parquet_path=tmp_path / "episodes.parquet",
+        record=[100_000, 100_004],
+        episodes_folder=tmp_path / "kept",
         show_progress=False,
     )
+    assert sorted(path.stem for path in (tmp_path / "kept").glob("*.json")) == [
+        "pusht_keypoints_100000",
+        "pusht_keypoints_100004",
+    ]
     saved = json.loads(path.read_text())
     assert saved.keys() >= STABLE
     assert saved["latency_ms"]["p50"] <= saved["latency_ms"]["p95"] and saved["latency_ms"]["threads"] == 1

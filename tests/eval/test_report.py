@@ -9,7 +9,8 @@ from rich.console import Console
 from ebt_policy.errors import UserError
 from ebt_policy.eval.episodes import Episode
 from ebt_policy.eval.figures import HEIGHT, RIGHT, TOP, WIDTH, EnergyScale, Point, curves, energy_trace
-from ebt_policy.eval.report import Result, Table, compare, comparison_table, verdict, verdicts, write_html
+from ebt_policy.eval.pages import write_html
+from ebt_policy.eval.report import Result, Table, compare, comparison_table, verdict, verdicts
 from ebt_policy.eval.statistics import Interval, wilson
 from ebt_policy.trace import StopReason, Trace
 
