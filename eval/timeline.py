@@ -8,16 +8,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import types
-import typing
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from ebt_policy.errors import UserError
+from ebt_policy.eval.records import finite, from_plain, to_plain
 from ebt_policy.eval.video import encode
 from ebt_policy.provenance import write_atomic, write_json
 
@@ -86,12 +83,12 @@ class Timeline:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which has no NaN: what is not a finite number becomes None."""
-        return _plain(asdict(self))
+        return to_plain(asdict(self))
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Self:
         """The inverse of to_dict. Raises UserError naming the first field that is not as expected."""
-        timeline = _decode(cls, record, "")
+        timeline = from_plain(cls, record)
         if not 0 < timeline.fps < math.inf or timeline.ticks < 0:
             raise UserError(
                 f"expected fps above 0 and ticks of at least 0, found {timeline.fps:g} and {timeline.ticks}"
@@ -160,10 +157,10 @@ def _decision(
         seconds=float(trace.seconds),
         evaluations=int(trace.evaluations[0]),
         stop_reason=StopReason(int(trace.stop_reason[0])).name,
-        energy=tuple(map(_finite, trace.energy[0].tolist())),
-        residual_rms=tuple(map(_finite, trace.residual_rms[0].tolist())),
-        score=None if score is None else _finite(float(score)),
-        quantile=None if quantile is None else _finite(float(quantile)),
+        energy=tuple(map(finite, trace.energy[0].tolist())),
+        residual_rms=tuple(map(finite, trace.residual_rms[0].tolist())),
+        score=None if score is None else finite(float(score)),
+        quantile=None if quantile is None else finite(float(quantile)),
         alarm=bool(alarm),
         rung=rung,
     )
@@ -237,58 +234,3 @@ def video_of(beside: Path, timeline: Timeline) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"Cannot read {path}, the video of {beside.stem}: {error.strerror}.") from error
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(v) for name, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return _finite(value) if isinstance(value, float) else value
-
-
-def _decode[T](kind: type[T], record: Any, where: str) -> T:
-    """The dataclass `kind` from a JSON object. Fields that it does not know are left aside."""
-    if not isinstance(record, dict):
-        raise UserError(f"expected an object{f' at {where}' if where else ''}, found {_shown(record)}")
-    hints = typing.get_type_hints(kind)
-    values = {}
-    for field in fields(kind):  # type: ignore[arg-type]  # mypy does not see that T is a dataclass
-        name = f"{where}.{field.name}" if where else field.name
-        if field.name not in record:
-            raise UserError(f"expected the field '{name}', found {', '.join(record) or 'none'}")
-        values[field.name] = _value(hints[field.name], record[field.name], name)
-    return kind(**values)
-
-
-def _value(kind: Any, value: Any, where: str) -> Any:
-    """`value` as `kind`: a scalar, X | None, tuple[X, ...] or TimelineDecision."""
-    if isinstance(kind, types.UnionType):
-        return None if value is None else _value(typing.get_args(kind)[0], value, where)
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, list):
-            raise UserError(f"expected a list for '{where}', found {_shown(value)}")
-        item = typing.get_args(kind)[0]
-        return tuple(_value(item, v, f"{where}[{i}]") for i, v in enumerate(value))
-    if kind is TimelineDecision:
-        return _decode(TimelineDecision, value, where)
-    if kind is float and value is None:
-        return math.nan
-    number = kind is float and isinstance(value, int | float) and not isinstance(value, bool)
-    if not number and type(value) is not kind:
-        raise UserError(f"expected {_NAMES[kind]} for '{where}', found {_shown(value)}")
-    return kind(value)
-
-
-_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 40 else text[:37] + "..."

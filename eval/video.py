@@ -32,7 +32,7 @@ def decode(video: bytes) -> Iterator[np.ndarray]:
     """The frames of a video, each uint8 (height, width, 3)."""
     import av
 
-    with av.open(io.BytesIO(video)) as container:
+    with av.open(io.BytesIO(video), "r") as container:
         for frame in container.decode(video=0):
             yield frame.to_ndarray(format="rgb24")
 
