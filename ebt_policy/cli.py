@@ -170,6 +170,8 @@ def evaluate(
     parquet: Path | None = None,
     record: int = 0,
     output: Path | None = None,
+    calibration: Path | None = None,
+    ladder: tuple[str, ...] = (),
     processes: int | None = None,
     device: str = "cpu",
     overrides: Overrides = (),
@@ -188,6 +190,8 @@ def evaluate(
         record: Keep video and timeline of the first so many episodes, for `ebt-policy trace` (about 60 MB of memory
             each while it runs).
         output: Folder for what --record keeps (default: runs/eval).
+        calibration: Watch for failure, with the thresholds in this file of `ebt-policy calibrate`.
+        ladder: What to do about alarms, rung by rung: think, sample, shorten, hold, ask.
         processes: Worker processes (default: one for each core). The result does not depend on it.
         device: Torch device of the policy.
         overrides: Options of the policy, e.g. --set start=zero --set sampler=ddim:10
@@ -202,6 +206,11 @@ def evaluate(
         raise UserError(
             "--output is the folder for recorded episodes: say how many with --record, e.g. --record 8."
         )
+    if ladder and not calibration:
+        raise UserError("--ladder acts on alarms: say when one is raised with --calibration FILE.")
+    from ebt_policy.calibration import read_calibration
+    from ebt_policy.recovery import Ladder
+
     folder = output or Path("runs/eval")
     result = run(
         policy,
@@ -217,6 +226,8 @@ def evaluate(
         json_path=json,
         parquet_path=parquet,
         episodes_folder=folder / "episodes" if record else None,
+        calibration=read_calibration(calibration) if calibration else None,
+        ladder=Ladder(rungs=ladder) if ladder else None,
     )
     low, high = result.success_ci95
     print(
@@ -227,6 +238,14 @@ def evaluate(
         f"{result.evaluations_per_decision:.2f} function evaluations a decision, latency "
         f"{result.latency_ms['p50']:.1f} ms median, {result.latency_ms['p95']:.1f} ms 95th percentile"
     )
+    if calibration:
+        alarmed = [any(r.alarm for r in row.watch.readings) for row in result.rows]
+        failed = [not row.success for row in result.rows]
+        false = sum(a and not f for a, f in zip(alarmed, failed, strict=True))
+        print(
+            f"alarms in {sum(alarmed) - false} of {sum(failed)} failures and in {false} of "
+            f"{episodes - sum(failed)} successes"
+        )
     if record:
         print(f"Recorded: {folder}/episodes. Look at them with: ebt-policy trace {folder}")
 
@@ -333,6 +352,8 @@ def bench(
 ) -> None:
     """A table of policies: trains what is missing, evaluates all on the same seeds, writes report.md and .html.
 
+    A file of kind `monitor` compares failure detectors on one policy's episodes instead (configs/bench_monitor.yaml).
+
     Args:
         config: A bench file, e.g. configs/bench_pusht.yaml
         output: Folder (default: runs/<config>). An interrupted bench goes on where it stopped.
@@ -344,6 +365,13 @@ def bench(
             are the same.
         address: Of the Ray cluster: auto, host:port or ray://host:port; local starts one on this machine.
     """
+    from ebt_policy.eval.monitor_config import is_monitor_bench
+
+    if is_monitor_bench(config):
+        from ebt_policy.eval.monitor_bench import monitor_bench
+
+        print(monitor_bench(config, output, processes))
+        return
     from ebt_policy.eval.bench import bench as run
     from ebt_policy.eval.ray_backend import Cluster
 

@@ -126,11 +126,11 @@ def fit_statistic(
     """
     location, scale = [], []
     for name in signals:
-        if name not in SIGNALS:
-            raise UserError(f"Unknown signal '{name}'. Signals: {', '.join(SIGNALS)}.")
         seen = np.array([one.get(name, np.nan) for episode in episodes for one in episode], np.float64)
         seen = seen[~np.isnan(seen)]
         if not len(seen):
+            if name not in SIGNALS:
+                raise UserError(f"Unknown signal '{name}'. Signals: {', '.join(SIGNALS)}.")
             raise UserError(
                 f"No decision has the signal '{name}' ({SIGNALS[name]}). Leave it out, or use a policy that has it."
             )

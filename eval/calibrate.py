@@ -78,7 +78,11 @@ def calibrate(
 
 
 def fit_and_score(
-    episodes: Sequence[Values], signals: Sequence[str], horizon: int, alpha: float
+    episodes: Sequence[Values],
+    signals: Sequence[str],
+    horizon: int,
+    alpha: float,
+    window: int | None = None,
 ) -> tuple[Statistic, list[float]]:
     """A statistic fitted to every fifth episode, and the scores of the others. Raises UserError for too few."""
     stride = round(1 / FIT_SHARE)
@@ -88,7 +92,7 @@ def fit_and_score(
             f"{len(episodes)} successful episodes are too few for alpha {alpha:g}: it takes {int(np.ceil(max(needed, stride)))}, "
             f"a fifth of which only sets the scale. Run or record {int(np.ceil(max(needed, stride))) - len(episodes)} more."
         )
-    statistic = fit_statistic(episodes[::stride], signals)
+    statistic = fit_statistic(episodes[::stride], signals, window=window)
     rest = [episode for i, episode in enumerate(episodes) if i % stride]
     return statistic, [episode_score(statistic, episode, horizon) for episode in rest]
 

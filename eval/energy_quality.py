@@ -109,7 +109,7 @@ def energy_quality(
         raise UserError(
             f"'{policy}' is a '{config.type}' policy: it has no energy to measure. Give an 'ebt' policy."
         )
-    trained_on = _training_data(folder)
+    trained_on = training_data(folder)
     dataset = dataset or trained_on.get("repo_id")
     if dataset is None:
         raise UserError(f"{folder} does not say what it was trained on. Name the dataset.")
@@ -211,7 +211,7 @@ def _whole_windows(windows: Windows, at_most: int) -> Tensor:
     return whole[torch.linspace(0, len(whole) - 1, min(at_most, len(whole))).long()]
 
 
-def _training_data(folder: Path) -> dict[str, Any]:
+def training_data(folder: Path) -> dict[str, Any]:
     """The `dataset` part of train_config.json; empty where the checkpoint has none."""
     path = folder / "train_config.json"
     return json.loads(path.read_text()).get("dataset") or {} if path.is_file() else {}

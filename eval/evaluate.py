@@ -13,16 +13,20 @@ from typing import Any
 import numpy as np
 
 from ebt_policy import provenance
+from ebt_policy.calibration import Calibration
 from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.episodes import Episode, write_parquet
 from ebt_policy.eval.latency import measure_latency
 from ebt_policy.eval.parallel import GROUP_SIZE, prepare_workers, run_episodes, usable_cores
-from ebt_policy.eval.policies import find_checkpoint, load_runner
+from ebt_policy.eval.policies import Runner, find_checkpoint, load_runner
 from ebt_policy.eval.ray_backend import Cluster, portable
 from ebt_policy.eval.rollout import Decider
 from ebt_policy.eval.statistics import wilson
 from ebt_policy.eval.timeline import keep_episodes
+from ebt_policy.eval.watched import WatchedRunner
+from ebt_policy.eval.watched_episodes import watched_runner
+from ebt_policy.recovery import Ladder
 
 
 @dataclasses.dataclass
@@ -79,6 +83,8 @@ def evaluate(
     json_path: Path | str | None = None,
     parquet_path: Path | str | None = None,
     episodes_folder: Path | None = None,
+    calibration: Calibration | None = None,
+    ladder: Ladder | None = None,
     show_progress: bool = True,
     cluster: Cluster | None = None,
 ) -> EvaluationResult:
@@ -87,7 +93,8 @@ def evaluate(
     policy, max_evaluations, n_action_steps, overrides: see `load_runner`. processes: worker processes; None
     takes one per usable core on the CPU and one on a GPU; the results are the same for every number. record:
     seeds whose frames are kept in the rows. json_path, parquet_path: files to write, atomically. episodes_folder:
-    where the recorded episodes go, as video and timeline. cluster: a Ray cluster that does the episodes, instead
+    where the recorded episodes go, as video and timeline. calibration: watch every episode with it; ladder: and act on
+    alarms. cluster: a Ray cluster that does the episodes, instead
     of processes; the checkpoint travels there. Raises UserError for bad input.
     """
     if episodes < 1:
@@ -106,6 +113,12 @@ def evaluate(
         overrides=overrides,
     )
     runner = load(str(policy))  # here first: a mistake shows before any process starts
+    if calibration is not None:
+        if cluster:
+            raise UserError("Episodes on a Ray cluster cannot be watched yet. Leave out one of the two.")
+        watch = {"calibration": calibration, "ladder": ladder}
+        load = partial(_watched, env=env, watch=watch, **load.keywords)
+        runner = load(str(policy))
     if cluster:
         make_runner: Callable[[], Decider] = portable(load, find_checkpoint(policy))
     else:
@@ -135,12 +148,12 @@ def evaluate(
         evaluations_per_decision=_mean((row.evaluations_per_decision for row in rows), decisions),
         inner_steps_per_decision=_mean((row.inner_steps for row in rows), decisions),
         mean_ticks_to_success=_mean(to_success) if to_success else None,
-        latency_ms=dataclasses.asdict(measure_latency(runner, env, seed=seed)) if latency else None,
+        latency_ms=dataclasses.asdict(measure_latency(_bare(runner), env, seed=seed)) if latency else None,
         episodes=episodes,
         seed=seed,
         env=env,
         policy=runner.describe() | {"overrides": dict(overrides or {})},
-        checkpoint_sha256=runner.checkpoint_sha256,
+        checkpoint_sha256=_bare(runner).checkpoint_sha256,
         versions=provenance.versions(),
         git_hash=provenance.git_hash(),
         wall_seconds=wall_seconds,
@@ -152,8 +165,17 @@ def evaluate(
     if parquet_path is not None:
         write_parquet(parquet_path, rows, result.to_dict())
     if episodes_folder is not None:
-        keep_episodes(episodes_folder, rows, policy=str(policy), fps=spec.fps)
+        keep_episodes(episodes_folder, rows, policy=str(policy), fps=spec.fps, calibration=calibration)
     return result
+
+
+def _watched(policy: str, env: str, watch: Mapping[str, Any], **options: Any) -> WatchedRunner:
+    """At module level, for worker processes."""
+    return watched_runner(policy, env, **options, **watch)
+
+
+def _bare(runner: Runner | WatchedRunner) -> Runner:
+    return runner.runner if isinstance(runner, WatchedRunner) else runner
 
 
 def _mean(values: Any, weights: list[int] | None = None) -> float:

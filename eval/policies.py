@@ -71,7 +71,7 @@ class Runner:
         self.n_obs_steps: int = self.config.n_obs_steps
         self.n_action_steps: int = self.config.n_action_steps
         self._spec = spec
-        self._preprocessor, self._postprocessor = preprocessor, postprocessor
+        self.preprocessor, self._postprocessor = preprocessor, postprocessor
         self._decide = _adapter(policy, max_evaluations)
 
     def decide(
@@ -84,9 +84,7 @@ class Runner:
         None. Raises UserError when the observations are not what the policy was trained on, or an action is
         not finite.
         """
-        self._check(observations)
-        wanted = {name: torch.from_numpy(observations[name]) for name in self.config.input_features}
-        batch = {k: v for k, v in self._preprocessor(wanted).items() if k.startswith("observation.")}
+        batch = self.normalised(observations)
         shifted = None if previous is None else torch.from_numpy(previous).to(self.device)
         decision = self._decide(batch, noise, shifted)
         chunk = decision.chunk.float()
@@ -109,6 +107,12 @@ class Runner:
             trace=decision.trace,
             state=None if state is None else state[:, -1].cpu().numpy(),
         )
+
+    def normalised(self, observations: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """Raw observations (B, T, ...) as the policy sees them. Raises UserError as `decide` does."""
+        self._check(observations)
+        wanted = {name: torch.from_numpy(observations[name]) for name in self.config.input_features}
+        return {k: v for k, v in self.preprocessor(wanted).items() if k.startswith("observation.")}
 
     def describe(self) -> dict[str, Any]:
         """What was run, JSON-able: for reports and file metadata."""

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from ebt_policy.calibration import Calibration
 from ebt_policy.errors import UserError
 from ebt_policy.eval.records import finite, from_plain, to_plain
 from ebt_policy.eval.video import encode
@@ -166,13 +167,34 @@ def _decision(
     )
 
 
-def keep_episodes(folder: Path, episodes: Iterable[Episode], *, policy: str, fps: int) -> list[Path]:
+def keep_episodes(
+    folder: Path,
+    episodes: Iterable[Episode],
+    *,
+    policy: str,
+    fps: int,
+    calibration: Calibration | None = None,
+) -> list[Path]:
     """Writes video and timeline of each episode that was recorded; returns the paths of the timelines."""
-    return [
-        write(folder, timeline_of(episode, policy=policy, fps=fps), encode(episode.frames, fps))
-        for episode in episodes
-        if episode.frames
-    ]
+    kept = []
+    for episode in episodes:
+        if not episode.frames:
+            continue
+        seen: dict[str, Any] = {}
+        if calibration is not None:
+            readings = episode.watch.readings
+            seen = {
+                "signal": " + ".join(calibration.statistic.signals),
+                "threshold": calibration.threshold,
+                "alpha": calibration.alpha,
+                "scores": [reading.score for reading in readings],
+                "quantiles": [reading.quantile for reading in readings],
+                "alarms": [reading.alarm for reading in readings],
+                "rungs": episode.watch.rungs,
+            }
+        timeline = timeline_of(episode, policy=policy, fps=fps, ticks=episode.decision_ticks, **seen)
+        kept.append(write(folder, timeline, encode(episode.frames, fps)))
+    return kept
 
 
 def write(folder: Path, timeline: Timeline, video: bytes = b"") -> Path:

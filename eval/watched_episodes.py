@@ -20,7 +20,7 @@ from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.episodes import Episode
 from ebt_policy.eval.parallel import run_episodes
-from ebt_policy.eval.policies import load_runner
+from ebt_policy.eval.policies import Runner, load_runner
 from ebt_policy.eval.watched import WatchedRunner
 from ebt_policy.recovery import Ladder
 
@@ -58,6 +58,7 @@ def watched_runner(
     env: str,
     *,
     max_evaluations: int | None = None,
+    n_action_steps: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     device: str = "cpu",
     calibration: Calibration | None = None,
@@ -66,8 +67,10 @@ def watched_runner(
 ) -> WatchedRunner:
     """`policy` (see `load_runner`) watching itself in `env`. At module level: worker processes call it."""
 
-    def make(max_evaluations: int | None = max_evaluations, overrides: Any = overrides) -> Any:
-        return load_runner(policy, max_evaluations=max_evaluations, device=device, overrides=overrides)
+    chosen = dict(overrides or {})
+
+    def make(max_evaluations: int | None = max_evaluations, overrides: Any = None) -> Runner:
+        return load_runner(policy, max_evaluations, n_action_steps, device, chosen | dict(overrides or {}))
 
     return WatchedRunner(make, calibration, ladder, environment(env).hold, keep_inputs)
 

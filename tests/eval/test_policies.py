@@ -61,7 +61,7 @@ def test_lerobots_diffusion_acts_as_in_lerobot(checkpoint):
     runner = load_runner(checkpoint("diffusion"), overrides={"sampler": "ddim:4"})
     seen = observations(2, runner.n_obs_steps)
     ours = runner.decide(seen, Noise.from_seeds([1, 2]))
-    batch = runner._preprocessor({name: torch.from_numpy(value) for name, value in seen.items()})
+    batch = runner.preprocessor({name: torch.from_numpy(value) for name, value in seen.items()})
     batch = {name: batch[name] for name in seen}
     theirs = runner.policy.predict_action_chunk(batch, noise=Noise.from_seeds([1, 2]).normal((16, 2)))
     np.testing.assert_allclose(ours.chunk[:, :8], theirs.numpy(), atol=1e-5)

@@ -1,0 +1,208 @@
+"""Failure detectors beyond the free signals, computed afterwards on the very same episodes.
+
+Each adds one positive number to every decision of a WatchedEpisode; larger is more suspicious. What it would have cost
+at decision time is measured for one decision at a time, on one thread.
+
+Legend: D decisions, K sampled chunks, n ticks executed, S scene size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ebt_policy.eval.novelty import log_density_of_noise, random_distillation
+from ebt_policy.eval.policies import Runner, find_checkpoint, load_runner
+from ebt_policy.eval.watched_episodes import WatchedEpisode
+from ebt_policy.noise import Noise
+from ebt_policy.transition import scene, train_transition
+
+SAMPLES = 16  # chunks for the sampling detectors; STAC uses 256, FIPER 50
+LEVELS = 8  # noise levels of the diffusion loss
+
+
+@dataclass(frozen=True)
+class Detector:
+    """values(episode) -> (D,). about: what it is after, for the report."""
+
+    name: str
+    about: str
+    values: Callable[[WatchedEpisode], np.ndarray]
+
+    def cost_ms(self, episode: WatchedEpisode, decisions: int = 30) -> float:
+        """Median milliseconds for one decision that follows another."""
+        spent = []
+        for i in range(1, min(decisions, episode.decisions - 1)):
+            pair = slice_decisions(episode, i - 1, i + 1)
+            began = time.perf_counter()
+            self.values(pair)
+            spent.append(time.perf_counter() - began)
+        return 1e3 * float(np.median(spent)) / 2  # two decisions were scored
+
+
+def slice_decisions(episode: WatchedEpisode, begin: int, end: int) -> WatchedEpisode:
+    """The same episode with the decisions begin..end alone."""
+    part = slice(begin, end)
+    return WatchedEpisode(
+        episode.env,
+        episode.seed,
+        episode.success,
+        episode.length,
+        episode.ticks[part],
+        {name: values[part] for name, values in episode.signals.items()},
+        {name: values[part] for name, values in episode.observations.items()},
+        episode.chunks[part],
+    )
+
+
+def detectors(policy: str | Path, diffusion: str | Path | None, device: str = "cpu") -> list[Detector]:
+    """Fits all of them to the policy's own training data. diffusion: a matched diffusion policy, for its loss.
+
+    Raises UserError where the policy's data cannot be read.
+    """
+    runner = load_runner(policy, device=device)
+    scenes, actions, following = transitions(runner, policy)
+    energy = train_transition(scenes, actions, following, runner.checkpoint_sha256)
+    n = runner.n_action_steps
+
+    def scenes_of(episode: WatchedEpisode) -> Tensor:
+        with torch.no_grad():
+            return scene(runner.policy, runner.normalised(episode.observations))
+
+    def transition(episode: WatchedEpisode) -> np.ndarray:
+        seen, done = scenes_of(episode), torch.from_numpy(episode.chunks[:, :n]).float()
+        with torch.no_grad():
+            values = energy(seen[:-1], done[:-1], seen[1:])
+        return np.concatenate([[np.nan], values.numpy()])
+
+    def on_scenes(score: Callable[[Tensor], Tensor]) -> Callable[[WatchedEpisode], np.ndarray]:
+        return lambda episode: score(scenes_of(episode)).numpy()
+
+    found = [
+        Detector("transition", "transition energy, after EBWM (arXiv 2406.08862)", transition),
+        Detector(
+            "rnd", "random network distillation on observations", on_scenes(random_distillation(scenes))
+        ),
+        Detector(
+            "logpzo", "logpZO on observations (arXiv 2503.08558)", on_scenes(log_density_of_noise(scenes))
+        ),
+        *_sampling(policy, device),
+    ]
+    if diffusion is not None:
+        found.append(_diffusion_loss(diffusion, device))
+    return found
+
+
+def transitions(runner: Runner, policy: str | Path) -> tuple[Tensor, Tensor, Tensor]:
+    """Scenes (M, S), executed actions (M, n, A) normalised, and the scenes n ticks later, of its training data."""
+    from ebt_policy.data import Windows
+    from ebt_policy.eval.energy_quality import training_data
+
+    trained_on = training_data(find_checkpoint(policy))
+    config, n = runner.config, runner.n_action_steps
+    windows = Windows.from_lerobot(
+        trained_on["repo_id"],
+        trained_on.get("root"),
+        features=[*config.input_features, *config.output_features],
+        observation_delta_indices=[*config.observation_delta_indices, n],
+        action_delta_indices=list(range(n)),
+    )
+    parts = []
+    for rows in torch.arange(len(windows)).split(2048):
+        raw = windows.batch(rows)
+        whole = ~raw["action_is_pad"].any(1) & ~raw[f"{next(iter(config.input_features))}_is_pad"][:, -1]
+        batch = runner.preprocessor({k: v[whole] for k, v in raw.items() if not k.endswith("_is_pad")})
+        observed = {name: batch[name] for name in config.input_features}
+        with torch.no_grad():
+            now = scene(runner.policy, {name: v[:, :-1] for name, v in observed.items()})
+            later = scene(runner.policy, {name: v[:, 1:] for name, v in observed.items()})
+        parts.append((now, batch["action"], later))
+    scenes, actions, following = (torch.cat(column) for column in zip(*parts, strict=True))
+    return scenes, actions, following
+
+
+def _sampling(policy: str | Path, device: str) -> list[Detector]:
+    """Detectors that draw K chunks from noise at every decision."""
+    runner = load_runner(policy, device=device, overrides={"start": "noise"})
+    n = runner.n_action_steps
+
+    def draw(episode: WatchedEpisode) -> np.ndarray:
+        """(D, K, H, A)."""
+        repeated = {name: np.repeat(values, SAMPLES, axis=0) for name, values in episode.observations.items()}
+        # Seeds that depend on the decision alone, so that cutting an episode changes nothing.
+        seeds = [
+            int(tick) * SAMPLES + k + 1_000_003 * episode.seed
+            for tick in episode.ticks
+            for k in range(SAMPLES)
+        ]
+        chunks = runner.decide(repeated, Noise.from_seeds(seeds)).chunk
+        return chunks.reshape(episode.decisions, SAMPLES, *chunks.shape[1:])
+
+    def variance(episode: WatchedEpisode) -> np.ndarray:
+        return draw(episode)[:, :, :n].var(1).mean((1, 2))
+
+    def divergence(episode: WatchedEpisode) -> np.ndarray:
+        drawn = draw(episode)
+        known = drawn.shape[2] - n
+        if episode.decisions < 2 or known < 1:
+            return np.full(episode.decisions, np.nan)
+        before = drawn[:-1, :, n:].reshape(episode.decisions - 1, SAMPLES, -1)
+        after = drawn[1:, :, :known].reshape(episode.decisions - 1, SAMPLES, -1)
+        return np.concatenate([[np.nan], _energy_distance(before, after)])
+
+    return [
+        Detector(
+            "chunk_variance", f"variance of {SAMPLES} sampled chunks (after ACE, arXiv 2510.09459)", variance
+        ),
+        Detector(
+            "stac",
+            f"divergence of successive chunks, {SAMPLES} samples (after STAC, arXiv 2410.04640)",
+            divergence,
+        ),
+    ]
+
+
+def _energy_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Two samples (D, K, F) each -> (D,): 2 E|a - b| - E|a - a'| - E|b - b'|, at least 0."""
+
+    def mean_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(x[:, :, None] - y[:, None], axis=-1).mean((1, 2))
+
+    return np.maximum(2 * mean_distance(a, b) - mean_distance(a, a) - mean_distance(b, b), 0)
+
+
+def _diffusion_loss(policy: str | Path, device: str) -> Detector:
+    """How badly a diffusion policy denoises the chunk that was executed (after Diff-DAgger, arXiv 2410.14868)."""
+    runner = load_runner(policy, device=device)
+    model = runner.policy
+
+    def values(episode: WatchedEpisode) -> np.ndarray:
+        with torch.no_grad():
+            context = model.encoder(runner.normalised(episode.observations))
+            chunk = torch.from_numpy(episode.chunks).float()
+            total = torch.zeros(len(chunk))
+            steps = torch.linspace(0, model.config.train_timesteps - 1, LEVELS + 2).long()[1:-1]
+            for i, t in enumerate(steps):
+                seeds = [int(tick) * LEVELS + i + 1_000_003 * episode.seed for tick in episode.ticks]
+                noise = Noise.from_seeds(seeds).normal(chunk.shape[1:])
+                alpha = model.alphas_cumprod[t]
+                noised = alpha.sqrt() * chunk + (1 - alpha).sqrt() * noise
+                level = torch.full((len(chunk),), float(t) / model.config.train_timesteps)
+                total += (model._predict(noised, context, level) - noise).square().mean((1, 2))
+        return (total / LEVELS).numpy()
+
+    return Detector("diffusion_loss", "loss of a diffusion policy on the chunk (after Diff-DAgger)", values)
+
+
+def add_values(episodes: Sequence[WatchedEpisode], found: Sequence[Detector]) -> None:
+    """Writes each detector's values, and the time index, into the episodes' signals."""
+    for episode in episodes:
+        episode.signals["time"] = np.arange(1.0, episode.decisions + 1)
+        for detector in found:
+            episode.signals[detector.name] = detector.values(episode).astype(np.float64)
