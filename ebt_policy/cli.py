@@ -22,26 +22,30 @@ Overrides = Annotated[
 
 
 def demo(
+    task: Literal["pusht", "lift", "transfer_cube"] = "pusht",
     episodes: int = 50,
     seed: int = 100_000,
-    output: Path = Path("runs/demo"),
+    output: Path | None = None,
     open_browser: bool = False,
     processes: int | None = None,
 ) -> None:
     """EBT and Diffusion Policy side by side on PushT, in under three minutes; no dataset, no network.
 
-    Prints the comparison and writes a report with videos and energy traces.
+    Prints the comparison and writes a report with videos and energy traces. lift (robosuite) and transfer_cube (ALOHA)
+    show EBT alone, in MuJoCo: they need the extra of that name, and OpenGL for the videos.
 
     Args:
+        task: Which of the shipped policies to watch.
         episodes: Episodes for each policy, on the same seeds.
         seed: Seed of the first episode; the others count up from it.
-        output: Folder for the report.
+        output: Folder for the report (default: runs/demo, or runs/demo_TASK).
         open_browser: Show the report when it is done.
         processes: Worker processes (default: one for each core).
     """
     from ebt_policy.eval.demo import demo as run
 
-    run(episodes, seed, output, processes=processes, open_browser=open_browser)
+    folder = output or Path("runs/demo" if task == "pusht" else f"runs/demo_{task}")
+    run(episodes, seed, folder, task=task, processes=processes, open_browser=open_browser)
 
 
 def train(

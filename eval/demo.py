@@ -1,4 +1,4 @@
-"""`ebt-policy demo`: the shipped policies on the same PushT seeds, as a table and a page of rollouts."""
+"""`ebt-policy demo`: the shipped policies of a task on the same seeds, as a table and a page of rollouts."""
 
 from __future__ import annotations
 
@@ -32,13 +32,35 @@ from ebt_policy.eval.report import (
 from ebt_policy.eval.video import data_url, encode
 from ebt_policy.provenance import run_record
 
-ENV = "pusht_keypoints"
-POLICIES = ("shipped:pusht_keypoints_ebt", "shipped:pusht_keypoints_diffusion")
 SHOWN = 4
 SEED_RULE = (
     f"The first {SHOWN} seeds, not the best. Where {{leader}} solves all of them or none, the last gives "
     "way to the first seed that it ends the other way: a success and a failure are shown if there are both."
 )
+
+
+@dataclass(frozen=True)
+class DemoTask:
+    """What is shown of a task: `policies` come with the package. simulator: for the page's facts."""
+
+    env: str
+    title: str
+    simulator: str
+    policies: tuple[str, ...]
+
+
+TASKS = {
+    "pusht": DemoTask(
+        "pusht_keypoints",
+        "PushT",
+        "gym-pusht",
+        ("shipped:pusht_keypoints_ebt", "shipped:pusht_keypoints_diffusion"),
+    ),
+    "lift": DemoTask("robosuite_lift", "Lift", "robosuite", ("shipped:robosuite_lift_ebt",)),
+    "transfer_cube": DemoTask(
+        "aloha_transfer_cube", "ALOHA TransferCube", "gym-aloha", ("shipped:aloha_transfer_cube_ebt",)
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -54,19 +76,24 @@ def demo(
     episodes: int = 50,
     seed: int = 100_000,
     output: Path | str = Path("runs/demo"),
-    policies: Sequence[str] = POLICIES,
+    policies: Sequence[str] | None = None,
     *,
+    task: str = "pusht",
     processes: int | None = None,
     open_browser: bool = False,
     show_progress: bool = True,
 ) -> Path:
     """Runs the policies on the seeds seed, seed + 1, ...; prints the comparison, returns output/report.html.
 
-    The first policy is the one compared with the others; its videos lie beside those of the second. Needs no
-    dataset and no network. Raises UserError for a policy that is not there.
+    task: one of TASKS. policies: others than it ships. The first is the one compared with the others; its videos lie
+    beside those of the second. Needs no dataset and no network. Raises UserError for a policy that is not there.
     """
     if episodes < 1:
         raise UserError(f"episodes is {episodes}; expected at least 1.")
+    if task not in TASKS:
+        raise UserError(f"There is no demo of '{task}'. Choose one of: {', '.join(TASKS)}.")
+    shows = TASKS[task]
+    policies = shows.policies if policies is None else policies
     if not policies:
         raise UserError("The demo needs at least one policy, for example shipped:pusht_keypoints_ebt.")
     console, begin = Console(quiet=not show_progress), time.perf_counter()
@@ -83,7 +110,7 @@ def demo(
         filmed = contender in on_video
         result = evaluate(
             contender.spec,
-            ENV,
+            shows.env,
             episodes,
             seed,
             overrides=contender.overrides,
@@ -95,7 +122,7 @@ def demo(
             first = {e.seed: e for e in result.rows}
             shown = choose_seeds(result.rows)
             for missing in (s for s in shown if first[s].frames is None):
-                first[missing] = _record(contender, missing, seeds)
+                first[missing] = _record(contender, shows.env, missing, seeds)
             recorded.append([first[s] for s in shown])
         elif filmed:
             recorded.append([e for e in result.rows if e.seed in shown])
@@ -104,9 +131,9 @@ def demo(
     results = [
         Result(c.name, c.name, {0: m.rows}, _latency(m)) for c, m in zip(contenders, measured, strict=True)
     ]
-    table = comparison_table(results, environment(ENV).solved_when)
+    table = comparison_table(results, environment(shows.env).solved_when)
     page = Path(output) / "report.html"
-    _write(page, table, results, on_video, recorded, measured, time.perf_counter() - begin)
+    _write(page, shows, table, results, on_video, recorded, measured, time.perf_counter() - begin)
     console.print(table.rich())
     console.print(claim(results), highlight=False)
     console.print(f"Report with videos: {page}  ({time.perf_counter() - begin:.0f} s)", highlight=False)
@@ -157,12 +184,12 @@ def _contenders(spec: str) -> list[Contender]:
     return [Contender(f"{config.type} ({spec})", spec)]
 
 
-def _record(contender: Contender, seed: int, seeds: Sequence[int]) -> Episode:
+def _record(contender: Contender, env: str, seed: int, seeds: Sequence[int]) -> Episode:
     """The very episode again, with frames: in the group that it was first run in, since batching rounds."""
     begin = seeds.index(seed) // GROUP_SIZE * GROUP_SIZE
     make_runner = partial(load_runner, contender.spec, overrides=contender.overrides)
     group = run_episodes(
-        make_runner, ENV, seeds[begin : begin + GROUP_SIZE], record=[seed], show_progress=False
+        make_runner, env, seeds[begin : begin + GROUP_SIZE], record=[seed], show_progress=False
     )
     return next(e for e in group if e.seed == seed)
 
@@ -174,6 +201,7 @@ def _latency(measured: EvaluationResult) -> tuple[float, float] | None:
 
 def _write(
     page: Path,
+    shows: DemoTask,
     table: Table,
     results: Sequence[Result],
     on_video: Sequence[Contender],
@@ -181,7 +209,7 @@ def _write(
     measured: Sequence[EvaluationResult],
     seconds: float,
 ) -> None:
-    spec, first = environment(ENV), measured[0]
+    spec, first = environment(shows.env), measured[0]
     scale = figures.EnergyScale.of([e for episodes in recorded for e in episodes])
     seeds = []
     for episodes in zip(*recorded, strict=True):
@@ -201,7 +229,7 @@ def _write(
     record = run_record()
     machine = record["machine"]
     facts = {
-        "environment": f"{ENV} (gym-pusht), {spec.max_ticks} ticks at {spec.fps} a second",
+        "environment": f"{shows.env} ({shows.simulator}), {spec.max_ticks} ticks at {spec.fps} a second",
         "seeds": f"{first.seed} to {first.seed + first.episodes - 1}, the same for every policy",
         "success": spec.solved_when,
         "checkpoints": "; ".join(
@@ -216,7 +244,7 @@ def _write(
     write_html(
         page,
         "demo.html.j2",
-        title=f"PushT: {' against '.join(c.name for c in on_video)}",
+        title=f"{shows.title}: {' against '.join(c.name for c in on_video)}",
         claim=claim(results),
         table=table,
         seeds=seeds,

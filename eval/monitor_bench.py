@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ebt_policy import provenance
+from ebt_policy.calibration import Calibration, calibrated
 from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.bench_report import write_pages
@@ -35,11 +36,12 @@ from ebt_policy.eval.failure_detection import (
     resampled,
     scored,
 )
-from ebt_policy.eval.latency import measure_latency
+from ebt_policy.eval.latency import measure_latency, measure_watching
 from ebt_policy.eval.monitor_config import DetectorRow, MonitorBench, MonitorTask, load_monitor_bench
 from ebt_policy.eval.parallel import usable_cores
-from ebt_policy.eval.policies import find_checkpoint, load_runner
-from ebt_policy.eval.report import Table
+from ebt_policy.eval.policies import Runner, find_checkpoint, load_runner
+from ebt_policy.eval.report import Table, signed
+from ebt_policy.eval.statistics import Interval
 from ebt_policy.eval.watched_episodes import (
     WatchedEpisode,
     read_watched,
@@ -48,6 +50,7 @@ from ebt_policy.eval.watched_episodes import (
     write_watched,
 )
 from ebt_policy.provenance import run_record, sha256, write_json
+from ebt_policy.signals import DEFAULT_SIGNALS
 
 PART = 100  # episodes in a file
 RESAMPLES = 500
@@ -65,6 +68,7 @@ class Measured:
     auroc_disturbed: float
     at: dict[float, AtAlpha]
     intervals: dict[str, tuple[float, float]]
+    draws: np.ndarray  # AUROC of each draw, the same episodes for every detector
 
 
 def monitor_bench(path: Path, output: Path | None = None, processes: int | None = None) -> Path:
@@ -90,11 +94,23 @@ def _run(config: MonitorBench, task: MonitorTask, folder: Path, processes: int) 
     lengths = matched_lengths(test)
     runner = load_runner(task.policy, max_evaluations=task.max_evaluations)
     decision_ms = measure_latency(runner, task.env).p50
+    watching_ms = measure_watching(runner, task.env, _default_calibration(config, successes, runner))
     measured = [
         _measure(config, row, successes, test, lengths, _cost(row, extra, test)) for row in config.detectors
     ]
-    write_json(folder / "results.json", _record(config, task, test, measured, decision_ms))
-    return _report(config, task, folder, test, measured, decision_ms)
+    record = _record(config, task, test, measured, decision_ms) | {"watching_ms": watching_ms}
+    write_json(folder / "results.json", record)
+    return _report(config, task, folder, test, measured, decision_ms, watching_ms)
+
+
+def _default_calibration(
+    config: MonitorBench, successes: Sequence[list[dict[str, float]]], runner: Runner
+) -> Calibration:
+    """What `ebt-policy calibrate` would make of these episodes."""
+    horizon, alpha = max(map(len, successes)), max(config.alphas)
+    statistic, scores = fit_and_score(successes, DEFAULT_SIGNALS, horizon, alpha)
+    facts = {"checkpoint_sha256": runner.checkpoint_sha256, "source": config.name}
+    return calibrated(scores, statistic=statistic, horizon=horizon, alpha=alpha, **facts)
 
 
 def _test_episodes(
@@ -168,6 +184,7 @@ def _measure(
         auroc_disturbed=auroc(results, CELLS[3:], CELLS[1:2]),
         at={alpha: at_alpha(results, calibration, alpha) for alpha in config.alphas},
         intervals=intervals,
+        draws=np.array([draw["auroc"] for draw in draws]),
     )
 
 
@@ -183,7 +200,7 @@ def _figures(
 
 
 def _cost(row: DetectorRow, extra: Sequence[Detector], test: Sequence[WatchedEpisode]) -> float:
-    """Milliseconds a decision for the signals that are not free; reading the free ones is measured with them."""
+    """Milliseconds a decision for the signals that are not free."""
     longest = max(test, key=lambda e: e.decisions)
     return sum(detector.cost_ms(longest) for detector in extra if detector.name in row.signals)
 
@@ -202,7 +219,9 @@ def _record(
         "by_disturbance": _by_disturbance(test),
         "decision_ms": decision_ms,
         "detectors": [
-            asdict(one) | {"at": {f"{a:g}": asdict(v) for a, v in one.at.items()}} for one in measured
+            {k: v for k, v in asdict(one).items() if k != "draws"}
+            | {"at": {f"{a:g}": asdict(v) for a, v in one.at.items()}}
+            for one in measured
         ],
         "versions": provenance.versions(),
         "run": run_record(),
@@ -224,9 +243,10 @@ def _report(
     test: Sequence[WatchedEpisode],
     measured: Sequence[Measured],
     decision_ms: float,
+    watching_ms: float,
 ) -> Path:
     cells = Counter(map(cell_of, test))
-    main = _table(config, measured, decision_ms)
+    main = _table(config, measured, decision_ms, watching_ms)
     best = find(measured, config.reference)
     compared = [_compared(one, best) for one in measured if one is not best]
     counts = Table(
@@ -257,10 +277,14 @@ def find(measured: Sequence[Measured], name: str) -> Measured:
 
 
 def _compared(one: Measured, best: Measured) -> str:
-    return f"{one.row.name}: AUROC {one.auroc - best.auroc:+.3f}"
+    """On the same draws of the bootstrap, so paired by episode."""
+    low, high = np.nanquantile(one.draws - best.draws, [0.025, 0.975])
+    return f"{one.row.name}: AUROC {signed(Interval(one.auroc - best.auroc, low, high))}"
 
 
-def _table(config: MonitorBench, measured: Sequence[Measured], decision_ms: float) -> Table:
+def _table(
+    config: MonitorBench, measured: Sequence[Measured], decision_ms: float, watching_ms: float
+) -> Table:
     columns = ["Detector", "AUROC", "undisturbed", "disturbed"]
     for alpha in config.alphas:
         columns += [
@@ -294,6 +318,7 @@ def _table(config: MonitorBench, measured: Sequence[Measured], decision_ms: floa
         "length of a success drawn at random. Balanced accuracy: mean of alarms on failures and silence on successes; TWA "
         "counts an alarm as 1 minus the part of the episode that had passed. False alarms: on undisturbed successes. "
         "Brackets: 95 %, bootstrap over test episodes.",
-        f"A decision takes {decision_ms:.1f} ms. Cost 0: read from the trace, the chunk and the state.",
+        f"A decision takes {decision_ms:.1f} ms; reading the signals of the trace, the chunk and the state, the running "
+        f"score and its quantile {watching_ms:.2f} ms ({watching_ms / decision_ms:.1%}). Cost: what comes on top of that.",
     )
     return Table(tuple(columns), tuple(rows), "", notes)

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ebt_policy.calibration import Calibration
 from ebt_policy.errors import UserError
 from ebt_policy.eval.records import finite, from_plain, to_plain
 from ebt_policy.eval.video import encode
 from ebt_policy.provenance import write_atomic, write_json
 
 if TYPE_CHECKING:  # they bring torch, which nobody needs to look at an episode
+    from ebt_policy.calibration import Calibration
     from ebt_policy.eval.episodes import Episode
     from ebt_policy.trace import Trace
 

@@ -79,6 +79,7 @@ class WatchedRunner:
         self._others: dict[str, Runner] = {}
         self.config = self.runner.config
         self.n_obs_steps, self.n_action_steps = self.runner.n_obs_steps, self.runner.n_action_steps
+        self.device = self.runner.device
 
     def describe(self) -> dict[str, Any]:
         return self.runner.describe() | {"ladder": dataclasses.asdict(self._ladder)}

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import av
 import pytest
 
+from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
-from ebt_policy.eval.demo import choose_seeds, demo
+from ebt_policy.eval.demo import TASKS, choose_seeds, demo
+from ebt_policy.eval.policies import find_checkpoint
 
 FIVE_MB = 5 * 2**20
 
@@ -67,3 +69,17 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         demo(0, output=tmp_path)
     with pytest.raises(UserError, match="nothing_here"):
         demo(1, output=tmp_path, policies=[str(tmp_path / "nothing_here")], show_progress=False)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_a_demo_shows_comes_with_the_package(task: str) -> None:
+    shows = TASKS[task]
+    assert environment(shows.env).name == shows.env
+    for policy in shows.policies:
+        weights = find_checkpoint(policy) / "model.safetensors"
+        assert weights.stat().st_size < FIVE_MB
+
+
+def test_an_unknown_demo_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no demo of 'juggle'"):
+        demo(1, output=tmp_path, task="juggle")
