@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from ebt_policy.calibration import Calibration, read_calibration
 from ebt_policy.checkpoint import last_checkpoint
 from ebt_policy.errors import UserError
 from ebt_policy.eval.bench_config import BenchConfig, Row, Setting, load_suite
@@ -30,6 +31,7 @@ from ebt_policy.eval.ray_backend import Cluster
 from ebt_policy.eval.report import Result
 from ebt_policy.provenance import sha256
 from ebt_policy.recipe import TrainRecipe, did_you_mean, load_recipe
+from ebt_policy.recovery import Ladder
 from ebt_policy.run_log import read_metrics
 
 
@@ -190,13 +192,19 @@ def _evaluated(
         "episodes": episodes,
         "checkpoint_sha256": sha256(find_checkpoint(policy) / "model.safetensors"),
     }
-    acting = {"max_evaluations": setting.max_evaluations, "overrides": dict(setting.overrides)}
+    acting: dict[str, Any] = {
+        "max_evaluations": setting.max_evaluations,
+        "overrides": dict(setting.overrides),
+    }
     if setting.n_action_steps is not None:
         acting["n_action_steps"] = setting.n_action_steps
+    ladder = Ladder(rungs=setting.ladder) if setting.ladder else None
+    if ladder:
+        acting["ladder"] = asdict(ladder) | {"rungs": list(ladder.rungs)}
     if file.is_file():
         rows, found = read_parquet(file)
         same = all(found[k] == v for k, v in wanted.items()) and all(
-            found["policy"][k] == v for k, v in acting.items()
+            found["policy"].get(k) == v for k, v in acting.items()
         )
         if same and (found["latency_ms"] or not latency):
             return [replace(row, traces=[]) for row in rows], found
@@ -209,6 +217,8 @@ def _evaluated(
         max_evaluations=setting.max_evaluations,
         n_action_steps=setting.n_action_steps,
         overrides=setting.overrides,
+        calibration=_calibration(run, setting, policy) if ladder else None,
+        ladder=ladder,
         processes=run.processes,
         cluster=run.cluster,
         latency=latency,
@@ -216,6 +226,29 @@ def _evaluated(
         show_progress=not run.console.quiet,
     )
     return [replace(row, traces=[]) for row in measured.rows], measured.to_dict()
+
+
+def _calibration(run: _Bench, setting: Setting, policy: Path) -> Calibration:
+    """Alarms of the policy in the environment without its disturbance, calibrated once for all that share them."""
+    from ebt_policy.eval.calibrate import calibrate
+
+    config, env = run.config, run.config.env.partition("+")[0]
+    sha = sha256(find_checkpoint(policy) / "model.safetensors")
+    budget = setting.max_evaluations or "trained"
+    file = run.output.parent / "calibrations" / f"{env}-{sha[:12]}-{budget}.json"
+    if file.is_file():
+        return read_calibration(file, sha)
+    run.console.print(f"Calibrating on {config.calibration_episodes} episodes of {env}", style="bold")
+    return calibrate(
+        str(policy),
+        file,
+        env=env,
+        episodes=config.calibration_episodes,
+        seed=config.calibration_seed,
+        alpha=config.alpha,
+        max_evaluations=setting.max_evaluations,
+        processes=run.processes,
+    )
 
 
 def _slug(name: str) -> str:

@@ -13,13 +13,15 @@ import yaml
 
 from ebt_policy.errors import UserError
 from ebt_policy.recipe import did_you_mean
+from ebt_policy.recovery import Ladder
 
 
 @dataclass(frozen=True)
 class Setting:
     """One line of the table: how a trained policy acts. `curve` is the line it belongs to in the figures.
 
-    max_evaluations, n_action_steps, overrides: see `load_runner`; None keeps what was trained.
+    max_evaluations, n_action_steps, overrides: see `load_runner`; None keeps what was trained. ladder: what to do about
+    alarms (see `Ladder`), which are calibrated first, on episodes of the environment without its disturbance.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Setting:
     max_evaluations: int | None = None
     n_action_steps: int | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    ladder: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,10 @@ class Row:
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """The whole comparison: every row on the environment seeds seed, seed + 1, ... against `reference`."""
+    """The whole comparison: every row on the environment seeds seed, seed + 1, ... against `reference`.
+
+    calibration_episodes, calibration_seed, alpha: of the alarms, for settings with a ladder.
+    """
 
     name: str
     env: str
@@ -59,6 +65,9 @@ class BenchConfig:
     rows: tuple[Row, ...]
     train: Mapping[str, Any] = field(default_factory=dict)
     learning_curve_episodes: int = 100
+    calibration_episodes: int = 200
+    calibration_seed: int = 300_000
+    alpha: float = 0.1
 
     @property
     def settings(self) -> list[Setting]:
@@ -159,7 +168,11 @@ def _settings(entry: Any, row: str, where: str) -> list[Setting]:
             raise UserError(
                 f"{where}: the name '{entry['name']}' uses {error}, which the entry does not set."
             ) from None
-        made.append(Setting(name=name, curve=entry.get("curve", row), overrides=overrides, **chosen))
+        ladder = tuple(entry.get("ladder") or ())
+        Ladder(rungs=ladder)  # a mistake shows now
+        made.append(
+            Setting(name=name, curve=entry.get("curve", row), overrides=overrides, ladder=ladder, **chosen)
+        )
     return made
 
 
