@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from ebt_policy.eval.policies import RunnerDecision
 from ebt_policy.noise import Noise
 from ebt_policy.trace import Trace
 
+_CAMERA = "observation.images."
 OnProgress = Callable[[int, int], None]  # (ticks done, episodes finished) since the last call
 
 
@@ -113,7 +115,7 @@ def rollout(
     Receding horizon: each decision executes n_action_steps ticks, or as many as it says, and the next one is given
     what is left of its chunk. A runner with `watch` gets one watch for each episode.
     """
-    spec = environment(env_name)
+    spec = with_cameras(environment(env_name), runner)
     episodes = [_Running(spec, seed, runner.n_obs_steps, seed in record) for seed in seeds]
     watches = [runner.watch() if hasattr(runner, "watch") else None for _ in seeds]
     _check_actions(runner, episodes)
@@ -141,6 +143,28 @@ def rollout(
         episode.episode(runner.n_action_steps, watch)
         for episode, watch in zip(episodes, watches, strict=True)
     ]
+
+
+def with_cameras(spec: EnvSpec, runner: Any) -> EnvSpec:
+    """The environment observing the cameras, and at the size, that the policy was trained on."""
+    features = getattr(getattr(runner, "config", None), "input_features", None) or {}
+    wanted = {k.removeprefix(_CAMERA): f.shape for k, f in features.items() if k.startswith(_CAMERA)}
+    make = spec.make_with_cameras
+    if not wanted or make is None:
+        return spec
+    for name in wanted:
+        if name not in spec.cameras:
+            raise UserError(
+                f"The policy sees a camera '{name}'; environment '{spec.name}' has {', '.join(spec.cameras)}. Choose the "
+                "environment that it was trained for."
+            )
+    sizes = {tuple(shape[-2:]) for shape in wanted.values()}
+    if len(sizes) > 1:
+        raise UserError(
+            f"The policy's cameras differ in size ({sorted(sizes)}); '{spec.name}' draws all at one size."
+        )
+    names, size = tuple(wanted), sizes.pop()
+    return replace(spec, make=lambda render: make(names, size))
 
 
 def _stack(running: Sequence[_Running]) -> dict[str, np.ndarray]:

@@ -4,11 +4,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ebt_policy.envs import pusht
+from ebt_policy.envs import environment, pusht
 from ebt_policy.errors import UserError
-from ebt_policy.eval.policies import load_runner
+from ebt_policy.eval import rollout as module
+from ebt_policy.eval.policies import RunnerDecision, load_runner
 from ebt_policy.eval.rollout import rollout
 from ebt_policy.noise import Noise
+from ebt_policy.trace import Trace
 
 SEEDS = [100_000 + i for i in range(8)]
 
@@ -146,3 +148,30 @@ def test_a_policy_for_another_robot_is_refused(stub_runner):
     stub_runner.config = SimpleNamespace(action_feature=SimpleNamespace(shape=(7,)))
     with pytest.raises(UserError, match=r"shape \(7,\).*takes \(2,\)"):
         rollout(stub_runner, "pusht_keypoints", SEEDS[:1])
+
+
+class CameraRunner:
+    """Looks at a camera, and remembers what it was shown."""
+
+    n_obs_steps, n_action_steps, horizon = 2, 8, 16
+
+    def __init__(self, camera: str = "agentview") -> None:
+        features = {f"observation.images.{camera}": SimpleNamespace(shape=(3, 24, 32))}
+        self.config = SimpleNamespace(input_features=features, action_feature=None)
+        self.seen: list[np.ndarray] = []
+
+    def decide(self, observations, noise, previous=None):
+        self.seen.append(observations["observation.images.agentview"])
+        chunk = np.zeros((len(self.seen[-1]), self.horizon, 7), np.float32)
+        return RunnerDecision(chunk[:, : self.n_action_steps], chunk, Trace.without_steps(len(chunk), 1))
+
+
+def test_a_policy_gets_the_cameras_that_it_was_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    lift = environment("robosuite_lift")
+    monkeypatch.setattr(module, "environment", lambda name: dataclasses.replace(lift, max_ticks=8))
+    runner = CameraRunner()
+    rollout(runner, "robosuite_lift", [1])
+    assert runner.seen[0].shape == (1, 2, 3, 24, 32) and runner.seen[0].dtype == np.float32
+    assert 0 <= runner.seen[0].min() < runner.seen[0].max() <= 1
+    with pytest.raises(UserError, match=r"camera 'wrist'.*agentview"):
+        rollout(CameraRunner("wrist"), "robosuite_lift", [1])
