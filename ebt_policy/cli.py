@@ -213,9 +213,14 @@ def evaluate(
     if ladder and not calibration:
         raise UserError("--ladder acts on alarms: say when one is raised with --calibration FILE.")
     from ebt_policy.calibration import read_calibration
+    from ebt_policy.eval.calibrate import transition_folder
     from ebt_policy.recovery import Ladder
 
     folder = output or Path("runs/eval")
+    thresholds = read_calibration(calibration) if calibration else None
+    transition = None
+    if calibration and thresholds and "transition" in thresholds.statistic.signals:
+        transition = transition_folder(calibration)
     result = run(
         policy,
         env,
@@ -230,7 +235,8 @@ def evaluate(
         json_path=json,
         parquet_path=parquet,
         episodes_folder=folder / "episodes" if record else None,
-        calibration=read_calibration(calibration) if calibration else None,
+        calibration=thresholds,
+        transition=transition,
         ladder=Ladder(rungs=ladder) if ladder else None,
     )
     low, high = result.success_ci95

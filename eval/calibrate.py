@@ -15,6 +15,7 @@ from ebt_policy.errors import UserError
 from ebt_policy.eval.parallel import usable_cores
 from ebt_policy.eval.policies import load_runner
 from ebt_policy.eval.recorded import recorded_signals
+from ebt_policy.eval.transition_data import fitted_transition
 from ebt_policy.eval.watched_episodes import watch_episodes
 from ebt_policy.signals import DEFAULT_SIGNALS, Statistic, fit_statistic
 
@@ -45,6 +46,11 @@ def calibrate(
     if (env is None) == (dataset is None):
         raise UserError("Give either --env, to run episodes, or --dataset, with recorded successful ones.")
     runner = load_runner(policy, max_evaluations=max_evaluations, device=device)
+    transition = transition_folder(output) if "transition" in signals else None
+    if transition is not None:
+        if env is None:
+            raise UserError("The transition energy is read while acting: calibrate it with --env.")
+        fitted_transition(runner, policy).save(transition)
     if env is not None:
         ran = watch_episodes(
             policy,
@@ -54,6 +60,7 @@ def calibrate(
             title=f"{policy}, {env}",
             max_evaluations=max_evaluations,
             device=device,
+            transition=transition,
         )
         seen: list[Values] = [episode.watch.signals for episode in ran if episode.success]
         horizon = -(-environment(env).max_ticks // runner.n_action_steps)
@@ -75,6 +82,11 @@ def calibrate(
     )
     made.write(output)
     return made
+
+
+def transition_folder(calibration: Path) -> Path:
+    """Where a calibration's transition energy lies: beside it."""
+    return calibration.with_suffix(".transition")
 
 
 def fit_and_score(

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from ebt_policy.eval.novelty import log_density_of_noise, random_distillation
-from ebt_policy.eval.policies import Runner, find_checkpoint, load_runner
+from ebt_policy.eval.policies import load_runner
+from ebt_policy.eval.transition_data import fitted_transition, transitions
 from ebt_policy.eval.watched_episodes import WatchedEpisode
 from ebt_policy.noise import Noise
-from ebt_policy.transition import scene, train_transition
+from ebt_policy.transition import scene
 
 SAMPLES = 16  # chunks for the sampling detectors; STAC uses 256, FIPER 50
 LEVELS = 8  # noise levels of the diffusion loss
@@ -67,8 +68,8 @@ def detectors(policy: str | Path, diffusion: str | Path | None, device: str = "c
     Raises UserError where the policy's data cannot be read.
     """
     runner = load_runner(policy, device=device)
-    scenes, actions, following = transitions(runner, policy)
-    energy = train_transition(scenes, actions, following, runner.checkpoint_sha256)
+    scenes = transitions(runner, policy)[0]
+    energy = fitted_transition(runner, policy)
     n = runner.n_action_steps
 
     def scenes_of(episode: WatchedEpisode) -> Tensor:
@@ -97,34 +98,6 @@ def detectors(policy: str | Path, diffusion: str | Path | None, device: str = "c
     if diffusion is not None:
         found.append(_diffusion_loss(diffusion, device))
     return found
-
-
-def transitions(runner: Runner, policy: str | Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Scenes (M, S), executed actions (M, n, A) normalised, and the scenes n ticks later, of its training data."""
-    from ebt_policy.data import Windows
-    from ebt_policy.eval.energy_quality import training_data
-
-    trained_on = training_data(find_checkpoint(policy))
-    config, n = runner.config, runner.n_action_steps
-    windows = Windows.from_lerobot(
-        trained_on["repo_id"],
-        trained_on.get("root"),
-        features=[*config.input_features, *config.output_features],
-        observation_delta_indices=[*config.observation_delta_indices, n],
-        action_delta_indices=list(range(n)),
-    )
-    parts = []
-    for rows in torch.arange(len(windows)).split(2048):
-        raw = windows.batch(rows)
-        whole = ~raw["action_is_pad"].any(1) & ~raw[f"{next(iter(config.input_features))}_is_pad"][:, -1]
-        batch = runner.preprocessor({k: v[whole] for k, v in raw.items() if not k.endswith("_is_pad")})
-        observed = {name: batch[name] for name in config.input_features}
-        with torch.no_grad():
-            now = scene(runner.policy, {name: v[:, :-1] for name, v in observed.items()})
-            later = scene(runner.policy, {name: v[:, 1:] for name, v in observed.items()})
-        parts.append((now, batch["action"], later))
-    scenes, actions, following = (torch.cat(column) for column in zip(*parts, strict=True))
-    return scenes, actions, following
 
 
 def _sampling(policy: str | Path, device: str) -> list[Detector]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ebt_policy.calibration import Calibration
 from ebt_policy.envs import Hold
@@ -19,6 +21,7 @@ from ebt_policy.monitor import Monitor, Reading
 from ebt_policy.noise import Noise
 from ebt_policy.recovery import Climb, Ladder
 from ebt_policy.signals import decision_signals, rows
+from ebt_policy.transition import TransitionEnergy, scene
 
 MakeRunner = Callable[..., Runner]  # as load_runner without its first argument
 
@@ -33,6 +36,10 @@ class Watch:
         self.readings: list[Reading] = []
         self.rungs: list[str] = []
         self.state: np.ndarray | None = None  # normalised, at the last decision
+        self.scene: Tensor | None = None  # of a transition energy, likewise
+        self.done: np.ndarray | None = (
+            None  # (n, A) normalised, the last actions; None where not all were executed
+        )
         self.action: np.ndarray | None = None  # the last one commanded
         # With keep_inputs: what the policy saw, {name: (T, ...)}, and what it planned, (H, A) normalised.
         self.keep_inputs = keep_inputs
@@ -63,10 +70,11 @@ class WatchedRunner:
         ladder: Ladder | None = None,
         hold: Hold | None = None,
         keep_inputs: bool = False,
+        transition: TransitionEnergy | None = None,
     ) -> None:
         """make_runner(max_evaluations=..., overrides=...) -> Runner: the policy, and the same thinking longer.
 
-        hold is needed for the rung of that name. Raises UserError when the calibration is of another checkpoint.
+        hold is needed for the rung of that name, transition for the signal. Raises UserError when the calibration is of another checkpoint.
         """
         self._make_runner = make_runner
         self.runner = make_runner()
@@ -75,7 +83,7 @@ class WatchedRunner:
             raise UserError("The calibration was made for another checkpoint. Calibrate this one.")
         if hold is None and "hold" in self._ladder.rungs:
             raise UserError("The ladder has the rung 'hold', and nothing says how this robot holds still.")
-        self._hold, self._keep_inputs = hold, keep_inputs
+        self._hold, self._keep_inputs, self._transition = hold, keep_inputs, transition
         self._others: dict[str, Runner] = {}
         self.config = self.runner.config
         self.n_obs_steps, self.n_action_steps = self.runner.n_obs_steps, self.runner.n_action_steps
@@ -105,6 +113,8 @@ class WatchedRunner:
             ]
             moved = decision.state - np.stack(known)
         found = rows(decision_signals(decision.trace, decision.chunk, self.n_action_steps, previous, moved))
+        if self._transition is not None:
+            self._add_transition(self._transition, observations, watches, found)
         ticks = np.full(len(watches), self.n_action_steps)
         ended = np.zeros(len(watches), bool)
         taken: dict[str, list[int]] = {}
@@ -121,10 +131,32 @@ class WatchedRunner:
                 ended[chosen] = rung == "ask"
         for row, watch in enumerate(watches):
             watch.action = decision.actions[row, ticks[row] - 1]
+            whole = ticks[row] == self.n_action_steps and np.isfinite(decision.chunk[row]).all()
+            watch.done = decision.chunk[row, : self.n_action_steps] if whole else None
             if self._keep_inputs:
                 watch.observations.append({name: value[row] for name, value in observations.items()})
                 watch.chunks.append(decision.chunk[row])
         return dataclasses.replace(decision, ticks=ticks, ended=ended)
+
+    def _add_transition(
+        self,
+        energy: TransitionEnergy,
+        observations: dict[str, np.ndarray],
+        watches: Sequence[Watch],
+        found: Sequence[dict[str, float]],
+    ) -> None:
+        """The energy of what is seen now, after what was done since the last decision, into each row's signals."""
+        with torch.no_grad():
+            scenes = scene(self.runner.policy, self.runner.normalised(observations))
+            known = [i for i, w in enumerate(watches) if w.scene is not None and w.done is not None]
+            if known:
+                before = torch.stack([watches[i].scene for i in known])
+                done = torch.from_numpy(np.stack([watches[i].done for i in known])).float()
+                values = energy(before, done.to(before.device), scenes[known]).tolist()
+                for i, value in zip(known, values, strict=True):
+                    found[i]["transition"] = value
+        for watch, seen in zip(watches, scenes, strict=True):
+            watch.scene = seen
 
     def _again(
         self,

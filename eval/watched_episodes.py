@@ -20,9 +20,11 @@ from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.episodes import Episode
 from ebt_policy.eval.parallel import run_episodes
-from ebt_policy.eval.policies import Runner, load_runner
+from ebt_policy.eval.policies import Runner, find_checkpoint, load_runner
 from ebt_policy.eval.watched import WatchedRunner
+from ebt_policy.provenance import sha256
 from ebt_policy.recovery import Ladder
+from ebt_policy.transition import TransitionEnergy
 
 _FORMAT = 1
 
@@ -64,15 +66,23 @@ def watched_runner(
     calibration: Calibration | None = None,
     ladder: Ladder | None = None,
     keep_inputs: bool = False,
+    transition: Path | None = None,
 ) -> WatchedRunner:
-    """`policy` (see `load_runner`) watching itself in `env`. At module level: worker processes call it."""
+    """`policy` (see `load_runner`) watching itself in `env`. At module level: worker processes call it.
+
+    transition: folder of a transition energy.
+    """
 
     chosen = dict(overrides or {})
 
     def make(max_evaluations: int | None = max_evaluations, overrides: Any = None) -> Runner:
         return load_runner(policy, max_evaluations, n_action_steps, device, chosen | dict(overrides or {}))
 
-    return WatchedRunner(make, calibration, ladder, environment(env).hold, keep_inputs)
+    watched = partial(WatchedRunner, make, calibration, ladder, environment(env).hold, keep_inputs)
+    if transition is None:
+        return watched()
+    sha = sha256(find_checkpoint(policy) / "model.safetensors")
+    return watched(transition=TransitionEnergy.load(transition, sha))
 
 
 def watch_episodes(

@@ -98,3 +98,22 @@ def test_mistakes_are_named(make_runner: Callable):
         WatchedRunner(make_runner, other)
     with pytest.raises(UserError, match="too few for alpha"):
         fit_and_score([[{"energy": 1.0}]] * 10, ["energy"], 5, 0.1)
+
+
+def test_the_transition_energy_is_read_after_every_whole_chunk(make_runner: Callable):
+    import torch
+
+    from ebt_policy.transition import TransitionConfig, TransitionEnergy
+
+    energy = TransitionEnergy(TransitionConfig(scene=18, actions=16, checkpoint_sha256=""))
+    runner = WatchedRunner(make_runner, keep_inputs=True, transition=energy)
+    (episode,) = rollout(runner, ENV, [7])
+    watch = episode.watch
+    assert "transition" not in watch.signals[0]
+    seen = [runner.runner.normalised({k: v[None] for k, v in o.items()}) for o in watch.observations[:2]]
+    scenes = [
+        torch.cat([s["observation.environment_state"][:, -1], s["observation.state"][:, -1]], 1) for s in seen
+    ]
+    with torch.no_grad():
+        expected = energy(scenes[0], torch.from_numpy(watch.chunks[0][None, :8]), scenes[1])
+    assert watch.signals[1]["transition"] == pytest.approx(float(expected), rel=1e-4)
