@@ -14,6 +14,8 @@ from ebt_policy.errors import UserError
 if TYPE_CHECKING:
     import gymnasium as gym
 
+    from ebt_policy.envs.disturbances import Exposure
+
 _MODULES = {  # name -> module with SPECS[name]
     "pusht_keypoints": "pusht",
     "pusht_pixels": "pusht",
@@ -29,6 +31,9 @@ _MODULES = {  # name -> module with SPECS[name]
     "robosuite_toolhang": "robosuite_tasks",
 }
 
+# (observation.state (S,), last action (A,) or None before the first) -> action (A,)
+Hold = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+
 
 @dataclass(frozen=True)
 class EnvSpec:
@@ -39,7 +44,10 @@ class EnvSpec:
     success(info), coverage(info): read from the info of `step`; coverage is the task's graded score in 0..1.
     solved_when: the rule of success, in words.
     success_coverage: the coverage above which the task counts as solved; the graded reward saturates there.
-    max_ticks: length of an episode in control periods; fps: control periods per second.
+    max_ticks: length of an episode in control periods; usual_ticks: of a successful one; fps: control periods per
+    second. exposure: the disturbances that are possible, and their sizes.
+    hold(state, last_action): the action (A,) that keeps the robot where it is, from observation.state (S,) and the last
+    command (A,), None before the first.
     cameras: names of those that can be asked for; make_with_cameras(names, (H, W)): a fresh env that observes them too,
     as `pixels` {name: uint8 (H, W, 3)}.
     """
@@ -52,18 +60,30 @@ class EnvSpec:
     success_coverage: float
     solved_when: str
     max_ticks: int
+    usual_ticks: int
     fps: int
+    exposure: Exposure
+    hold: Hold
     cameras: tuple[str, ...] = ()
     make_with_cameras: Callable[[tuple[str, ...], tuple[int, int]], gym.Env] | None = None
 
 
 def environment(name: str) -> EnvSpec:
-    """The environment called `name`. Raises UserError for an unknown one."""
+    """The environment called `name`; "NAME+KIND" and "NAME+KIND:STRENGTH" are disturbed (disturbances.py).
+
+    Raises UserError for an unknown one.
+    """
+    name, plus, disturbance = name.partition("+")
     if name not in _MODULES:
         raise UserError(f"Unknown environment '{name}'. Choose one of: {', '.join(environments())}.")
-    return importlib.import_module(f"{__name__}.{_MODULES[name]}").SPECS[name]
+    spec = importlib.import_module(f"{__name__}.{_MODULES[name]}").SPECS[name]
+    if not plus:
+        return spec
+    from ebt_policy.envs.disturbances import disturbed
+
+    return disturbed(spec, disturbance)
 
 
 def environments() -> list[str]:
-    """The names that `environment` accepts."""
+    """The names that `environment` accepts, without disturbances."""
     return sorted(_MODULES)

@@ -13,6 +13,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from ebt_policy.envs.disturbances import Exposure
+from ebt_policy.envs.mujoco_objects import MujocoObjects
 from ebt_policy.envs.rendering import ensure_rendering
 from ebt_policy.envs.simulated import Diverged, Score, SimulatedEnv, Task, simulated_spec
 from ebt_policy.errors import UserError
@@ -24,12 +26,13 @@ _JOINT_LIMIT = (*[np.pi] * 6, 1.0) * 2
 _LOW = tuple(-x if x > 1 else 0.0 for x in _JOINT_LIMIT)
 
 
-def _task(name: str, description: str, environment_size: int) -> Task:
+def _task(name: str, description: str, environment_size: int, usual_ticks: int) -> Task:
     return Task(
         name=name,
         description=description,
         fps=FPS,
         max_ticks=MAX_TICKS,
+        usual_ticks=usual_ticks,
         state_size=JOINTS,
         environment_size=environment_size,
         low=_LOW,
@@ -41,13 +44,37 @@ def _task(name: str, description: str, environment_size: int) -> Task:
 # Environment state: each object's position (m) and quaternion (w, x, y, z).
 TASKS = {
     "transfer_cube": _task(
-        "transfer_cube", "Pick up the cube with the right arm and hand it to the left arm.", 7
+        "transfer_cube",
+        "Pick up the cube with the right arm and hand it to the left arm.",
+        7,
+        usual_ticks=264,
     ),
     "insertion": _task(
         "insertion",
         "Pick up the peg with the right arm and the socket with the left arm, and insert the peg.",
         14,  # peg, then socket
+        usual_ticks=239,
     ),
+}
+_REGIONS = {  # of gym-aloha's bodies
+    "transfer_cube": {"box": (0.0, 0.2, 0.4, 0.6)},
+    "insertion": {"peg": (0.1, 0.2, 0.4, 0.6), "socket": (-0.2, -0.1, 0.4, 0.6)},
+}
+EXPOSURES = {
+    name: Exposure(
+        regions=regions,
+        workspace=(-0.3, 0.3, 0.3, 0.7),
+        targets=(),
+        shift=0.06,
+        turn=0.5,
+        beyond=0.04,
+        noise=(*[0.01] * 3, *[0.02] * 4) * len(regions),
+        absolute=True,
+        grippers=(6, 13),
+        open_gripper=1.0,
+        refused={"target": "its task is about nothing but the objects in the hands"},
+    )
+    for name, regions in _REGIONS.items()
 }
 
 
@@ -77,10 +104,12 @@ class AlohaSimulator:
         self.task = Undrawn(random=np.random.RandomState(0))
         self._physics_error = control.PhysicsError
         self._environment = control.Environment(self.physics, self.task, control_timestep=DT)
+        self.objects = MujocoObjects(self.physics.model.ptr, self.physics.data.ptr, tuple(_REGIONS[task]))
 
     def reset(self, seed: int) -> None:
         from gym_aloha.utils import sample_box_pose, sample_insertion_pose
 
+        self.objects.undo()
         if self._name == "transfer_cube":
             pose = sample_box_pose(seed)
         else:
@@ -88,6 +117,7 @@ class AlohaSimulator:
         self._sim.BOX_POSE[0] = pose  # read in the reset below, and nowhere else
         self._environment.reset()
         self._reward = self.task.get_reward(self.physics)
+        self.objects.home()
 
     def tick(self, action: NDArray[np.float64]) -> None:
         try:
@@ -130,6 +160,12 @@ def make(
 
 
 SPECS = {
-    f"aloha_{name}": simulated_spec(f"aloha_{name}", task, partial(make, name))
+    f"aloha_{name}": simulated_spec(
+        f"aloha_{name}",
+        task,
+        partial(make, name),
+        EXPOSURES[name],
+        hold=lambda state, _: state,  # actions are joint targets in the order of the state
+    )
     for name, task in TASKS.items()
 }

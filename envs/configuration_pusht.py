@@ -10,19 +10,28 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGE, OBS_STATE
 
+from ebt_policy.envs import environment
+from ebt_policy.envs.disturbances import make_disturbed, parse
 from ebt_policy.envs.vector import make_vector
+from ebt_policy.errors import UserError
+
+_NAMES = {"environment_state_agent_pos": "pusht_keypoints", "pixels_agent_pos": "pusht_pixels"}
 
 
 @EnvConfig.register_subclass("ebt_pusht")
 @dataclass
 class EBTPushTEnv(EnvConfig):
-    """PushT as LeRobot sees it: keypoints (`environment_state_agent_pos`) or `pixels_agent_pos`."""
+    """PushT as LeRobot sees it: keypoints (`environment_state_agent_pos`) or `pixels_agent_pos`.
+
+    disturbance: "KIND" or "KIND:STRENGTH", as in disturbances.py.
+    """
 
     task: str | None = "PushT-v0"
     fps: int = 10
     episode_length: int = 300  # ticks
     obs_type: str = "environment_state_agent_pos"
     video_size: int = 256  # pixels, of rendered videos
+    disturbance: str | None = None
     features: dict[str, PolicyFeature] = field(default_factory=dict)
     features_map: dict[str, str] = field(
         default_factory=lambda: {
@@ -40,6 +49,11 @@ class EBTPushTEnv(EnvConfig):
         }
         if self.obs_type not in observed:
             raise ValueError(f"env.obs_type is '{self.obs_type}'; PushT offers {', '.join(observed)}.")
+        if self.disturbance is not None:
+            try:
+                parse(environment(_NAMES[self.obs_type]), self.disturbance)
+            except UserError as error:
+                raise ValueError(f"env.disturbance is '{self.disturbance}'. {error}") from error
         self.features = {
             ACTION: PolicyFeature(FeatureType.ACTION, (2,)),
             "agent_pos": PolicyFeature(FeatureType.STATE, (2,)),
@@ -60,4 +74,7 @@ class EBTPushTEnv(EnvConfig):
         """{type: {0: a vector of n_envs}}; asynchronous ones live in forked server processes."""
         from ebt_policy.envs.pusht import make_pusht  # the simulator, only where it is used
 
-        return {self.type: {0: make_vector(partial(make_pusht, **self.gym_kwargs), n_envs, use_async_envs)}}
+        factory = partial(make_pusht, **self.gym_kwargs)
+        if self.disturbance is not None:
+            factory = partial(make_disturbed, factory, _NAMES[self.obs_type], self.disturbance)
+        return {self.type: {0: make_vector(factory, n_envs, use_async_envs)}}

@@ -13,8 +13,11 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 
+from ebt_policy.envs import environment
+from ebt_policy.envs.disturbances import make_disturbed, parse
 from ebt_policy.envs.rendering import ensure_rendering
 from ebt_policy.envs.vector import make_vector
+from ebt_policy.errors import UserError
 
 if TYPE_CHECKING:
     from ebt_policy.envs.simulated import Task
@@ -25,14 +28,16 @@ class _SimulatedEnv(EnvConfig):
     """A MuJoCo task: state and object poses, and pictures of the `cameras` that are named.
 
     episode_length: ticks, None for the published limit. image_size: (H, W) in pixels. hold_ticks: ticks in a row that
-    the task has to be solved for.
+    the task has to be solved for. disturbance: "KIND" or "KIND:STRENGTH", as in disturbances.py.
     """
 
     MODULE: ClassVar[str]
+    PREFIX: ClassVar[str]  # of the environments' names
     cameras: list[str] = field(default_factory=list)
     image_size: tuple[int, int] = (96, 96)
     episode_length: int | None = None
     hold_ticks: int = 1
+    disturbance: str | None = None
     features: dict[str, PolicyFeature] = field(default_factory=dict)
     features_map: dict[str, str] = field(default_factory=dict)
 
@@ -44,6 +49,11 @@ class _SimulatedEnv(EnvConfig):
         for camera in self.cameras:
             if camera not in facts.cameras:
                 raise ValueError(f"env.cameras has '{camera}'; {self.task} has {', '.join(facts.cameras)}.")
+        if self.disturbance is not None:
+            try:
+                parse(environment(self._name()), self.disturbance)
+            except UserError as error:
+                raise ValueError(f"env.disturbance is '{self.disturbance}'. {error}") from error
         self.fps = facts.fps
         self.episode_length = self.episode_length or facts.max_ticks
         self.features = {
@@ -72,7 +82,12 @@ class _SimulatedEnv(EnvConfig):
         """{type: {0: a vector of n_envs}}; LeRobot may ask any of them for a picture."""
         ensure_rendering()  # once, and inherited by the workers
         factory = partial(self._module().make, **self.gym_kwargs, render=True)
+        if self.disturbance is not None:
+            factory = partial(make_disturbed, factory, self._name(), self.disturbance)
         return {self.type: {0: make_vector(factory, n_envs, use_async_envs)}}
+
+    def _name(self) -> str:
+        return f"{self.PREFIX}_{str(self.task).lower()}"
 
     def _module(self) -> ModuleType:
         """The module with TASKS and make(task, ...)."""
@@ -85,6 +100,7 @@ class EBTAlohaEnv(_SimulatedEnv):
     """gym-aloha's tasks, `transfer_cube` and `insertion`: 14 joint positions and targets at 50 Hz."""
 
     MODULE: ClassVar[str] = "aloha"
+    PREFIX: ClassVar[str] = "aloha"
     task: str | None = "transfer_cube"
     fps: int = 50
 
@@ -97,5 +113,6 @@ class EBTRobosuiteEnv(_SimulatedEnv):
     """
 
     MODULE: ClassVar[str] = "robosuite_tasks"
+    PREFIX: ClassVar[str] = "robosuite"
     task: str | None = "Lift"
     fps: int = 20

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ebt_policy.envs import environment, environments
+from ebt_policy.envs.disturbances import KINDS
 from ebt_policy.envs.experts import experts
 from ebt_policy.errors import UserError
 from ebt_policy.provenance import write_json
@@ -59,6 +60,9 @@ def overview(
             "yes" if env.has_expert else "",
         )
     console.print(table)
+    console.print(
+        f"With a disturbance: ENVIRONMENT+KIND:STRENGTH; kinds, where they apply: {', '.join(KINDS)}."
+    )
     if json_path is not None:
         write_json(json_path, [asdict(env) for env in found])
     return found

@@ -13,13 +13,32 @@ import gymnasium as gym
 import numpy as np
 
 from ebt_policy.envs import EnvSpec
+from ebt_policy.envs.disturbances import Exposure
+from ebt_policy.envs.pusht_objects import PushTObjects
 from ebt_policy.errors import UserError
 
 MAX_TICKS = 300
+USUAL_TICKS = 130  # of people's demonstrations and of policies that succeed
 FPS = 10
 SUCCESS_COVERAGE = 0.95
 IMAGE_SIZE = 96  # the size of the human demonstrations
 VIDEO_SIZE = 256
+EXPOSURE = Exposure(
+    regions={"T": (100, 400, 100, 400)},
+    workspace=(40, 472, 40, 472),
+    targets=("goal",),
+    shift=60,
+    turn=0.5,
+    beyond=30,
+    noise=(8.0,) * 16,
+    absolute=True,
+    grippers=(),
+    open_gripper=0,
+    refused={
+        "gripper": "it has none",
+        "mass": "the pusher goes where it is told and the block stops at once, whatever it weighs",
+    },
+)
 
 
 def make_pusht(observation_type: str, video_size: int = VIDEO_SIZE, max_ticks: int = MAX_TICKS) -> gym.Env:
@@ -45,6 +64,7 @@ def make_pusht(observation_type: str, video_size: int = VIDEO_SIZE, max_ticks: i
     # LeRobot asks every env for both; asking a worker process for what is not there ends it.
     env.task = "PushT"
     env.task_description = "Push the T-shaped block onto the target."
+    env.disturbable = PushTObjects(env)
     return gym.wrappers.TimeLimit(env, max_ticks)
 
 
@@ -78,7 +98,10 @@ def _spec(name: str, observation_type: str) -> EnvSpec:
         success_coverage=SUCCESS_COVERAGE,
         solved_when=f"coverage exceeds {SUCCESS_COVERAGE} once",
         max_ticks=MAX_TICKS,
+        usual_ticks=USUAL_TICKS,
         fps=FPS,
+        exposure=EXPOSURE,
+        hold=lambda state, _: state,  # actions are targets of the agent's position
     )
 
 

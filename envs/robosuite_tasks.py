@@ -17,7 +17,9 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from ebt_policy.envs.mujoco_objects import MujocoObjects
 from ebt_policy.envs.rendering import ensure_rendering
+from ebt_policy.envs.robosuite_exposures import EXPOSURES
 from ebt_policy.envs.simulated import Score, SimulatedEnv, Task, simulated_spec
 from ebt_policy.errors import UserError
 
@@ -34,12 +36,13 @@ class RobosuiteTask:
     keys: tuple[str, ...]
 
 
-def _task(name: str, description: str, environment_size: int, max_ticks: int = 400) -> Task:
+def _task(name: str, description: str, environment_size: int, usual_ticks: int, max_ticks: int = 400) -> Task:
     return Task(
         name=name,
         description=description,
         fps=FPS,
         max_ticks=max_ticks,
+        usual_ticks=usual_ticks,
         state_size=9,
         environment_size=environment_size,
         low=(-1.0,) * ACTIONS,
@@ -50,15 +53,15 @@ def _task(name: str, description: str, environment_size: int, max_ticks: int = 4
 
 # Episode lengths are robomimic's: 400 ticks, 700 for tool hang.
 TASKS = {
-    "Lift": _task("Lift", "Lift the cube.", 7),
-    "Stack": _task("Stack", "Put the red cube on the green cube.", 14),
-    "PickPlaceCan": _task("PickPlaceCan", "Put the can into its bin.", 7),
-    "NutAssemblySquare": _task("NutAssemblySquare", "Put the square nut on its peg.", 7),
+    "Lift": _task("Lift", "Lift the cube.", 7, 55),
+    "Stack": _task("Stack", "Put the red cube on the green cube.", 14, 85),
+    "PickPlaceCan": _task("PickPlaceCan", "Put the can into its bin.", 7, 225),
+    "NutAssemblySquare": _task("NutAssemblySquare", "Put the square nut on its peg.", 7, 139),
     # The tasks in full; robosuite's own demonstrations are of these. They take a person 1,000 and 1,500 ticks.
-    "NutAssembly": _task("NutAssembly", "Put both nuts on their pegs.", 14, max_ticks=1500),
-    "PickPlace": _task("PickPlace", "Put the four objects into their bins.", 28, max_ticks=2000),
-    "Door": _task("Door", "Open the door by its handle.", 8),
-    "ToolHang": _task("ToolHang", "Assemble the frame and hang the tool.", 21, max_ticks=700),
+    "NutAssembly": _task("NutAssembly", "Put both nuts on their pegs.", 14, 1000, max_ticks=1500),
+    "PickPlace": _task("PickPlace", "Put the four objects into their bins.", 28, 1500, max_ticks=2000),
+    "Door": _task("Door", "Open the door by its handle.", 8, 94),
+    "ToolHang": _task("ToolHang", "Assemble the frame and hang the tool.", 21, 480, max_ticks=700),
 }
 ROBOSUITE = {
     "Lift": RobosuiteTask("Lift", ("cube_pos", "cube_quat")),
@@ -116,7 +119,7 @@ class RobosuiteSimulator:
                 "'lerobot_policy_ebt[robosuite]'"
             ) from error
         facts = ROBOSUITE[task]
-        self._keys = facts.keys
+        self._keys, self._exposure = facts.keys, EXPOSURES[task]
         self._observation: dict[str, NDArray] = {}
         with _numpy_seed(0):
             self.env = robosuite.make(
@@ -136,6 +139,12 @@ class RobosuiteSimulator:
     def reset(self, seed: int) -> None:
         with _numpy_seed(seed):
             self._observation = self.env.reset()
+        # robosuite makes another model at each reset.
+        sim, exposure = self.env.sim, self._exposure
+        self.objects = MujocoObjects(
+            sim.model._model, sim.data._data, tuple(exposure.regions), exposure.targets, self._look
+        )
+        self.objects.home()
 
     def tick(self, action: NDArray[np.float64]) -> None:
         self._observation = self.env.step(action)[0]
@@ -145,6 +154,11 @@ class RobosuiteSimulator:
 
     def environment_state(self) -> NDArray[np.float64]:
         return self._named(self._keys)
+
+    def _look(self) -> None:
+        """Observe moved objects at once. robosuite would shift the rhythm of its sensors if it were asked to."""
+        for key in self._keys:
+            self._observation[key] = self.env._observables[key]._sensor({})
 
     def _named(self, keys: tuple[str, ...]) -> NDArray[np.float64]:
         return np.concatenate([np.ravel(self._observation[key]) for key in keys])
@@ -180,7 +194,16 @@ def make(
     return gym.wrappers.TimeLimit(env, max_ticks or TASKS[task].max_ticks)
 
 
+def _hold(state: NDArray, last_action: NDArray | None) -> NDArray:
+    """No movement, the gripper as it was told last."""
+    action = np.zeros(ACTIONS, np.float32)
+    action[-1] = -1.0 if last_action is None else last_action[-1]
+    return action
+
+
 SPECS = {
-    f"robosuite_{name.lower()}": simulated_spec(f"robosuite_{name.lower()}", task, partial(make, name))
+    f"robosuite_{name.lower()}": simulated_spec(
+        f"robosuite_{name.lower()}", task, partial(make, name), EXPOSURES[name], _hold
+    )
     for name, task in TASKS.items()
 }

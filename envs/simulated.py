@@ -13,7 +13,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from ebt_policy.envs import EnvSpec
+from ebt_policy.envs import EnvSpec, Hold
+from ebt_policy.envs.disturbances import Disturbable, Exposure
 
 
 class Diverged(Exception):
@@ -47,15 +48,22 @@ class Simulator(Protocol):
     def picture(self, camera: str, height: int, width: int) -> NDArray[np.uint8]:
         """(H, W, 3), upright."""
 
+    @property
+    def objects(self) -> Disturbable:
+        """What a disturbance may take hold of."""
+
 
 @dataclass(frozen=True)
 class Task:
-    """A task's fixed facts. low, high (A,): bounds of an action; cameras: their names, the first is for videos."""
+    """A task's fixed facts. usual_ticks: of a successful episode. low, high (A,): bounds of an action; cameras: their
+    names, the first is for videos.
+    """
 
     name: str
     description: str
     fps: int
     max_ticks: int
+    usual_ticks: int
     state_size: int
     environment_size: int
     low: tuple[float, ...]
@@ -111,13 +119,18 @@ class SimulatedEnv(gym.Env):
             self._simulator = self._make_simulator()
         return self._simulator
 
+    @property
+    def disturbable(self) -> Disturbable:
+        """The objects, for disturbances."""
+        return self.simulator.objects
+
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict[str, Any]]:
         super().reset(seed=seed)
         if seed is None:
             seed = int(self.np_random.integers(2**31))
         self._held = 0
         self.simulator.reset(seed)
-        return self._observe(), {"is_success": False, "score": self.simulator.score().graded}
+        return self.get_obs(), {"is_success": False, "score": self.simulator.score().graded}
 
     def step(self, action: NDArray) -> tuple[dict, float, bool, bool, dict[str, Any]]:
         try:
@@ -127,12 +140,13 @@ class SimulatedEnv(gym.Env):
         score = self.simulator.score()
         self._held = self._held + 1 if score.solved else 0
         solved = self._held >= self._hold_ticks
-        return self._observe(), score.graded, solved, False, {"is_success": solved, "score": score.graded}
+        return self.get_obs(), score.graded, solved, False, {"is_success": solved, "score": score.graded}
 
     def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
         return self.simulator.picture(self.facts.cameras[0], *self._video_size)
 
-    def _observe(self) -> dict[str, Any]:
+    def get_obs(self) -> dict[str, Any]:
+        """What is observed of the present state."""
         observation: dict[str, Any] = {
             "agent_pos": self.simulator.state(),
             "environment_state": self.simulator.environment_state(),
@@ -156,8 +170,10 @@ def to_policy(observation: dict[str, Any]) -> dict[str, np.ndarray]:
     return named
 
 
-def simulated_spec(name: str, task: Task, make: Callable[..., gym.Env]) -> EnvSpec:
-    """The EnvSpec of a task; make(cameras=(), image_size=(H, W), render=False) -> env."""
+def simulated_spec(
+    name: str, task: Task, make: Callable[..., gym.Env], exposure: Exposure, hold: Hold
+) -> EnvSpec:
+    """The EnvSpec of a task; make(cameras=(), image_size=(H, W), render=False) -> env. hold: see EnvSpec."""
     return EnvSpec(
         name=name,
         make=lambda render: make(render=render),
@@ -167,7 +183,10 @@ def simulated_spec(name: str, task: Task, make: Callable[..., gym.Env]) -> EnvSp
         success_coverage=1.0,
         solved_when="the simulator says so; coverage is the share of the task's stages reached",
         max_ticks=task.max_ticks,
+        usual_ticks=task.usual_ticks,
         fps=task.fps,
+        exposure=exposure,
+        hold=hold,
         cameras=task.cameras,
         make_with_cameras=lambda names, size: make(cameras=names, image_size=size),
     )
