@@ -1,11 +1,19 @@
-"""Importing this registers our policies and environments with LeRobot, by configuration classes alone.
+"""Importing this registers our policies, environments and robots with LeRobot, by configuration classes alone.
 
-Models and simulators load when they are first used.
+Models, simulators and drivers load when they are first used.
 """
 
 from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.configuration_matched_baseline import MatchedBaselineConfig
 from ebt_policy.envs.configuration_pusht import EBTPushTEnv
 from ebt_policy.envs.configuration_simulated import EBTAlohaEnv, EBTRobosuiteEnv
+from ebt_policy.hardware.config_safe_robot import SafeRobotConfig
 
-__all__ = ["EBTAlohaEnv", "EBTConfig", "EBTPushTEnv", "EBTRobosuiteEnv", "MatchedBaselineConfig"]
+__all__ = [
+    "EBTAlohaEnv",
+    "EBTConfig",
+    "EBTPushTEnv",
+    "EBTRobosuiteEnv",
+    "MatchedBaselineConfig",
+    "SafeRobotConfig",
+]

@@ -1,0 +1,34 @@
+"""Options of the safety filter around a LeRobot robot: `--robot.type=ebt_safe --robot.robot.type=so101_follower ...`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lerobot.robots.config import RobotConfig
+
+
+@RobotConfig.register_subclass("ebt_safe")
+@dataclass(kw_only=True)
+class SafeRobotConfig(RobotConfig):
+    """robot: the arm to guard. velocity, acceleration: limits in its units per second (degrees, or hundredths of the range
+    for grippers and LeRobot's normalised mode), for all joints or by name. margin: part of each range kept free at its ends.
+    low, high: ranges by joint where the robot does not know its own. The others are those of `SafetyConfig`.
+    """
+
+    robot: RobotConfig
+    fps: float = 30.0
+    velocity: float = 180.0
+    acceleration: float = 720.0
+    velocity_of: dict[str, float] = field(default_factory=dict)
+    acceleration_of: dict[str, float] = field(default_factory=dict)
+    margin: float = 0.02
+    low: dict[str, float] = field(default_factory=dict)
+    high: dict[str, float] = field(default_factory=dict)
+    speed_scale: float = 0.25
+    watchdog_s: float = 0.5
+    ramp_s: float = 1.0
+    start_gate: float | None = 30.0
+    following_error: float | None = None
+    # Computes, checks and logs what it would send, and sends nothing.
+    shadow: bool = False
+    event_log: str | None = None  # a file of JSON lines
