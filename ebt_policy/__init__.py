@@ -4,14 +4,15 @@ Importing the package registers its policies and environments with LeRobot and n
 of every LeRobot command.
 """
 
+import importlib.util
 import sys
 from pathlib import Path
 
 __version__ = "0.1.0"
 
 # LeRobot's own import takes seconds, and `ebt-policy --help` has to answer at once: its sub-commands register
-# when they run.
-if Path(sys.argv[0]).stem != "ebt-policy":
+# when they run. The arm's side of a policy server may lack LeRobot altogether (`ebt_policy.hardware.client`).
+if Path(sys.argv[0]).stem != "ebt-policy" and importlib.util.find_spec("lerobot"):
     from ebt_policy.registration import EBTConfig, MatchedBaselineConfig
 
     __all__ = ["EBTConfig", "MatchedBaselineConfig"]

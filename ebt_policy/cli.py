@@ -389,6 +389,61 @@ def bench(
     run(config, output, resume, rows=rows, tasks=tasks, processes=processes, cluster=cluster)
 
 
+def serve(
+    policy: str,
+    host: str = "127.0.0.1",
+    port: int = 8700,
+    token_file: Path | None = None,
+    device: str = "cpu",
+    max_evaluations: int | None = None,
+    n_action_steps: int | None = None,
+    fps: float | None = None,
+    heartbeat: float = 2.0,
+    seed: int = 0,
+    overrides: Overrides = (),
+) -> None:
+    """Decide for an arm that another program, or another computer, moves. Its side needs neither torch nor LeRobot.
+
+    There: from ebt_policy.hardware.client import RemotePolicy
+        with RemotePolicy("ws://127.0.0.1:8700") as policy:
+            reply = policy.decide({"observation.state": state}, deadline_s=0.2)  # reply.actions (n, A)
+
+    One controller at a time. Messages are typed, checked and of bounded size; none can run code here. The client holds the
+    arm when this server falls silent; keep the safety filter on its side. Only this computer can connect, unless you give a
+    token. What is sent is not encrypted: over a network that others use, stay on 127.0.0.1 and go through
+    `ssh -L 8700:127.0.0.1:8700 THIS_COMPUTER` from the arm's computer.
+
+    Args:
+        policy: A run or checkpoint folder, or shipped:NAME.
+        host: Address to listen on; 0.0.0.0 for every network, which needs a token.
+        port: Port to listen on; 0 for any free one.
+        token_file: File with the secret that clients must show (default: the environment variable EBT_POLICY_TOKEN).
+            Make one: openssl rand -hex 32 > token
+        device: Torch device of the policy.
+        max_evaluations: Budget of function evaluations for each decision.
+        n_action_steps: Actions in each reply (default: as trained).
+        fps: Ticks a second that the policy was trained at; clients with another rate are then refused.
+        heartbeat: Seconds of silence after which either side counts as dead.
+        seed: Of the policy's noise, begun again with each episode.
+        overrides: Options of the policy, e.g. --set start=zero
+    """
+    from ebt_policy.eval.served import serve as run
+
+    run(
+        policy,
+        host,
+        port,
+        token_file,
+        device=device,
+        max_evaluations=max_evaluations,
+        n_action_steps=n_action_steps,
+        fps=fps,
+        heartbeat_s=heartbeat,
+        seed=seed,
+        overrides=key_values(overrides),
+    )
+
+
 def doctor(
     dataset: Positional[str],
     root: Path | None = None,
@@ -488,6 +543,7 @@ def main() -> None:
         "trace": trace,
         "calibrate": calibrate,
         "bench": bench,
+        "serve": serve,
         "doctor": doctor,
         "energy": energy,
         "export": export,
