@@ -21,7 +21,7 @@ from ebt_policy.provenance import sha256
 from ebt_policy.trace import StopReason
 
 try:
-    from ebt_policy.hardware.contract import read_token
+    from ebt_policy.hardware.contract import check_exposure, read_token
     from ebt_policy.hardware.server import Decided, PolicyServer
     from ebt_policy.hardware.wire import PROTOCOL, Feature, Welcome
 except ModuleNotFoundError as missing:
@@ -126,6 +126,7 @@ def serve(
 ) -> None:
     """Serves until Ctrl-C. Raises UserError for whatever the user can correct, before the policy is loaded where it can."""
     token = read_token(token_file)
+    check_exposure(host, token)
     if heartbeat_s <= 0 or (fps is not None and fps <= 0):
         raise UserError(f"--heartbeat and --fps must be above 0, found {heartbeat_s} and {fps}.")
     checkpoint = find_checkpoint(policy)

@@ -119,6 +119,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def check_exposure(host: str, token: str | None) -> None:
+    """Raises UserError for an address that other computers reach without a token."""
+    if token is None and not is_loopback(host):
+        raise UserError(
+            f"Other computers could command the arm through {host}. Give a token with --token-file or in "
+            f"{TOKEN_VARIABLE}, or stay on 127.0.0.1."
+        )
+
+
 def read_token(file: Path | None = None) -> str | None:
     """The shared secret in the file, else in the environment variable EBT_POLICY_TOKEN; None without either.
 

@@ -22,11 +22,10 @@ from websockets.http11 import Request, Response
 
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.contract import (
-    TOKEN_VARIABLE,
     authorised,
     check_actions,
+    check_exposure,
     check_observation,
-    is_loopback,
 )
 from ebt_policy.hardware.wire import (
     MAX_BYTES,
@@ -96,11 +95,7 @@ class PolicyServer:
 
         Raises UserError for an address that other computers reach without a token.
         """
-        if token is None and not is_loopback(host):
-            raise UserError(
-                f"Other computers could command the arm through {host}. Give a token with --token-file or in "
-                f"{TOKEN_VARIABLE}, or stay on 127.0.0.1."
-            )
+        check_exposure(host, token)
         self._decider, self._token, self._hello_s = decider, token, hello_s
         self.welcome, self.secured = decider.welcome, token is not None
         self.host, self.port = host, port

@@ -4,17 +4,20 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from lerobot.configs.types import FeatureType, PolicyFeature
 
 from ebt_policy.errors import UserError
-from ebt_policy.eval.policies import load_runner
+from ebt_policy.eval.policies import RunnerDecision, load_runner
 from ebt_policy.eval.rollout import _shift
 from ebt_policy.eval.served import ServedRunner, normaliser_sha256, serve
 from ebt_policy.hardware.client import RemotePolicy
 from ebt_policy.hardware.server import Decider, PolicyServer
 from ebt_policy.noise import Noise
+from ebt_policy.trace import Trace
 
 TIMEOUT_S = 60.0
 
@@ -105,8 +108,33 @@ def test_the_normalisation_has_a_hash_of_its_own(checkpoint, tmp_path):
     assert normaliser_sha256(copy) != before
 
 
-def test_mistakes_are_told_before_the_policy_is_loaded(tmp_path):
+def test_pictures_travel_as_bytes_and_are_decided_on_as_shares_of_one():
+    """As environments and datasets give them: float32 in 0..1."""
+    seen = {}
+
+    def decide(observations, noise, previous):
+        seen.update(observations)
+        return RunnerDecision(np.zeros((1, 1, 2)), np.zeros((1, 4, 2)), Trace.without_steps(1, 1))
+
+    features = {"observation.image": PolicyFeature(FeatureType.VISUAL, (3, 2, 2))}
+    action = PolicyFeature(FeatureType.ACTION, (2,))
+    config = SimpleNamespace(input_features=features, action_feature=action)
+    runner = SimpleNamespace(
+        config=config, n_obs_steps=1, n_action_steps=1, checkpoint_sha256="", decide=decide
+    )
+    served = ServedRunner(runner)
+    assert served.welcome.features["observation.image"].dtype == "uint8"
+    picture = np.array([0, 51, 255] * 4, np.uint8).reshape(1, 3, 2, 2)
+    served.decide({"observation.image": picture}, tick=0, reset=True, deadline_s=None)
+    assert seen["observation.image"].dtype == np.float32
+    np.testing.assert_allclose(seen["observation.image"], picture[None] / 255, rtol=1e-6)
+
+
+def test_mistakes_are_told_before_the_policy_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.delenv("EBT_POLICY_TOKEN", raising=False)
     with pytest.raises(UserError, match="cannot be read"):
         serve("shipped:pusht_keypoints_ebt", "127.0.0.1", 0, tmp_path / "none")
+    with pytest.raises(UserError, match="Other computers"):
+        serve("shipped:pusht_keypoints_ebt", "0.0.0.0", 0, None)
     with pytest.raises(UserError, match="above 0"):
         serve("shipped:pusht_keypoints_ebt", "127.0.0.1", 0, None, heartbeat_s=0)
