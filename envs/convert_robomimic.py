@@ -110,8 +110,7 @@ class Reader:
                 f"(environment '{self.file.env_name}', features of {self.env})."
             )
         if not missing:
-            robot = np.concatenate([demo.observations[key] for key in STATE_KEYS], axis=1).astype(np.float32)
-            objects = ROBOSUITE[self.task].environment_state(demo.observations).astype(np.float32)
+            robot, objects = _joined(demo, STATE_KEYS), _joined(demo, ROBOSUITE[self.task].keys)
         else:
             assert replay is not None
             robot, objects = replay.observe(demo)
@@ -193,6 +192,10 @@ def _warnings(reader: Reader, kept: list[Outcome]) -> list[str]:
     if any(outcome.solved is None for outcome in kept):
         warnings.append("nothing was replayed, so it is not known which demonstrations end in success.")
     return warnings
+
+
+def _joined(demo: Recorded, keys: tuple[str, ...]) -> NDArray[np.float32]:
+    return np.concatenate([demo.observations[key] for key in keys], axis=1).astype(np.float32)
 
 
 def _in_splits(file: DemonstrationFile) -> tuple[list[str], list[str]]:

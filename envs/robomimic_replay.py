@@ -84,9 +84,7 @@ class Replay(RobosuiteSimulator):
             self._check_size(where, states)
             self._show(states[0])
             seen.append(dict(self._observation))
-        unknown = [
-            key for key in (*STATE_KEYS, *self._facts.keys) if not np.allclose(seen[0][key], seen[1][key])
-        ]
+        unknown = [key for key in (*STATE_KEYS, *self._keys) if not np.allclose(seen[0][key], seen[1][key])]
         if unknown:
             raise UserError(
                 f"{where}: the file holds no scene (model_file should be the XML itself, not a file name), and the "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,24 +30,10 @@ ACTIONS = 7  # position and rotation delta of the gripper in -1..1, and the grip
 
 @dataclass(frozen=True)
 class RobosuiteTask:
-    """What robosuite calls the task, and what is observed of its objects.
-
-    keys: robosuite's names, in order. reached: those positions among them that the hand goes to; where each lies from the
-    gripper (m, world axes) follows the keys. A policy that has to find that difference itself, from two positions that
-    range over the whole table, misses by a centimetre or two (docs/experiments.md); robomimic's states hold it too.
-    """
+    """What robosuite calls the task, and the names of its object observations, in order."""
 
     environment: str
     keys: tuple[str, ...]
-    reached: tuple[str, ...]
-
-    def environment_state(self, observed: Mapping[str, NDArray]) -> NDArray[np.float64]:
-        """(..., E) from arrays (..., D) by robosuite's names."""
-        parts = [np.asarray(observed[key]) for key in self.keys]
-        # Some observations are single numbers.
-        parts = [p if p.ndim == np.ndim(observed["robot0_eef_pos"]) else p[..., None] for p in parts]
-        parts += [observed[key] - observed["robot0_eef_pos"] for key in self.reached]
-        return np.concatenate(parts, axis=-1)
 
 
 def _task(name: str, description: str, environment_size: int, usual_ticks: int, max_ticks: int = 400) -> Task:
@@ -67,40 +53,31 @@ def _task(name: str, description: str, environment_size: int, usual_ticks: int, 
 
 # Episode lengths are robomimic's: 400 ticks, 700 for tool hang.
 TASKS = {
-    "Lift": _task("Lift", "Lift the cube.", 10, 55),
-    "Stack": _task("Stack", "Put the red cube on the green cube.", 20, 85),
-    "PickPlaceCan": _task("PickPlaceCan", "Put the can into its bin.", 10, 225),
-    "NutAssemblySquare": _task("NutAssemblySquare", "Put the square nut on its peg.", 10, 139),
+    "Lift": _task("Lift", "Lift the cube.", 7, 55),
+    "Stack": _task("Stack", "Put the red cube on the green cube.", 14, 85),
+    "PickPlaceCan": _task("PickPlaceCan", "Put the can into its bin.", 7, 225),
+    "NutAssemblySquare": _task("NutAssemblySquare", "Put the square nut on its peg.", 7, 139),
     # The tasks in full; robosuite's own demonstrations are of these. They take a person 1,000 and 1,500 ticks.
-    "NutAssembly": _task("NutAssembly", "Put both nuts on their pegs.", 20, 1000, max_ticks=1500),
-    "PickPlace": _task("PickPlace", "Put the four objects into their bins.", 40, 1500, max_ticks=2000),
-    "Door": _task("Door", "Open the door by its handle.", 11, 94),
-    "ToolHang": _task("ToolHang", "Assemble the frame and hang the tool.", 27, 480, max_ticks=700),
+    "NutAssembly": _task("NutAssembly", "Put both nuts on their pegs.", 14, 1000, max_ticks=1500),
+    "PickPlace": _task("PickPlace", "Put the four objects into their bins.", 28, 1500, max_ticks=2000),
+    "Door": _task("Door", "Open the door by its handle.", 8, 94),
+    "ToolHang": _task("ToolHang", "Assemble the frame and hang the tool.", 21, 480, max_ticks=700),
 }
 ROBOSUITE = {
-    "Lift": RobosuiteTask("Lift", ("cube_pos", "cube_quat"), ("cube_pos",)),
-    "Stack": RobosuiteTask(
-        "Stack", ("cubeA_pos", "cubeA_quat", "cubeB_pos", "cubeB_quat"), ("cubeA_pos", "cubeB_pos")
-    ),
-    "PickPlaceCan": RobosuiteTask("PickPlaceCan", ("Can_pos", "Can_quat"), ("Can_pos",)),
-    "NutAssemblySquare": RobosuiteTask(
-        "NutAssemblySquare", ("SquareNut_pos", "SquareNut_quat"), ("SquareNut_pos",)
-    ),
+    "Lift": RobosuiteTask("Lift", ("cube_pos", "cube_quat")),
+    "Stack": RobosuiteTask("Stack", ("cubeA_pos", "cubeA_quat", "cubeB_pos", "cubeB_quat")),
+    "PickPlaceCan": RobosuiteTask("PickPlaceCan", ("Can_pos", "Can_quat")),
+    "NutAssemblySquare": RobosuiteTask("NutAssemblySquare", ("SquareNut_pos", "SquareNut_quat")),
     "NutAssembly": RobosuiteTask(
-        "NutAssembly",
-        ("SquareNut_pos", "SquareNut_quat", "RoundNut_pos", "RoundNut_quat"),
-        ("SquareNut_pos", "RoundNut_pos"),
+        "NutAssembly", ("SquareNut_pos", "SquareNut_quat", "RoundNut_pos", "RoundNut_quat")
     ),
     "PickPlace": RobosuiteTask(
         "PickPlace",
         tuple(f"{name}_{part}" for name in ("Milk", "Bread", "Cereal", "Can") for part in ("pos", "quat")),
-        ("Milk_pos", "Bread_pos", "Cereal_pos", "Can_pos"),
     ),
-    "Door": RobosuiteTask("Door", ("door_pos", "handle_pos", "hinge_qpos", "handle_qpos"), ("handle_pos",)),
+    "Door": RobosuiteTask("Door", ("door_pos", "handle_pos", "hinge_qpos", "handle_qpos")),
     "ToolHang": RobosuiteTask(
-        "ToolHang",
-        ("base_pos", "base_quat", "frame_pos", "frame_quat", "tool_pos", "tool_quat"),
-        ("frame_pos", "tool_pos"),
+        "ToolHang", ("base_pos", "base_quat", "frame_pos", "frame_quat", "tool_pos", "tool_quat")
     ),
 }
 
@@ -142,7 +119,7 @@ class RobosuiteSimulator:
                 "'lerobot_policy_ebt[robosuite]'"
             ) from error
         facts = ROBOSUITE[task]
-        self._facts, self._exposure = facts, EXPOSURES[task]
+        self._keys, self._exposure = facts.keys, EXPOSURES[task]
         self._observation: dict[str, NDArray] = {}
         with _numpy_seed(0):
             self.env = robosuite.make(
@@ -156,7 +133,7 @@ class RobosuiteSimulator:
                 ignore_done=True,  # the time limit is the wrapper's
             )
         # Every sensor is read at each of the 25 physics steps of a tick; most are of no use here.
-        for name in set(self.env.observation_names) - {*STATE_KEYS, *facts.keys}:
+        for name in set(self.env.observation_names) - {*STATE_KEYS, *self._keys}:
             self.env.modify_observable(name, "enabled", False)
 
     def reset(self, seed: int) -> None:
@@ -173,15 +150,18 @@ class RobosuiteSimulator:
         self._observation = self.env.step(action)[0]
 
     def state(self) -> NDArray[np.float64]:
-        return np.concatenate([self._observation[key] for key in STATE_KEYS])
+        return self._named(STATE_KEYS)
 
     def environment_state(self) -> NDArray[np.float64]:
-        return self._facts.environment_state(self._observation)
+        return self._named(self._keys)
 
     def _look(self) -> None:
         """Observe moved objects at once. robosuite would shift the rhythm of its sensors if it were asked to."""
-        for key in self._facts.keys:
+        for key in self._keys:
             self._observation[key] = self.env._observables[key]._sensor({})
+
+    def _named(self, keys: tuple[str, ...]) -> NDArray[np.float64]:
+        return np.concatenate([np.ravel(self._observation[key]) for key in keys])
 
     def score(self) -> Score:
         solved = bool(self.env._check_success())

@@ -19,7 +19,7 @@ def attempt(wanted: Collection, seed: int) -> dict[str, np.ndarray] | None:
     if seed % 3 == 0:
         return None
     rng, length = np.random.default_rng(seed), 5 + seed % 4
-    sizes = {"observation.state": 9, "observation.environment_state": 10, "action": 7}
+    sizes = {"observation.state": 9, "observation.environment_state": 7, "action": 7}
     made = {name: rng.normal(size=(length, size)).astype(np.float32) for name, size in sizes.items()}
     pictures = {
         f"observation.images.{camera}": rng.integers(0, 255, (length, *wanted.image_size, 3), np.uint8)
