@@ -1,0 +1,146 @@
+"""LeRobot's own SO-101 driver, unmodified, against the emulated servos."""
+
+import itertools
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ebt_policy.hardware.config_safe_robot import SafeRobotConfig
+from ebt_policy.hardware.feetech_bus import EmulatedBus
+from ebt_policy.hardware.feetech_faults import FaultKind
+from ebt_policy.hardware.safe_robot import SafeRobot
+
+sdk_port = pytest.importorskip("scservo_sdk.port_handler", reason="needs the extra feetech")
+from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig  # noqa: E402
+
+NAMES = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
+LOW, HIGH = 1000, 3100
+
+
+class Clock:
+    now = 10.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def bus(clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    # The driver waits 50 ms for a reply; its clock goes at an eighth, so that a busy machine is no silent servo.
+    monkeypatch.setattr(sdk_port, "time", SimpleNamespace(time=lambda: time.time() / 8))
+    with EmulatedBus(clock=clock) as bus:
+        for i in range(1, 7):
+            bus.servo(i).set("Homing_Offset", 30 * i - 100)
+            bus.servo(i).set("Min_Position_Limit", LOW)
+            bus.servo(i).set("Max_Position_Limit", HIGH)
+            bus.servo(i).turn_to(2048)
+        yield bus
+
+
+@pytest.fixture
+def arm(bus: EmulatedBus, tmp_path: Path) -> SO101Follower:
+    calibration = {
+        name: {"id": i, "drive_mode": 0, "homing_offset": 30 * i - 100, "range_min": LOW, "range_max": HIGH}
+        for i, name in enumerate(NAMES, start=1)
+    }
+    (tmp_path / "arm.json").write_text(json.dumps(calibration))
+    return SO101Follower(SO101FollowerConfig(port=bus.port, id="arm", calibration_dir=tmp_path))
+
+
+def action(degrees: float) -> dict[str, float]:
+    return {f"{name}.pos": degrees for name in NAMES}
+
+
+def registers(bus: EmulatedBus, name: str) -> list[int]:
+    return [bus.servo(i).get(name) for i in range(1, 7)]
+
+
+def test_connects_configures_reads_moves_and_lets_go(arm: SO101Follower, bus: EmulatedBus, clock: Clock):
+    arm.connect()  # would ask for a calibration on the terminal if it did not find the one of the servos
+    assert arm.is_calibrated and registers(bus, "Torque_Enable") == [1] * 6
+    assert registers(bus, "Return_Delay_Time") == [0] * 6 and registers(bus, "P_Coefficient") == [16] * 6
+    assert bus.servo(6).get("Max_Torque_Limit") == 500
+    assert arm.get_observation()["elbow_flex.pos"] == pytest.approx(-0.2, abs=0.1)
+    arm.send_action(action(20.0))
+    assert arm.get_observation()["elbow_flex.pos"] < 1
+    clock.now += 2
+    assert list(arm.get_observation().values()) == pytest.approx([20.0] * 6, abs=0.1)
+    arm.disconnect()
+    assert registers(bus, "Torque_Enable") == [0] * 6
+
+
+def test_one_lost_or_broken_reply_is_survived_while_observing(arm: SO101Follower, bus: EmulatedBus):
+    arm.connect()
+    sound = arm.get_observation()
+    for kind in (FaultKind.DROP, FaultKind.CORRUPT, FaultKind.GARBAGE):
+        bus.faults.add(kind, [3], packets=1)
+        assert arm.get_observation() == sound
+    arm.disconnect()
+
+
+def test_one_lost_reply_while_connecting_is_not(arm: SO101Follower, bus: EmulatedBus):
+    """LeRobot retries the reading of positions only."""
+    bus.faults.add(FaultKind.DROP, [3], packets=1)
+    with pytest.raises(RuntimeError, match=r"Missing motor IDs:\s+- 3"):
+        arm.connect()
+
+
+def test_a_dead_motor_stops_the_reading_and_the_others_hold(arm: SO101Follower, bus: EmulatedBus, clock: Clock):
+    arm.connect()
+    arm.send_action(action(5.0))
+    arm.get_observation()
+    clock.now += 2
+    before = registers(bus, "Present_Position")
+    dead = bus.faults.add(FaultKind.DEAD, [3])
+    with pytest.raises(
+        ConnectionError, match=r"Failed to sync read 'Present_Position'.*There is no status packet"
+    ):
+        arm.get_observation()
+    clock.now += 2
+    assert registers(bus, "Present_Position") == before and registers(bus, "Torque_Enable") == [1] * 6
+    # LeRobot gives up at the first motor that does not answer: those behind it keep their torque.
+    with pytest.raises(ConnectionError, match=r"Failed to write 'Torque_Enable' on id_=3"):
+        arm.disconnect()
+    assert registers(bus, "Torque_Enable") == [0, 0, 1, 1, 1, 1]
+    bus.faults.lift(dead)
+    arm.disconnect()
+    assert registers(bus, "Torque_Enable") == [0] * 6
+
+
+def test_behind_the_safety_filter_the_goals_in_the_servos_keep_its_limits(
+    arm: SO101Follower, bus: EmulatedBus, clock: Clock, tmp_path: Path
+):
+    config = SafeRobotConfig(
+        robot=arm.config,
+        id="safe",
+        calibration_dir=tmp_path,
+        fps=50.0,
+        velocity=90.0,
+        speed_scale=1.0,
+        ramp_s=0.0,
+        start_gate=None,
+    )
+    robot = SafeRobot(config, arm, clock)
+    robot.connect()
+    goals = [registers(bus, "Goal_Position")]
+    for tick in range(200):
+        clock.now += 0.02
+        robot.send_action(action(500.0 if tick < 100 else -500.0))
+        robot.get_observation()  # answered after the goals have been taken
+        goals.append(registers(bus, "Goal_Position"))
+    margin = 0.02 * (HIGH - LOW)
+    assert all(LOW + margin - 1 <= goal <= HIGH - margin + 1 for row in goals for goal in row)
+    # 90 units/s: degrees, or for the gripper hundredths of its range; one step more for rounding.
+    for i, per_unit in enumerate([4095 / 360] * 5 + [(HIGH - LOW) / 100]):
+        steps = [abs(b[i] - a[i]) for a, b in itertools.pairwise(goals)]
+        assert 10 < max(steps) <= 90 * 0.02 * per_unit + 1
+    robot.disconnect()
+    assert registers(bus, "Torque_Enable") == [0] * 6
