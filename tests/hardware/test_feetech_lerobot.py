@@ -93,7 +93,9 @@ def test_one_lost_reply_while_connecting_is_not(arm: SO101Follower, bus: Emulate
         arm.connect()
 
 
-def test_a_dead_motor_stops_the_reading_and_the_others_hold(arm: SO101Follower, bus: EmulatedBus, clock: Clock):
+def test_a_dead_motor_stops_the_reading_and_the_others_hold(
+    arm: SO101Follower, bus: EmulatedBus, clock: Clock
+):
     arm.connect()
     arm.send_action(action(5.0))
     arm.get_observation()
