@@ -1,8 +1,9 @@
-"""Options of the safety filter around a LeRobot robot: `--robot.type=ebt_safe --robot.robot.type=so101_follower ...`."""
+"""Options of the safety filter around a LeRobot robot: `--robot.type=ebt_safe --robot.robot='{type: so101_follower, ...}'`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from lerobot.robots.config import RobotConfig
 
@@ -10,12 +11,13 @@ from lerobot.robots.config import RobotConfig
 @RobotConfig.register_subclass("ebt_safe")
 @dataclass(kw_only=True)
 class SafeRobotConfig(RobotConfig):
-    """robot: the arm to guard. velocity, acceleration: limits in its units per second (degrees, or hundredths of the range
+    """robot: options of the arm to guard, `type` among them; not a RobotConfig, since LeRobot's parser follows every type
+    that a field may have, and would never end at one that holds itself. velocity, acceleration: limits in its units per second (degrees, or hundredths of the range
     for grippers and LeRobot's normalised mode), for all joints or by name. margin: part of each range kept free at its ends.
     low, high: ranges by joint where the robot does not know its own. The others are those of `SafetyConfig`.
     """
 
-    robot: RobotConfig
+    robot: dict[str, Any]
     fps: float = 30.0
     velocity: float = 180.0
     acceleration: float = 720.0

@@ -40,7 +40,7 @@ class SafeRobot(Robot):
         """robot: an existing one instead of that of the config."""
         super().__init__(config)
         self.config, self._clock = config, clock
-        self.robot = make_robot_from_config(config.robot) if robot is None else robot
+        self.robot = _made(config.robot) if robot is None else robot
         self.filter: SafetyFilter | None = None
         self.events: list[SafetyEvent] = []  # the last hundred
         self._log: EventLog | None = None
@@ -163,6 +163,20 @@ class SafeRobot(Robot):
         logger.warning("safety: %s: %s", event.kind, event.detail)
         if self._log is not None:
             self._log(event)
+
+
+def _made(options: Mapping[str, Any]) -> Robot:
+    """The robot that these options describe. Raises UserError where they describe none."""
+    import draccus
+    from lerobot.robots.config import RobotConfig
+
+    try:
+        return make_robot_from_config(draccus.decode(RobotConfig, dict(options)))
+    except (draccus.utils.ParsingError, TypeError, ValueError) as error:
+        raise UserError(
+            f"--robot.robot describes no LeRobot robot ({error}). For example: "
+            "--robot.robot='{type: so101_follower, port: /dev/ttyACM0, id: my_arm}'"
+        ) from error
 
 
 def joint_ranges(robot: Robot, joints: tuple[str, ...]) -> dict[str, tuple[float, float]]:

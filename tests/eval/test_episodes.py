@@ -10,7 +10,7 @@ from ebt_policy.trace import Trace
 
 
 def as_dict(episode: Episode) -> dict:
-    unstored = ("frames", "coverages", "disturbance", "traces")
+    unstored = ("frames", "coverages", "disturbance", "decision_ticks", "watch", "traces")
     values = {name: value for name, value in vars(episode).items() if name not in unstored}
     return values | {"traces": [trace.to_dict() for trace in episode.traces]}
 

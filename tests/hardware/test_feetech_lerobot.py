@@ -121,7 +121,7 @@ def test_behind_the_safety_filter_the_goals_in_the_servos_keep_its_limits(
     arm: SO101Follower, bus: EmulatedBus, clock: Clock, tmp_path: Path
 ):
     config = SafeRobotConfig(
-        robot=arm.config,
+        robot={"type": "so101_follower", "port": bus.port},
         id="safe",
         calibration_dir=tmp_path,
         fps=50.0,
@@ -135,8 +135,11 @@ def test_behind_the_safety_filter_the_goals_in_the_servos_keep_its_limits(
     goals = [registers(bus, "Goal_Position")]
     for tick in range(200):
         clock.now += 0.02
-        robot.send_action(action(500.0 if tick < 100 else -500.0))
-        robot.get_observation()  # answered after the goals have been taken
+        allowed = robot.send_action(action(500.0 if tick < 100 else -500.0))
+        sent = arm.bus._unnormalize({arm.bus.motors[n].id: allowed[f"{n}.pos"] for n in NAMES})
+        deadline = time.time() + 5
+        while registers(bus, "Goal_Position") != list(sent.values()) and time.time() < deadline:
+            time.sleep(1e-4)  # the bus is a thread of its own
         goals.append(registers(bus, "Goal_Position"))
     margin = 0.02 * (HIGH - LOW)
     assert all(LOW + margin - 1 <= goal <= HIGH - margin + 1 for row in goals for goal in row)

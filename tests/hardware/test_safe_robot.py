@@ -1,6 +1,7 @@
 """Any LeRobot robot behind the filter."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def guarded(arm: FakeArm, tmp_path: Path):
     def make(**options) -> tuple[SafeRobot, Clock]:
         clock = Clock()
         options = {"fps": 50.0, "speed_scale": 1.0, "ramp_s": 0.0} | options
-        config = SafeRobotConfig(robot=arm.config, id="safe", calibration_dir=tmp_path, **options)
+        config = SafeRobotConfig(robot={"type": "fake_arm"}, id="safe", calibration_dir=tmp_path, **options)
         robot = SafeRobot(config, arm, clock)
         robot.connect()
         return robot, clock
@@ -113,10 +114,24 @@ def test_disconnecting_closes_the_log_even_when_the_bus_fails(guarded, arm: Fake
     assert robot._log is None and robot.filter is None
 
 
-def test_lerobot_makes_it_by_its_type(tmp_path: Path):
+def test_lerobot_makes_it_by_its_type_and_options(tmp_path: Path):
+    import draccus
+    from lerobot.robots.config import RobotConfig
     from lerobot.robots.utils import make_robot_from_config
 
-    config = SafeRobotConfig(robot=FakeArmConfig(id="a", calibration_dir=tmp_path), calibration_dir=tmp_path)
-    assert config.type == "ebt_safe"
-    robot = make_robot_from_config(config)
-    assert isinstance(robot, SafeRobot) and isinstance(robot.robot, FakeArm)
+    @dataclass
+    class Command:  # as LeRobot's are
+        robot: RobotConfig
+
+    given = [
+        "--robot.type=ebt_safe",
+        f"--robot.calibration_dir={tmp_path}",
+        f"--robot.robot={{type: fake_arm, id: a, calibration_dir: {tmp_path}}}",
+    ]
+    robot = make_robot_from_config(draccus.parse(Command, args=given).robot)
+    assert isinstance(robot, SafeRobot) and isinstance(robot.robot, FakeArm) and robot.robot.id == "a"
+
+
+def test_options_that_describe_no_robot_are_named(tmp_path: Path):
+    with pytest.raises(UserError, match="describes no LeRobot robot"):
+        SafeRobot(SafeRobotConfig(robot={"type": "nobody"}, calibration_dir=tmp_path))
