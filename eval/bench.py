@@ -237,7 +237,7 @@ def _calibration(run: _Bench, setting: Setting, policy: Path) -> Calibration:
     budget = setting.max_evaluations or "trained"
     file = run.output.parent / "calibrations" / f"{env}-{sha[:12]}-{budget}.json"
     if file.is_file():
-        return read_calibration(file, sha)
+        return read_calibration(file, sha).with_alpha(config.alpha)
     run.console.print(f"Calibrating on {config.calibration_episodes} episodes of {env}", style="bold")
     return calibrate(
         str(policy),

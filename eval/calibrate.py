@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from ebt_policy.eval.parallel import usable_cores
 from ebt_policy.eval.policies import load_runner
 from ebt_policy.eval.recorded import recorded_signals
 from ebt_policy.eval.transition_data import fitted_transition
+from ebt_policy.eval.watched import acting
 from ebt_policy.eval.watched_episodes import watch_episodes
 from ebt_policy.signals import DEFAULT_SIGNALS, Statistic, fit_statistic
 
@@ -112,12 +112,3 @@ def fit_and_score(
 def episode_score(statistic: Statistic, episode: Values, horizon: int) -> float:
     """The largest running score within the horizon."""
     return float(statistic.running(episode[:horizon]).max(initial=0.0))
-
-
-def acting(runner: Any) -> dict[str, Any]:
-    """The options that scores depend on."""
-    names = ("n_action_steps", "max_evaluations", "start", "starts", "warm_start_share", "last_noise")
-    options = {name: getattr(runner.config, name) for name in names if hasattr(runner.config, name)}
-    if runner.max_evaluations is not None:
-        options["max_evaluations"] = runner.max_evaluations
-    return options

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ebt_policy.eval.novelty import log_density_of_noise, random_distillation
 from ebt_policy.eval.policies import load_runner
-from ebt_policy.eval.transition_data import fitted_transition, transitions
+from ebt_policy.eval.transition_data import transitions
 from ebt_policy.eval.watched_episodes import WatchedEpisode
 from ebt_policy.noise import Noise
-from ebt_policy.transition import scene
+from ebt_policy.transition import scene, train_transition
 
 SAMPLES = 16  # chunks for the sampling detectors; STAC uses 256, FIPER 50
 LEVELS = 8  # noise levels of the diffusion loss
@@ -30,10 +30,9 @@ LEVELS = 8  # noise levels of the diffusion loss
 
 @dataclass(frozen=True)
 class Detector:
-    """values(episode) -> (D,). about: what it is after, for the report."""
+    """values(episode) -> (D,)."""
 
     name: str
-    about: str
     values: Callable[[WatchedEpisode], np.ndarray]
 
     def cost_ms(self, episode: WatchedEpisode, decisions: int = 30) -> float:
@@ -68,8 +67,8 @@ def detectors(policy: str | Path, diffusion: str | Path | None, device: str = "c
     Raises UserError where the policy's data cannot be read.
     """
     runner = load_runner(policy, device=device)
-    scenes = transitions(runner, policy)[0]
-    energy = fitted_transition(runner, policy)
+    scenes, actions, following = transitions(runner, policy)
+    energy = train_transition(scenes, actions, following, runner.checkpoint_sha256)
     n = runner.n_action_steps
 
     def scenes_of(episode: WatchedEpisode) -> Tensor:
@@ -86,13 +85,9 @@ def detectors(policy: str | Path, diffusion: str | Path | None, device: str = "c
         return lambda episode: score(scenes_of(episode)).numpy()
 
     found = [
-        Detector("transition", "transition energy, after EBWM (arXiv 2406.08862)", transition),
-        Detector(
-            "rnd", "random network distillation on observations", on_scenes(random_distillation(scenes))
-        ),
-        Detector(
-            "logpzo", "logpZO on observations (arXiv 2503.08558)", on_scenes(log_density_of_noise(scenes))
-        ),
+        Detector("transition", transition),
+        Detector("rnd", on_scenes(random_distillation(scenes))),
+        Detector("logpzo", on_scenes(log_density_of_noise(scenes))),
         *_sampling(policy, device),
     ]
     if diffusion is not None:
@@ -101,7 +96,9 @@ def detectors(policy: str | Path, diffusion: str | Path | None, device: str = "c
 
 
 def _sampling(policy: str | Path, device: str) -> list[Detector]:
-    """Detectors that draw K chunks from noise at every decision."""
+    """Detectors that draw K chunks from noise at every decision: their variance, after ACE (arXiv 2510.09459), and the
+    divergence of successive draws, after STAC (arXiv 2410.04640).
+    """
     runner = load_runner(policy, device=device, overrides={"start": "noise"})
     n = runner.n_action_steps
 
@@ -129,16 +126,7 @@ def _sampling(policy: str | Path, device: str) -> list[Detector]:
         after = drawn[1:, :, :known].reshape(episode.decisions - 1, SAMPLES, -1)
         return np.concatenate([[np.nan], _energy_distance(before, after)])
 
-    return [
-        Detector(
-            "chunk_variance", f"variance of {SAMPLES} sampled chunks (after ACE, arXiv 2510.09459)", variance
-        ),
-        Detector(
-            "stac",
-            f"divergence of successive chunks, {SAMPLES} samples (after STAC, arXiv 2410.04640)",
-            divergence,
-        ),
-    ]
+    return [Detector("chunk_variance", variance), Detector("stac", divergence)]
 
 
 def _energy_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -170,7 +158,7 @@ def _diffusion_loss(policy: str | Path, device: str) -> Detector:
                 total += (model._predict(noised, context, level) - noise).square().mean((1, 2))
         return (total / LEVELS).numpy()
 
-    return Detector("diffusion_loss", "loss of a diffusion policy on the chunk (after Diff-DAgger)", values)
+    return Detector("diffusion_loss", values)
 
 
 def add_values(episodes: Sequence[WatchedEpisode], found: Sequence[Detector]) -> None:

@@ -21,7 +21,6 @@ import numpy as np
 from ebt_policy import provenance
 from ebt_policy.calibration import Calibration, calibrated
 from ebt_policy.envs import environment
-from ebt_policy.errors import UserError
 from ebt_policy.eval.bench_report import write_pages
 from ebt_policy.eval.calibrate import fit_and_score
 from ebt_policy.eval.detectors import Detector, add_values, detectors
@@ -247,7 +246,7 @@ def _report(
 ) -> Path:
     cells = Counter(map(cell_of, test))
     main = _table(config, measured, decision_ms, watching_ms)
-    best = find(measured, config.reference)
+    best = next(one for one in measured if one.row.name == config.reference)
     compared = [_compared(one, best) for one in measured if one is not best]
     counts = Table(
         ("Environment", "Successes", "Episodes"),
@@ -266,14 +265,6 @@ def _report(
     return write_pages(
         folder, f"{config.name}: {task.env}", facts, main, compared, config.reference, [counts]
     )
-
-
-def find(measured: Sequence[Measured], name: str) -> Measured:
-    """The line of that name. Raises UserError where there is none."""
-    for one in measured:
-        if one.row.name == name:
-            return one
-    raise UserError(f"There is no detector '{name}'.")
 
 
 def _compared(one: Measured, best: Measured) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from ebt_policy.errors import UserError
 from ebt_policy.eval.policies import Runner
+from ebt_policy.eval.rollout import shifted
 from ebt_policy.noise import Noise
 from ebt_policy.signals import decision_signals, rows
 
@@ -50,7 +51,5 @@ def _along(runner: Runner, windows, frames: np.ndarray, seed: int) -> list[dict[
             decision_signals(decision.trace, decision.chunk, runner.n_action_steps, previous, moved)
         )
         state = decision.state
-        left = decision.chunk[:, runner.n_action_steps :]
-        last = np.repeat(decision.chunk[:, -1:], runner.n_action_steps, axis=1)
-        previous = np.concatenate([left, last], axis=1)
+        previous = shifted(decision.chunk, np.array([runner.n_action_steps]))
     return found

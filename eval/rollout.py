@@ -135,7 +135,7 @@ def rollout(
             # An episode that ends early has done its share of the work ahead.
             ticks += (spec.max_ticks if episode.done else len(episode.coverages)) - before
         still = [row for row, episode in enumerate(running) if not episode.done]
-        chunks = _shift(decision.chunk[still], planned[still])
+        chunks = shifted(decision.chunk[still], planned[still])
         live = [live[row] for row in still]
         if progress is not None:
             progress(ticks, len(running) - len(live))
@@ -175,7 +175,7 @@ def _stack(running: Sequence[_Running]) -> dict[str, np.ndarray]:
     }
 
 
-def _shift(chunk: np.ndarray, ticks: np.ndarray) -> np.ndarray:
+def shifted(chunk: np.ndarray, ticks: np.ndarray) -> np.ndarray:
     """Chunks (B, H, A) seen `ticks` (B,) later: what was executed is dropped, the last action repeated."""
     horizon = chunk.shape[1]
     index = np.minimum(np.arange(horizon) + ticks[:, None], horizon - 1)

@@ -16,6 +16,7 @@ import numpy as np
 
 from ebt_policy.errors import UserError
 from ebt_policy.eval.policies import Runner, find_checkpoint, load_runner
+from ebt_policy.eval.rollout import shifted
 from ebt_policy.noise import Noise
 from ebt_policy.provenance import sha256
 from ebt_policy.trace import StopReason
@@ -100,8 +101,7 @@ class ServedRunner:
         """The last plan (1, H, A) as seen at this tick, its last action repeated; None where it does not reach so far."""
         if self._chunk is None or not 0 <= tick - self._tick < self._chunk.shape[1]:
             return None
-        horizon = self._chunk.shape[1]
-        return self._chunk[:, np.minimum(np.arange(horizon) + tick - self._tick, horizon - 1)]
+        return shifted(self._chunk, np.array([tick - self._tick]))
 
 
 def normaliser_sha256(checkpoint: Path) -> str:

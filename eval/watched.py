@@ -37,9 +37,8 @@ class Watch:
         self.rungs: list[str] = []
         self.state: np.ndarray | None = None  # normalised, at the last decision
         self.scene: Tensor | None = None  # of a transition energy, likewise
-        self.done: np.ndarray | None = (
-            None  # (n, A) normalised, the last actions; None where not all were executed
-        )
+        # (n, A) normalised, the last actions; None where not all were executed.
+        self.done: np.ndarray | None = None
         self.action: np.ndarray | None = None  # the last one commanded
         # With keep_inputs: what the policy saw, {name: (T, ...)}, and what it planned, (H, A) normalised.
         self.keep_inputs = keep_inputs
@@ -74,13 +73,14 @@ class WatchedRunner:
     ) -> None:
         """make_runner(max_evaluations=..., overrides=...) -> Runner: the policy, and the same thinking longer.
 
-        hold is needed for the rung of that name, transition for the signal. Raises UserError when the calibration is of another checkpoint.
+        hold is needed for the rung of that name, transition for the signal. Raises UserError when the calibration is of
+        another checkpoint, or of the same one acting otherwise.
         """
         self._make_runner = make_runner
         self.runner = make_runner()
         self._calibration, self._ladder = calibration, ladder or Ladder(rungs=())
-        if calibration is not None and calibration.checkpoint_sha256 != self.runner.checkpoint_sha256:
-            raise UserError("The calibration was made for another checkpoint. Calibrate this one.")
+        if calibration is not None:
+            _check(calibration, self.runner)
         if hold is None and "hold" in self._ladder.rungs:
             raise UserError("The ladder has the rung 'hold', and nothing says how this robot holds still.")
         self._hold, self._keep_inputs, self._transition = hold, keep_inputs, transition
@@ -196,3 +196,24 @@ class WatchedRunner:
             if self._hold is not None:
                 decision.actions[row] = self._hold(state, watches[row].action)
             decision.chunk[row] = np.nan
+
+
+def acting(runner: Runner) -> dict[str, Any]:
+    """The options that scores depend on."""
+    names = ("n_action_steps", "max_evaluations", "start", "starts", "warm_start_share", "last_noise")
+    options = {name: getattr(runner.config, name) for name in names if hasattr(runner.config, name)}
+    if runner.max_evaluations is not None:
+        options["max_evaluations"] = runner.max_evaluations
+    return options
+
+
+def _check(calibration: Calibration, runner: Runner) -> None:
+    if calibration.checkpoint_sha256 != runner.checkpoint_sha256:
+        raise UserError("The calibration was made for another checkpoint. Calibrate this one.")
+    now = acting(runner)
+    for name, value in calibration.acting.items():
+        if now.get(name) != value:
+            raise UserError(
+                f"The calibration was made with {name} = {value}; here it is {now.get(name)}, and scores differ. Act as it "
+                "was calibrated, or calibrate this way of acting."
+            )

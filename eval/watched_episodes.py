@@ -5,8 +5,8 @@ Legend: D decisions of an episode, T observation steps, H horizon, A action dime
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from ebt_policy.eval.episodes import Episode
 from ebt_policy.eval.parallel import run_episodes
 from ebt_policy.eval.policies import Runner, find_checkpoint, load_runner
 from ebt_policy.eval.watched import WatchedRunner
-from ebt_policy.provenance import sha256
+from ebt_policy.provenance import sha256, write_atomic
 from ebt_policy.recovery import Ladder
 from ebt_policy.transition import TransitionEnergy
 
@@ -127,11 +127,10 @@ def write_watched(path: Path, episodes: Sequence[WatchedEpisode], facts: Mapping
         arrays[f"signal/{name}"] = np.concatenate([e.signals[name] for e in episodes])
     for name in episodes[0].observations:
         arrays[f"observation/{name}"] = np.concatenate([e.observations[name] for e in episodes])
+    buffer = io.BytesIO()
+    np.savez(buffer, meta=np.array(json.dumps(meta)), **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_name(path.name + ".tmp")
-    with open(partial_file, "wb") as file:
-        np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
-    os.replace(partial_file, path)
+    write_atomic(path, buffer.getvalue())
 
 
 def read_watched(path: Path) -> tuple[list[WatchedEpisode], dict[str, Any]]:

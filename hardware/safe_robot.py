@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class SafeRobot(Robot):
         self.config, self._clock = config, clock
         self.robot = _made(config.robot) if robot is None else robot
         self.filter: SafetyFilter | None = None
-        self.events: list[SafetyEvent] = []  # the last hundred
+        self.events: deque[SafetyEvent] = deque(maxlen=100)
         self._log: EventLog | None = None
         self._joints = tuple(
             k.removesuffix(_POSITION) for k in self.robot.action_features if k.endswith(_POSITION)
@@ -159,8 +160,10 @@ class SafeRobot(Robot):
                 self._log = None
 
     def _notice(self, event: SafetyEvent) -> None:
-        self.events = [*self.events[-99:], event]
-        logger.warning("safety: %s: %s", event.kind, event.detail)
+        # What lasts comes at every tick, and a terminal can be slow: only what is new is printed.
+        if not self.events or self.events[-1].kind != event.kind:
+            logger.warning("safety: %s: %s", event.kind, event.detail)
+        self.events.append(event)
         if self._log is not None:
             self._log(event)
 

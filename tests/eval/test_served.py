@@ -12,7 +12,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 
 from ebt_policy.errors import UserError
 from ebt_policy.eval.policies import RunnerDecision, load_runner
-from ebt_policy.eval.rollout import _shift
+from ebt_policy.eval.rollout import shifted
 from ebt_policy.eval.served import ServedRunner, normaliser_sha256, serve
 from ebt_policy.hardware.client import RemotePolicy
 from ebt_policy.hardware.server import Decider, PolicyServer
@@ -63,7 +63,7 @@ def test_replies_equal_those_of_the_runner_with_history_and_plan_carried_on(kind
         history = [seen[max(tick - i, 0)] for i in reversed(range(steps))]
         batch = {name: np.stack([frame[name] for frame in history])[None] for name in seen[0]}
         decision = runner.decide(batch, noise, previous)
-        previous = _shift(decision.chunk, np.array([ticks]))
+        previous = shifted(decision.chunk, np.array([ticks]))
         expected.append(decision)
 
     served = ServedRunner(load_runner(checkpoint(kind)), seed=7)

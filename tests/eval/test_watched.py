@@ -96,6 +96,9 @@ def test_mistakes_are_named(make_runner: Callable):
     other = dataclasses.replace(calibration, checkpoint_sha256="other")
     with pytest.raises(UserError, match="another checkpoint"):
         WatchedRunner(make_runner, other)
+    otherwise = dataclasses.replace(calibration, acting={"max_evaluations": 8})
+    with pytest.raises(UserError, match="max_evaluations = 8; here it is 2"):
+        WatchedRunner(make_runner, otherwise)
     with pytest.raises(UserError, match="too few for alpha"):
         fit_and_score([[{"energy": 1.0}]] * 10, ["energy"], 5, 0.1)
 

@@ -97,6 +97,12 @@ def test_events_are_logged(guarded, tmp_path: Path):
     assert [line["kind"] for line in lines] == ["refused_start_gate"] * 3 and lines[0]["wall"] > 1e9
 
 
+def test_what_lasts_is_printed_once(guarded, caplog: pytest.LogCaptureFixture):
+    robot, clock = guarded()
+    drive(robot, clock, 50, shoulder=80, elbow=20, gripper=50)
+    assert len(robot.events) == 50 and caplog.text.count("refused_start_gate") == 1
+
+
 def test_a_robot_that_cannot_be_guarded_is_refused_and_released(guarded, arm: FakeArm):
     arm.bus.calibration.clear()
     with pytest.raises(UserError, match=r"how far shoulder may move.*--robot.low"):
