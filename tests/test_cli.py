@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from ebt_policy import cli
+from ebt_policy.cli_options import key_values
 from ebt_policy.errors import UserError
 
 HEAVY = ("torch", "lerobot", "numpy", "gymnasium")
@@ -42,10 +43,10 @@ def test_a_mistake_is_told_without_traceback(monkeypatch, capsys) -> None:
 
 
 def test_key_values_are_read_as_yaml() -> None:
-    assert cli.key_values(("policy.width=256", "a.b=[1, 2]", "c=x=y")) == {
+    assert key_values(("policy.width=256", "a.b=[1, 2]", "c=x=y")) == {
         "policy.width": 256,
         "a.b": [1, 2],
         "c": "x=y",
     }
     with pytest.raises(UserError, match="KEY=VALUE"):
-        cli.key_values(("width",))
+        key_values(("width",))

@@ -1,0 +1,154 @@
+"""Commands of `ebt-policy` that watch and serve: calibrate, trace, serve."""
+
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from ebt_policy.cli_options import Overrides, key_values
+from ebt_policy.errors import UserError
+
+
+def calibrate(
+    policy: str,
+    env: str | None = None,
+    dataset: str | None = None,
+    root: Path | None = None,
+    output: Path | None = None,
+    episodes: int = 250,
+    seed: int = 300_000,
+    alpha: float = 0.1,
+    signals: tuple[str, ...] = (),
+    max_evaluations: int | None = None,
+    processes: int | None = None,
+    device: str = "cpu",
+) -> None:
+    """When is the policy's score an alarm? Sets a threshold from successful episodes, with a guarantee.
+
+    Of new episodes like them, at most the share alpha alarms, on average over calibrations (split conformal prediction).
+    The file belongs to this checkpoint and these options, and is refused for any other.
+
+    Args:
+        policy: A run or checkpoint folder, or shipped:NAME.
+        env: Environment to run fresh episodes in.
+        dataset: Or: repo id of recorded successful episodes, for instance of your arm.
+        root: A local folder of the dataset instead of LeRobot's cache.
+        output: Where to write the calibration (default: runs/calibration.json).
+        episodes: How many to run; those that fail do not count.
+        seed: Seed of the first.
+        alpha: Rate of false alarms per successful episode.
+        signals: What the score is made of (default: energy overlap acceleration stillness).
+        max_evaluations: Budget of function evaluations for each decision.
+        processes: Worker processes.
+        device: Torch device of the policy.
+    """
+    from ebt_policy.eval.calibrate import calibrate as run
+    from ebt_policy.signals import DEFAULT_SIGNALS
+
+    path = output or Path("runs/calibration.json")
+    made = run(
+        policy,
+        path,
+        env=env,
+        dataset=dataset,
+        root=root,
+        episodes=episodes,
+        seed=seed,
+        alpha=alpha,
+        signals=signals or DEFAULT_SIGNALS,
+        max_evaluations=max_evaluations,
+        processes=processes,
+        device=device,
+    )
+    low, high = made.false_alarms
+    print(
+        f"Alarm above {made.threshold:.3f}: rank {made.rank} of {len(made.scores)} episodes. With this calibration the "
+        f"rate of false alarms lies between {low:.1%} and {high:.1%} (90 %), {made.alpha:.0%} on average over "
+        f"calibrations. Written to {path}."
+    )
+
+
+def trace(
+    run: Positional[Path],
+    viewer: Literal["html", "rerun"] = "html",
+    save: Path | None = None,
+) -> None:
+    """Watch recorded episodes: video, energy, quantile, inner steps, alarms and disturbances on one timeline.
+
+    Record some first: ebt-policy eval --policy shipped:pusht_keypoints_ebt --episodes 8 --record 8 --output runs/eval
+
+    html: RUN/index.html lists all episodes, the worst false alarms and misses first, and links to a page for each that
+    needs neither network nor server. rerun: one episode in the rerun viewer (pip install 'lerobot_policy_ebt[viz]').
+
+    Args:
+        run: A folder of `eval --record`, or the timeline (JSON) of one episode in it.
+        viewer: Pages for a browser, or the rerun viewer.
+        save: With --viewer rerun: write this file (.rrd) instead of opening the viewer.
+    """
+    if viewer == "rerun":
+        from ebt_policy.eval.rerun_sink import trace as in_rerun
+
+        in_rerun(run, save)
+        if save:
+            print(f"Recording: {save}. Look at it with: rerun {save}")
+        return
+    from ebt_policy.eval.gallery import write_pages
+
+    if save:
+        raise UserError("--save is for --viewer rerun; pages are written into RUN itself.")
+    print(f"Open in a browser: {write_pages(run)}")
+
+
+def serve(
+    policy: str,
+    host: str = "127.0.0.1",
+    port: int = 8700,
+    token_file: Path | None = None,
+    device: str = "cpu",
+    max_evaluations: int | None = None,
+    n_action_steps: int | None = None,
+    fps: float | None = None,
+    heartbeat: float = 2.0,
+    seed: int = 0,
+    overrides: Overrides = (),
+) -> None:
+    """Decide for an arm that another program, or another computer, moves. Its side needs neither torch nor LeRobot.
+
+    There: from ebt_policy.hardware.client import RemotePolicy
+        with RemotePolicy("ws://127.0.0.1:8700") as policy:
+            reply = policy.decide({"observation.state": state}, deadline_s=0.2)  # reply.actions (n, A)
+
+    One controller at a time. Messages are typed, checked and of bounded size; none can run code here. The client holds the
+    arm when this server falls silent; keep the safety filter on its side. Only this computer can connect, unless you give a
+    token. What is sent is not encrypted: over a network that others use, stay on 127.0.0.1 and go through
+    `ssh -L 8700:127.0.0.1:8700 THIS_COMPUTER` from the arm's computer.
+
+    Args:
+        policy: A run or checkpoint folder, or shipped:NAME.
+        host: Address to listen on; 0.0.0.0 for every network, which needs a token.
+        port: Port to listen on; 0 for any free one.
+        token_file: File with the secret that clients must show (default: the environment variable EBT_POLICY_TOKEN).
+            Make one: openssl rand -hex 32 > token
+        device: Torch device of the policy.
+        max_evaluations: Budget of function evaluations for each decision.
+        n_action_steps: Actions in each reply (default: as trained).
+        fps: Ticks a second that the policy was trained at; clients with another rate are then refused.
+        heartbeat: Seconds of silence after which either side counts as dead.
+        seed: Of the policy's noise, begun again with each episode.
+        overrides: Options of the policy, e.g. --set start=zero
+    """
+    from ebt_policy.eval.served import serve as run
+
+    run(
+        policy,
+        host,
+        port,
+        token_file,
+        device=device,
+        max_evaluations=max_evaluations,
+        n_action_steps=n_action_steps,
+        fps=fps,
+        heartbeat_s=heartbeat,
+        seed=seed,
+        overrides=key_values(overrides),
+    )
