@@ -74,7 +74,7 @@ def evaluate(
         overrides: Options of the policy, e.g. --set start=zero --set sampler=ddim:10
     """
     from ebt_policy.eval.evaluate import evaluate as run
-    from ebt_policy.eval.policies import list_shipped
+    from ebt_policy.runner import list_shipped
 
     if policy in ("shipped:", "shipped:list"):
         print("\n".join(f"shipped:{name}" for name in list_shipped()))

@@ -62,8 +62,8 @@ def export(policy: str, output: Path) -> None:
         policy: A run or checkpoint folder.
         output: A new folder.
     """
-    from ebt_policy.eval.policies import find_checkpoint
     from ebt_policy.export import export as run
+    from ebt_policy.runner import find_checkpoint
 
     print(run(find_checkpoint(policy), output))
 

@@ -6,9 +6,15 @@ each is worth). The ladder is a state machine for one episode and knows neither 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from ebt_policy.errors import UserError
+
+# How a robot holds still: (observation.state (S,), last action (A,) or None before the first) -> action (A,)
+Hold = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 
 RUNGS = {
     "think": "descend for more evaluations",

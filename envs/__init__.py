@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ebt_policy.errors import UserError
+from ebt_policy.recovery import Hold
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -30,9 +31,6 @@ _MODULES = {  # name -> module with SPECS[name]
     "robosuite_door": "robosuite_tasks",
     "robosuite_toolhang": "robosuite_tasks",
 }
-
-# (observation.state (S,), last action (A,) or None before the first) -> action (A,)
-Hold = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 
 
 @dataclass(frozen=True)

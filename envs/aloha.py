@@ -137,6 +137,9 @@ class AlohaSimulator:
     def picture(self, camera: str, height: int, width: int) -> NDArray[np.uint8]:
         return self.physics.render(height=height, width=width, camera_id=camera)
 
+    def close(self) -> None:
+        self.physics.free()
+
 
 def make(
     task: str,

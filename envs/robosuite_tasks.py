@@ -171,6 +171,11 @@ class RobosuiteSimulator:
         # OpenGL counts rows from below.
         return self.env.sim.render(camera_name=camera, height=height, width=width)[::-1].copy()
 
+    def close(self) -> None:
+        if self.env.sim is not None:
+            self.env.sim.free()  # not env.close(), which fails where nothing was ever drawn
+            self.env.sim = None
+
 
 def make(
     task: str,

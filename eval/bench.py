@@ -26,13 +26,13 @@ from ebt_policy.eval.bench_overview import write_overview
 from ebt_policy.eval.bench_report import LearningPoint, TrainedRow, write_bench_report
 from ebt_policy.eval.episodes import Episode, read_parquet
 from ebt_policy.eval.evaluate import evaluate
-from ebt_policy.eval.policies import find_checkpoint
 from ebt_policy.eval.ray_backend import Cluster
 from ebt_policy.eval.report import Result
 from ebt_policy.provenance import sha256
 from ebt_policy.recipe import TrainRecipe, did_you_mean, load_recipe
 from ebt_policy.recovery import Ladder
 from ebt_policy.run_log import read_metrics
+from ebt_policy.runner import find_checkpoint
 
 
 @dataclass(frozen=True)

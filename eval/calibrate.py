@@ -12,12 +12,12 @@ from ebt_policy.calibration import Calibration, calibrated, episodes_needed
 from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.parallel import usable_cores
-from ebt_policy.eval.policies import load_runner
 from ebt_policy.eval.recorded import recorded_signals
 from ebt_policy.eval.transition_data import fitted_transition
-from ebt_policy.eval.watched import acting
 from ebt_policy.eval.watched_episodes import watch_episodes
+from ebt_policy.runner import load_runner
 from ebt_policy.signals import DEFAULT_SIGNALS, Statistic, fit_statistic
+from ebt_policy.watched import acting
 
 FIT_SHARE = 0.2  # of the successful episodes: they set location and scale, and take no part in the threshold
 Values = Sequence[dict[str, float]]  # of one episode: the signals of its decisions

@@ -19,7 +19,6 @@ from ebt_policy.eval.episodes import Episode
 from ebt_policy.eval.evaluate import EvaluationResult, evaluate
 from ebt_policy.eval.pages import write_html
 from ebt_policy.eval.parallel import GROUP_SIZE, run_episodes
-from ebt_policy.eval.policies import load_runner
 from ebt_policy.eval.report import (
     Result,
     Table,
@@ -31,6 +30,7 @@ from ebt_policy.eval.report import (
 )
 from ebt_policy.eval.video import data_url, encode
 from ebt_policy.provenance import run_record
+from ebt_policy.runner import load_runner
 
 SHOWN = 4
 SEED_RULE = (

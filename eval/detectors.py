@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from ebt_policy.eval.novelty import log_density_of_noise, random_distillation
-from ebt_policy.eval.policies import load_runner
 from ebt_policy.eval.transition_data import transitions
 from ebt_policy.eval.watched_episodes import WatchedEpisode
 from ebt_policy.noise import Noise
+from ebt_policy.runner import load_runner
 from ebt_policy.transition import scene, train_transition
 
 SAMPLES = 16  # chunks for the sampling detectors; STAC uses 256, FIPER 50

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ebt_policy import provenance
 from ebt_policy.errors import UserError
-from ebt_policy.eval.policies import find_checkpoint, load_runner
 from ebt_policy.eval.report import Table
 from ebt_policy.eval.statistics import auc
 from ebt_policy.noise import Noise
+from ebt_policy.runner import find_checkpoint, load_runner
 from ebt_policy.trace import Trace
 
 if TYPE_CHECKING:

@@ -19,14 +19,14 @@ from ebt_policy.errors import UserError
 from ebt_policy.eval.episodes import Episode, write_parquet
 from ebt_policy.eval.latency import measure_latency
 from ebt_policy.eval.parallel import GROUP_SIZE, prepare_workers, run_episodes, usable_cores
-from ebt_policy.eval.policies import Runner, find_checkpoint, load_runner
 from ebt_policy.eval.ray_backend import Cluster, portable
 from ebt_policy.eval.rollout import Decider
 from ebt_policy.eval.statistics import wilson
 from ebt_policy.eval.timeline import keep_episodes
-from ebt_policy.eval.watched import WatchedRunner
 from ebt_policy.eval.watched_episodes import watched_runner
 from ebt_policy.recovery import Ladder
+from ebt_policy.runner import Runner, find_checkpoint, load_runner
+from ebt_policy.watched import WatchedRunner
 
 
 @dataclasses.dataclass

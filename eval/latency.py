@@ -11,11 +11,11 @@ import torch
 
 from ebt_policy.calibration import Calibration
 from ebt_policy.eval.parallel import one_thread
-from ebt_policy.eval.policies import Runner, RunnerDecision
 from ebt_policy.eval.rollout import rollout
-from ebt_policy.eval.watched import WatchedRunner
 from ebt_policy.noise import Noise
+from ebt_policy.runner import Runner, RunnerDecision
 from ebt_policy.trace import Trace
+from ebt_policy.watched import WatchedRunner
 
 
 @dataclass(frozen=True)

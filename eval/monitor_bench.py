@@ -38,7 +38,6 @@ from ebt_policy.eval.failure_detection import (
 from ebt_policy.eval.latency import measure_latency, measure_watching
 from ebt_policy.eval.monitor_config import DetectorRow, MonitorBench, MonitorTask, load_monitor_bench
 from ebt_policy.eval.parallel import usable_cores
-from ebt_policy.eval.policies import Runner, find_checkpoint, load_runner
 from ebt_policy.eval.report import Table, signed
 from ebt_policy.eval.statistics import Interval
 from ebt_policy.eval.watched_episodes import (
@@ -49,6 +48,7 @@ from ebt_policy.eval.watched_episodes import (
     write_watched,
 )
 from ebt_policy.provenance import run_record, sha256, write_json
+from ebt_policy.runner import Runner, find_checkpoint, load_runner
 from ebt_policy.signals import DEFAULT_SIGNALS
 
 PART = 100  # episodes in a file

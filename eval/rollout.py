@@ -16,8 +16,8 @@ import numpy as np
 from ebt_policy.envs import EnvSpec, environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.episodes import Episode
-from ebt_policy.eval.policies import RunnerDecision
 from ebt_policy.noise import Noise
+from ebt_policy.runner import RunnerDecision
 from ebt_policy.trace import Trace
 
 _CAMERA = "observation.images."

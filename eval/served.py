@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from ebt_policy.errors import UserError
-from ebt_policy.eval.policies import Runner, find_checkpoint, load_runner
 from ebt_policy.eval.rollout import shifted
 from ebt_policy.noise import Noise
 from ebt_policy.provenance import sha256
+from ebt_policy.runner import Runner, find_checkpoint, load_runner
 from ebt_policy.trace import StopReason
 
 try:

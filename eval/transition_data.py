@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ebt_policy.eval.policies import Runner, find_checkpoint
+from ebt_policy.runner import Runner, find_checkpoint
 from ebt_policy.transition import TransitionEnergy, scene, train_transition
 
 

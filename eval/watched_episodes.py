@@ -20,11 +20,11 @@ from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.episodes import Episode
 from ebt_policy.eval.parallel import run_episodes
-from ebt_policy.eval.policies import Runner, find_checkpoint, load_runner
-from ebt_policy.eval.watched import WatchedRunner
 from ebt_policy.provenance import sha256, write_atomic
 from ebt_policy.recovery import Ladder
+from ebt_policy.runner import Runner, find_checkpoint, load_runner
 from ebt_policy.transition import TransitionEnergy
+from ebt_policy.watched import WatchedRunner
 
 _FORMAT = 1
 

@@ -12,6 +12,7 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 import numpy as np
 import pytest
 from tiny_policies import TINY_POLICIES
+from untrained_policies import checkpoint, stub_runner  # noqa: F401  (fixtures)
 
 if TYPE_CHECKING:
     from ebt_policy.recipe import TrainRecipe

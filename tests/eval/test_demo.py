@@ -11,7 +11,7 @@ import pytest
 from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.demo import TASKS, choose_seeds, demo
-from ebt_policy.eval.policies import find_checkpoint
+from ebt_policy.runner import find_checkpoint
 
 FIVE_MB = 5 * 2**20
 

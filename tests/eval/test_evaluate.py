@@ -9,7 +9,7 @@ from ebt_policy.eval.episodes import read_parquet
 from ebt_policy.eval.evaluate import evaluate
 from ebt_policy.eval.latency import measure_latency
 from ebt_policy.eval.parallel import prepare_workers, run_episodes
-from ebt_policy.eval.policies import load_runner
+from ebt_policy.runner import load_runner
 
 STABLE = {
     "success_rate",

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import StubRunner
+from untrained_policies import StubRunner
 
 from ebt_policy.errors import UserError
 from ebt_policy.eval.evaluate import evaluate

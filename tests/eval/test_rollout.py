@@ -7,9 +7,9 @@ import pytest
 from ebt_policy.envs import environment, pusht
 from ebt_policy.errors import UserError
 from ebt_policy.eval import rollout as module
-from ebt_policy.eval.policies import RunnerDecision, load_runner
 from ebt_policy.eval.rollout import rollout
 from ebt_policy.noise import Noise
+from ebt_policy.runner import RunnerDecision, load_runner
 from ebt_policy.trace import Trace
 
 SEEDS = [100_000 + i for i in range(8)]

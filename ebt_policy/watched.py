@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from ebt_policy.calibration import Calibration
-from ebt_policy.envs import Hold
 from ebt_policy.errors import UserError
-from ebt_policy.eval.policies import Runner, RunnerDecision
 from ebt_policy.monitor import Monitor, Reading
 from ebt_policy.noise import Noise
-from ebt_policy.recovery import Climb, Ladder
+from ebt_policy.recovery import Climb, Hold, Ladder
+from ebt_policy.runner import Runner, RunnerDecision
 from ebt_policy.signals import decision_signals, rows
 from ebt_policy.transition import TransitionEnergy, scene
 
@@ -148,12 +147,17 @@ class WatchedRunner:
         """The energy of what is seen now, after what was done since the last decision, into each row's signals."""
         with torch.no_grad():
             scenes = scene(self.runner.policy, self.runner.normalised(observations))
-            known = [i for i, w in enumerate(watches) if w.scene is not None and w.done is not None]
+            known = [
+                (i, watch.scene, watch.done)
+                for i, watch in enumerate(watches)
+                if watch.scene is not None and watch.done is not None
+            ]
             if known:
-                before = torch.stack([watches[i].scene for i in known])
-                done = torch.from_numpy(np.stack([watches[i].done for i in known])).float()
-                values = energy(before, done.to(before.device), scenes[known]).tolist()
-                for i, value in zip(known, values, strict=True):
+                index = [i for i, _, _ in known]
+                before = torch.stack([last for _, last, _ in known])
+                done = torch.from_numpy(np.stack([actions for _, _, actions in known])).float()
+                values = energy(before, done.to(before.device), scenes[index]).tolist()
+                for i, value in zip(index, values, strict=True):
                     found[i]["transition"] = value
         for watch, seen in zip(watches, scenes, strict=True):
             watch.scene = seen

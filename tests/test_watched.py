@@ -11,12 +11,12 @@ from ebt_policy.calibration import Calibration, calibrated
 from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.calibrate import fit_and_score
-from ebt_policy.eval.policies import load_runner
 from ebt_policy.eval.rollout import rollout
-from ebt_policy.eval.watched import WatchedRunner
 from ebt_policy.eval.watched_episodes import read_watched, watched_episode, write_watched
 from ebt_policy.recovery import Ladder
+from ebt_policy.runner import load_runner
 from ebt_policy.signals import Statistic
+from ebt_policy.watched import WatchedRunner
 
 ENV, SEEDS = "pusht_keypoints", [7, 8]
 

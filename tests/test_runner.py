@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ebt_policy import runner as runners
 from ebt_policy.errors import UserError
-from ebt_policy.eval import policies
-from ebt_policy.eval.policies import find_checkpoint, list_shipped, load_runner
 from ebt_policy.noise import Noise
+from ebt_policy.runner import find_checkpoint, list_shipped, load_runner
 
 ALL = ["ebt", "matched_baseline", "diffusion", "act"]
 
@@ -92,9 +92,9 @@ def test_policies_without_an_adapter_draw_for_each_row_from_its_own_noise(checkp
         "observation.state": torch.from_numpy(rng.normal(size=(3, 2, 2))).float(),
         "observation.environment_state": torch.from_numpy(rng.normal(size=(3, 2, 16))).float(),
     }
-    together = policies._any_chunk(policy, batch, Noise.from_seeds([5, 6, 7]))
+    together = runners._any_chunk(policy, batch, Noise.from_seeds([5, 6, 7]))
     torch.rand(3)
-    alone = policies._any_chunk(policy, {k: v[1:2] for k, v in batch.items()}, Noise.from_seeds([6]))
+    alone = runners._any_chunk(policy, {k: v[1:2] for k, v in batch.items()}, Noise.from_seeds([6]))
     torch.testing.assert_close(together[1:2], alone, rtol=0, atol=0)
 
 
@@ -134,7 +134,7 @@ def test_a_wrong_place_says_what_is_wrong(checkpoint, tmp_path):
 
 
 def test_an_unknown_shipped_name_lists_those_that_exist(monkeypatch, checkpoint):
-    monkeypatch.setattr(policies, "_shipped_folder", lambda: checkpoint("ebt").parent)
+    monkeypatch.setattr(runners, "_shipped_folder", lambda: checkpoint("ebt").parent)
     assert list_shipped() == ["ebt"]
     assert find_checkpoint("shipped:ebt") == checkpoint("ebt")
     with pytest.raises(UserError, match="No checkpoint called 'abt'.*Shipped: ebt"):

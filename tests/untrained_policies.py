@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebt_policy.eval.policies import RunnerDecision
 from ebt_policy.noise import Noise
+from ebt_policy.runner import RunnerDecision
 from ebt_policy.trace import Trace
 
 OPTIONS = {
