@@ -65,6 +65,7 @@ class EBTConfig(ChunkPolicyConfig):
         None  # RMS change of the answer from one evaluation to the next, normalised units
     )
     stop_relative_energy: float | None = None  # stop when a step lowers the energy by less than this part
+    stop_energy: float | None = None  # stop when the energy is at most this, squared normalised units
     deadline_s: float | None = None  # wall-clock seconds for one decision
 
     def __post_init__(self) -> None:

@@ -35,6 +35,7 @@ class DescentRule:
     settled_ticks: the leading ticks of the chunk in which `settled` looks for change (those that will be executed).
         None: all.
     relative_energy: stop when a step lowered the energy by less than this part. None: never.
+    energy: stop when the energy is at most this, for example what successful episodes usually end at. None: never.
     deadline: stop when the clock passes this time, in the clock's seconds. None: never.
     """
 
@@ -45,6 +46,7 @@ class DescentRule:
     settled: float | None = None
     settled_ticks: int | None = None
     relative_energy: float | None = None
+    energy: float | None = None
     deadline: float | None = None
 
 
@@ -107,6 +109,8 @@ def minimise(
             answer, before = torch.where(kept, point + move, answer), answer
             change = (answer - before)[:, : rule.settled_ticks].square().mean((1, 2)).sqrt()
             stop = torch.where(enough & (change <= rule.settled), int(StopReason.SETTLED), stop)
+        if rule.energy is not None:
+            stop = torch.where(enough & (energy <= rule.energy), int(StopReason.ENERGY), stop)
         if rule.residual is not None:
             stop = torch.where(enough & (rms <= rule.residual), int(StopReason.RESIDUAL), stop)
 

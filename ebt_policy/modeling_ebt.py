@@ -94,6 +94,7 @@ class EBTPolicy(ChunkPolicy):
             settled=config.stop_settled,
             settled_ticks=config.n_action_steps,
             relative_energy=config.stop_relative_energy,
+            energy=config.stop_energy,
             deadline=deadline,
         )
 

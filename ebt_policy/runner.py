@@ -93,7 +93,7 @@ class Runner:
                 f"The policy plans {chunk.shape[1]} ticks ahead; n_action_steps is {self.n_action_steps}. "
                 "Lower it."
             )
-        actions = self._postprocessor(chunk[:, : self.n_action_steps]).cpu().numpy()
+        actions = self.actions(chunk[:, : self.n_action_steps])
         if not np.isfinite(actions).all():
             raise UserError(
                 "The policy returned an action that is not a finite number, so nothing was executed. The "
@@ -107,6 +107,10 @@ class Runner:
             trace=decision.trace,
             state=None if state is None else state[:, -1].cpu().numpy(),
         )
+
+    def actions(self, chunk: Tensor) -> np.ndarray:
+        """Normalised chunks (B, any, A) in the env's units."""
+        return self._postprocessor(chunk).cpu().numpy()
 
     def normalised(self, observations: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """Raw observations (B, T, ...) as the policy sees them. Raises UserError as `decide` does."""
@@ -139,6 +143,13 @@ class Runner:
                 raise UserError(
                     f"The policy needs '{name}' of shape {expected}; the environment gives {found}."
                 )
+
+
+def shifted(chunk: np.ndarray, ticks: np.ndarray) -> np.ndarray:
+    """Chunks (B, H, A) seen `ticks` (B,) later: what was executed is dropped, the last action repeated."""
+    horizon = chunk.shape[1]
+    index = np.minimum(np.arange(horizon) + ticks[:, None], horizon - 1)
+    return np.take_along_axis(chunk, index[..., None], axis=1)
 
 
 def load_runner(

@@ -27,6 +27,7 @@ class StopReason(IntEnum):
     DEADLINE = 4  # wall clock spent
     REJECTED = 5  # the proposed step would have raised the energy
     SETTLED = 6  # the answer changed by less than its tolerance
+    ENERGY = 7  # the energy is low enough
 
 
 @dataclass(eq=False)  # arrays have no single truth value

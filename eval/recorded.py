@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 from ebt_policy.errors import UserError
-from ebt_policy.eval.rollout import shifted
 from ebt_policy.noise import Noise
-from ebt_policy.runner import Runner
+from ebt_policy.runner import Runner, shifted
 from ebt_policy.signals import decision_signals, rows
 
 

@@ -17,7 +17,7 @@ from ebt_policy.envs import EnvSpec, environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.episodes import Episode
 from ebt_policy.noise import Noise
-from ebt_policy.runner import RunnerDecision
+from ebt_policy.runner import RunnerDecision, shifted
 from ebt_policy.trace import Trace
 
 _CAMERA = "observation.images."
@@ -173,13 +173,6 @@ def _stack(running: Sequence[_Running]) -> dict[str, np.ndarray]:
         name: np.stack([np.stack([frame[name] for frame in episode.history]) for episode in running])
         for name in running[0].history[0]
     }
-
-
-def shifted(chunk: np.ndarray, ticks: np.ndarray) -> np.ndarray:
-    """Chunks (B, H, A) seen `ticks` (B,) later: what was executed is dropped, the last action repeated."""
-    horizon = chunk.shape[1]
-    index = np.minimum(np.arange(horizon) + ticks[:, None], horizon - 1)
-    return np.take_along_axis(chunk, index[..., None], axis=1)
 
 
 def _check_actions(runner: Any, episodes: Sequence[_Running]) -> None:

@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from ebt_policy.calibration import Calibration, read_calibration
 from ebt_policy.errors import UserError
-from ebt_policy.eval.rollout import shifted
+from ebt_policy.eval.calibrate import transition_folder
 from ebt_policy.noise import Noise
 from ebt_policy.provenance import sha256
-from ebt_policy.runner import Runner, find_checkpoint, load_runner
+from ebt_policy.runner import Runner, RunnerDecision, find_checkpoint, load_runner, shifted
 from ebt_policy.trace import StopReason
+from ebt_policy.transition import TransitionEnergy
+from ebt_policy.watched import WatchedRunner
 
 try:
     from ebt_policy.hardware.contract import check_exposure, read_token
@@ -29,6 +32,8 @@ except ModuleNotFoundError as missing:
     if missing.name not in ("msgspec", "websockets"):
         raise
     raise UserError(f"Serving needs {missing.name}: pip install 'lerobot_policy_ebt[serve]'") from None
+
+logger = logging.getLogger(__name__)
 
 
 class ServedRunner:
@@ -43,8 +48,14 @@ class ServedRunner:
         fps: float | None = None,
         heartbeat_s: float = 2.0,
         seed: int = 0,
+        calibration: Calibration | None = None,
+        transition: TransitionEnergy | None = None,
     ) -> None:
-        """policy: its name. fps: ticks a second it was trained at. seed: of its noise, from each episode's start on."""
+        """policy: its name. fps: ticks a second it was trained at. seed: of its noise, from each episode's start on.
+
+        calibration: each decision then says its score and whether that is an alarm; transition: for the signal of that
+        name. Raises UserError when the calibration is of another checkpoint, or of this one acting otherwise.
+        """
         config = runner.config
         self._runner, self._seed = runner, seed
         self._pictures = {
@@ -64,10 +75,16 @@ class ServedRunner:
             runner.checkpoint_sha256,
             heartbeat_s,
             fps,
+            None if calibration is None else calibration.threshold,
         )
+        self._watched = None
+        if calibration is not None:
+            self._watched = WatchedRunner(lambda **_: runner, calibration, transition=transition)
+            self._watch = self._watched.watch()
         self._noise = Noise.from_seeds([seed])
         self._chunk: np.ndarray | None = None  # (1, H, A) normalised, of the last decision
         self._tick = 0  # at which it was made
+        self._told = False
         self._deadline_s = getattr(
             config, "deadline_s", None
         )  # of every decision, as the checkpoint or the user has it
@@ -78,6 +95,8 @@ class ServedRunner:
         """As `hardware.server.Decider.decide`; a policy that knows deadlines stops thinking in time."""
         if reset:
             self._chunk, self._noise = None, Noise.from_seeds([self._seed])
+            if self._watched is not None:
+                self._watch = self._watched.watch()
         config = self._runner.config
         if hasattr(config, "deadline_s"):
             known = [limit for limit in (deadline_s, self._deadline_s) if limit is not None]
@@ -86,7 +105,7 @@ class ServedRunner:
             name: values[None].astype(np.float32) / (255 if name in self._pictures else 1)
             for name, values in observations.items()
         }
-        decision = self._runner.decide(batch, self._noise, self._carried_on(tick))
+        decision, score, alarm = self._decision(batch, tick)
         self._chunk, self._tick = decision.chunk, tick
         trace = decision.trace
         energy = float(trace.final_energy[0])
@@ -95,7 +114,30 @@ class ServedRunner:
             int(trace.evaluations[0]),
             None if np.isnan(energy) else energy,
             StopReason(int(trace.stop_reason[0])).name.lower(),
+            score,
+            alarm,
         )
+
+    def _decision(self, batch: dict[str, np.ndarray], tick: int) -> tuple[RunnerDecision, float | None, bool]:
+        """On observations (1, T, ...), with score and alarm."""
+        previous = self._carried_on(tick)
+        if self._watched is None:
+            return self._runner.decide(batch, self._noise, previous), None, False
+        ticks = self._runner.n_action_steps
+        if self._chunk is not None and tick - self._tick != ticks and not self._told:
+            self._told = True
+            logger.warning(
+                "The arm asked again after %d ticks; alarms were calibrated for a decision every %d ticks, and their rate "
+                "holds for that only. Said once.",
+                tick - self._tick,
+                ticks,
+            )
+        watch = self._watch
+        decision = self._watched.decide(batch, self._noise, previous, [watch])
+        reading = watch.readings[-1]
+        for seen in (watch.signals, watch.readings, watch.rungs):
+            seen.clear()  # a server runs for days, and the score needs none of them
+        return decision, reading.score, reading.alarm
 
     def _carried_on(self, tick: int) -> np.ndarray | None:
         """The last plan (1, H, A) as seen at this tick, its last action repeated; None where it does not reach so far."""
@@ -123,13 +165,22 @@ def serve(
     heartbeat_s: float = 2.0,
     seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
+    calibration: Path | None = None,
 ) -> None:
-    """Serves until Ctrl-C. Raises UserError for whatever the user can correct, before the policy is loaded where it can."""
+    """Serves until Ctrl-C. calibration: a file of `ebt-policy calibrate`, for alarms.
+
+    Raises UserError for whatever the user can correct, before the policy is loaded where it can.
+    """
     token = read_token(token_file)
     check_exposure(host, token)
     if heartbeat_s <= 0 or (fps is not None and fps <= 0):
         raise UserError(f"--heartbeat and --fps must be above 0, found {heartbeat_s} and {fps}.")
+    thresholds = read_calibration(calibration) if calibration else None
     checkpoint = find_checkpoint(policy)
+    transition = None
+    if calibration and thresholds and "transition" in thresholds.statistic.signals:
+        sha = sha256(checkpoint / "model.safetensors")
+        transition = TransitionEnergy.load(transition_folder(calibration), sha)
     runner = load_runner(policy, max_evaluations, n_action_steps, device, overrides)
     served = ServedRunner(
         runner,
@@ -138,6 +189,8 @@ def serve(
         fps=fps,
         heartbeat_s=heartbeat_s,
         seed=seed,
+        calibration=thresholds,
+        transition=transition,
     )
     welcome = served.welcome
     warm_up = {
@@ -159,5 +212,9 @@ async def _until_interrupted(server: PolicyServer) -> None:
         print(f"checkpoint {welcome.checkpoint_sha256}\nnormalisation {welcome.normaliser_sha256}")
         for name, feature in welcome.features.items():
             print(f"needs {name}: {feature}, {welcome.n_obs_steps} ticks")
-        print(f"gives {welcome.n_action_steps} actions of {welcome.action}", flush=True)
+        print(f"gives {welcome.n_action_steps} actions of {welcome.action}")
+        alarms = (
+            "none: no --calibration" if welcome.alarm_above is None else f"above {welcome.alarm_above:.3f}"
+        )
+        print(f"alarms {alarms}", flush=True)
         await asyncio.Event().wait()

@@ -73,12 +73,22 @@ def test_a_sample_does_not_depend_on_its_batch_mates() -> None:
         (DescentRule(relaxation=0.5, max_evaluations=50, settled=0.01), StopReason.SETTLED),
         # Half steps on a bowl quarter the energy, so a fall of less than 90 % is nothing special.
         (DescentRule(relaxation=0.5, max_evaluations=50, relative_energy=0.9), StopReason.RELATIVE_ENERGY),
+        (DescentRule(relaxation=0.5, max_evaluations=50, energy=0.01), StopReason.ENERGY),
         (DescentRule(max_evaluations=50, deadline=0.0), StopReason.DEADLINE),
     ],
 )
 def test_the_trace_names_the_rule_that_fired_first(rule: DescentRule, reason: StopReason) -> None:
     _, trace = minimise(bowl(chunks(2)), torch.zeros(2, 4, 2), rule, clock=lambda: 1.0)
     assert (trace.stop_reason == reason).all()
+
+
+def test_each_sample_thinks_until_its_own_energy_is_low_enough() -> None:
+    # Half steps on a bowl quarter the energy: the second sample starts 64 times as high and takes three more.
+    target = torch.ones(2, 4, 2) * torch.tensor([1.0, 8.0])[:, None, None]
+    rule = DescentRule(relaxation=0.5, max_evaluations=50, energy=1.0)
+    _, trace = minimise(bowl(target), torch.zeros(2, 4, 2), rule)
+    assert trace.evaluations.tolist() == [2, 5]
+    assert (trace.final_energy <= 1.0).all()
 
 
 def test_an_answer_that_stays_the_same_is_settled_at_the_second_evaluation() -> None:

@@ -11,12 +11,11 @@ import pytest
 from lerobot.configs.types import FeatureType, PolicyFeature
 
 from ebt_policy.errors import UserError
-from ebt_policy.eval.rollout import shifted
 from ebt_policy.eval.served import ServedRunner, normaliser_sha256, serve
 from ebt_policy.hardware.client import RemotePolicy
 from ebt_policy.hardware.server import Decider, PolicyServer
 from ebt_policy.noise import Noise
-from ebt_policy.runner import RunnerDecision, load_runner
+from ebt_policy.runner import RunnerDecision, load_runner, shifted
 from ebt_policy.trace import Trace
 
 TIMEOUT_S = 60.0

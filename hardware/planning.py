@@ -1,0 +1,154 @@
+"""Thinking beside the control loop: what is asked, what comes back, and a thread between the two.
+
+The loop never waits for a plan. It asks, carries on with the plan that it has, and takes the answer when it is there.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+Observation = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One tick of the policy: observations {feature: value} without batch dimension, and when they were captured."""
+
+    observation: Observation
+    stamp: float
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a planner. frames: all ticks since the last question, oldest first; the plan begins at the last.
+
+    deadline_s: for the answer. reset: a new episode; what was planned or remembered is void.
+    """
+
+    frames: Sequence[Seen]
+    deadline_s: float
+    reset: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """actions (n, A) in the robot's units, row 0 for the tick seen at `stamp`.
+
+    execute: ticks after which to look again. seconds: what thinking took. energy, score, quantile: None where the policy
+    or its calibration has none. rung: what was done about an alarm, "" for nothing. ask: a human is needed.
+    """
+
+    actions: np.ndarray
+    stamp: float
+    execute: int
+    seconds: float
+    evaluations: int = 1
+    stop_reason: str = ""
+    energy: float | None = None
+    score: float | None = None
+    quantile: float | None = None
+    alarm: bool = False
+    rung: str = ""
+    ask: bool = False
+
+
+@dataclass(frozen=True)
+class NoPlan:
+    """Why there is none. fatal: asking again is pointless without a human."""
+
+    reason: str
+    fatal: bool = False
+
+
+Answer = Plan | NoPlan
+
+
+class Planner(Protocol):
+    """A policy, here or on a server. Called by one thread at a time; may take its time, and may raise."""
+
+    n_action_steps: int
+
+    def plan(self, question: Question) -> Plan | NoPlan: ...
+
+    def close(self) -> None: ...
+
+
+class Thinker:
+    """Asks a planner on a thread of its own. At most one question is under way."""
+
+    def __init__(self, planner: Planner) -> None:
+        self.planner = planner
+        self.busy = False
+        self._questions: queue.SimpleQueue[tuple[int, Question] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
+        self._asked = 0
+        # A daemon: a policy that never answers must not keep the process, and with it the arm, alive.
+        self._worker = threading.Thread(target=self._work, name="thinker", daemon=True)
+        self._worker.start()
+
+    def ask(self, question: Question) -> None:
+        """Returns at once. Not while it is busy."""
+        self.busy = True
+        self._asked += 1
+        self._questions.put((self._asked, question))
+
+    def take(self) -> Answer | None:
+        """The answer, once; None while there is none."""
+        while True:
+            try:
+                number, answer = self._answers.get_nowait()
+            except queue.Empty:
+                return None
+            if number == self._asked:
+                self.busy = False
+                return answer
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        self._questions.put(None)
+        self._worker.join(timeout_s)
+
+    def _work(self) -> None:
+        while (item := self._questions.get()) is not None:
+            number, question = item
+            self._answers.put((number, answered(self.planner, question)))
+        self.planner.close()
+
+
+class InlineThinker:
+    """The same interface without a thread: the answer is there when `ask` returns. For simulated time."""
+
+    busy = False
+
+    def __init__(self, planner: Planner) -> None:
+        self.planner = planner
+        self._answer: Answer | None = None
+
+    def ask(self, question: Question) -> None:
+        self._answer = answered(self.planner, question)
+
+    def take(self) -> Answer | None:
+        answer, self._answer = self._answer, None
+        return answer
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        self.planner.close()
+
+
+def answered(planner: Planner, question: Question) -> Answer:
+    """The planner's answer; whatever it raises is a reason to have no plan, never the end of the loop."""
+    try:
+        answer = planner.plan(question)
+    except Exception as error:  # a policy's fault must not stop the loop that holds the arm
+        return NoPlan(f"{type(error).__name__}: {error}")
+    if isinstance(answer, Plan) and not np.isfinite(answer.actions).all():
+        return NoPlan("the plan holds NaN or infinity")
+    return answer
+
+
+MakeThinker = Callable[[Planner], "Thinker | InlineThinker"]

@@ -1,0 +1,71 @@
+"""What the arm should do when: actions by time, never by index, so that late ones are dropped and new plans blend in.
+
+Legend: n actions of a plan, A action dimension. Times are seconds of one monotonic clock.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+class Schedule:
+    """Action i of a plan made from what was seen at time t is due at t + i * period; in between, a straight line.
+
+    A plan that comes late takes over from the present one in as long as it was late, at most `blend_s`; one that took no
+    time replaces it at once. The last action is due for one period; after it there is nothing to do.
+    """
+
+    def __init__(self, period_s: float, blend_s: float = 0.1) -> None:
+        self.period_s, self.blend_s = period_s, blend_s
+        self._times: Array = np.empty(0)
+        self._actions: Array = np.empty((0, 0))
+
+    def merge(self, actions: NDArray, seen: float, now: float) -> int:
+        """Takes a plan (n, A) made from what was seen at time `seen`; returns how many of its actions came too late.
+
+        A plan that lies wholly in the past changes nothing.
+        """
+        plan = np.asarray(actions, np.float64)
+        times = seen + self.period_s * np.arange(len(plan))
+        late = int(np.searchsorted(times, now - 1e-9))
+        if now >= times[-1] + self.period_s:
+            return len(plan)
+        blend = min(self.blend_s, max(now - seen, 0.0))
+        before = self.at(now)
+        if before is None or blend <= 0:
+            self._times, self._actions = times, plan
+            return late
+        # Knots where the new plan has them, where the old one has them during the change-over, and at both its ends.
+        changing = np.concatenate(
+            [self._times[(self._times > now) & (self._times < now + blend)], [now, now + blend]]
+        )
+        knots = np.unique(np.concatenate([times[times > now], changing]))
+        knots = knots[knots <= times[-1]]
+        weight = np.clip((knots - now) / blend, 0.0, 1.0)[:, None]
+        old = _between(np.minimum(knots, self._times[-1]), self._times, self._actions)
+        new = _between(knots, times, plan)
+        self._times, self._actions = knots, (1 - weight) * old + weight * new
+        return late
+
+    def at(self, time: float) -> Array | None:
+        """The action (A,) due at `time`; None before the first one, and a period after the last."""
+        if not len(self._times) or not self._times[0] <= time + 1e-9 or time >= self.end:
+            return None
+        return _between(np.array([time]), self._times, self._actions)[0]
+
+    @property
+    def end(self) -> float:
+        """When there is nothing left to do; -inf where there never was."""
+        return float(self._times[-1]) + self.period_s if len(self._times) else -np.inf
+
+    def clear(self) -> None:
+        """Forgets all plans."""
+        self._times, self._actions = np.empty(0), np.empty((0, 0))
+
+
+def _between(times: Array, knots: Array, values: Array) -> Array:
+    """values (K, A) at `knots` (K,), at other times (N,) -> (N, A): linear, constant beyond the ends."""
+    return np.stack([np.interp(times, knots, column) for column in values.T], 1)
