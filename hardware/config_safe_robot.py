@@ -8,17 +8,13 @@ from typing import Any
 from lerobot.robots.config import RobotConfig
 
 
-@RobotConfig.register_subclass("ebt_safe")
 @dataclass(kw_only=True)
-class SafeRobotConfig(RobotConfig):
-    """robot: options of the arm to guard, `type` among them; not a RobotConfig, since LeRobot's parser follows every type
-    that a field may have, and would never end at one that holds itself. velocity, acceleration: limits in its units per second (degrees, or hundredths of the range
-    for grippers and LeRobot's normalised mode), for all joints or by name. margin: part of each range kept free at its ends.
-    low, high: ranges by joint where the robot does not know its own. The others are those of `SafetyConfig`.
+class SafetyOptions:
+    """velocity, acceleration: limits in the robot's units per second (degrees, or hundredths of the range for grippers and
+    LeRobot's normalised mode), for all joints or by name. margin: part of each range kept free at its ends. low, high:
+    ranges by joint where the robot does not know its own. The others are those of `SafetyConfig`.
     """
 
-    robot: dict[str, Any]
-    fps: float = 30.0
     velocity: float = 180.0
     acceleration: float = 720.0
     velocity_of: dict[str, float] = field(default_factory=dict)
@@ -34,3 +30,14 @@ class SafeRobotConfig(RobotConfig):
     # Computes, checks and logs what it would send, and sends nothing.
     shadow: bool = False
     event_log: str | None = None  # a file of JSON lines
+
+
+@RobotConfig.register_subclass("ebt_safe")
+@dataclass(kw_only=True)
+class SafeRobotConfig(SafetyOptions, RobotConfig):
+    """robot: options of the arm to guard, `type` among them; not a RobotConfig, since LeRobot's parser follows every type
+    that a field may have, and would never end at one that holds itself. fps: of the loop that sends the commands.
+    """
+
+    robot: dict[str, Any]
+    fps: float = 30.0

@@ -83,12 +83,14 @@ def limited_step(
 ) -> tuple[Array, Array]:
     """The next commanded (position, velocity), all (..., J), on the way to a target that moves at target_velocity.
 
+    target: where it is at the end of this step, so that a target within the limits is met exactly, however it moves.
+
     From a state that it returned itself (or from rest inside the limits) it stays within every limit, whatever the target:
     a speed from which the joint can stop before its end can always be braked by a dt into another such speed.
     It approaches a target at rest without overshoot.
     """
     a = limits.acceleration
-    gap = target - position
+    gap = target - target_velocity * dt - position
     wanted = target_velocity + np.sign(gap) * stopping_speed(np.abs(gap), a, dt)
     fastest = speed_scale * limits.velocity
     wanted = np.clip(wanted, -fastest, fastest)

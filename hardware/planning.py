@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -85,9 +85,8 @@ class Thinker:
     def __init__(self, planner: Planner) -> None:
         self.planner = planner
         self.busy = False
-        self._questions: queue.SimpleQueue[tuple[int, Question] | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
-        self._asked = 0
+        self._questions: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         # A daemon: a policy that never answers must not keep the process, and with it the arm, alive.
         self._worker = threading.Thread(target=self._work, name="thinker", daemon=True)
         self._worker.start()
@@ -95,28 +94,24 @@ class Thinker:
     def ask(self, question: Question) -> None:
         """Returns at once. Not while it is busy."""
         self.busy = True
-        self._asked += 1
-        self._questions.put((self._asked, question))
+        self._questions.put(question)
 
     def take(self) -> Answer | None:
         """The answer, once; None while there is none."""
-        while True:
-            try:
-                number, answer = self._answers.get_nowait()
-            except queue.Empty:
-                return None
-            if number == self._asked:
-                self.busy = False
-                return answer
+        try:
+            answer = self._answers.get_nowait()
+        except queue.Empty:
+            return None
+        self.busy = False
+        return answer
 
     def close(self, timeout_s: float = 2.0) -> None:
         self._questions.put(None)
         self._worker.join(timeout_s)
 
     def _work(self) -> None:
-        while (item := self._questions.get()) is not None:
-            number, question = item
-            self._answers.put((number, answered(self.planner, question)))
+        while (question := self._questions.get()) is not None:
+            self._answers.put(answered(self.planner, question))
         self.planner.close()
 
 
@@ -149,6 +144,3 @@ def answered(planner: Planner, question: Question) -> Answer:
     if isinstance(answer, Plan) and not np.isfinite(answer.actions).all():
         return NoPlan("the plan holds NaN or infinity")
     return answer
-
-
-MakeThinker = Callable[[Planner], "Thinker | InlineThinker"]

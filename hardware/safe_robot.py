@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,11 @@ class SafeRobot(Robot):
         self.filter: SafetyFilter | None = None
         self.events: deque[SafetyEvent] = deque(maxlen=100)
         self._log: EventLog | None = None
-        self._joints = tuple(
+        self.joints = tuple(
             k.removesuffix(_POSITION) for k in self.robot.action_features if k.endswith(_POSITION)
         )
         others = [k for k in self.robot.action_features if not k.endswith(_POSITION)]
-        if others or not self._joints:
+        if others or not self.joints:
             raise UserError(
                 f"The safety filter guards joint positions (NAME.pos); {self.robot} is commanded by "
                 f"{', '.join(self.robot.action_features) or 'nothing'}."
@@ -95,20 +95,20 @@ class SafeRobot(Robot):
         config = self.config
         if config.event_log:
             self._log = EventLog(Path(config.event_log))
-        ranges = joint_ranges(self.robot, self._joints) | {
+        ranges = joint_ranges(self.robot, self.joints) | {
             name: (config.low[name], config.high[name]) for name in config.low if name in config.high
         }
-        missing = [name for name in self._joints if name not in ranges]
+        missing = [name for name in self.joints if name not in ranges]
         if missing:
             raise UserError(
                 f"{self.robot} does not say how far {', '.join(missing)} may move. Give --robot.low and --robot.high for them."
             )
         limits = JointLimits.of(
-            self._joints,
-            [ranges[name][0] for name in self._joints],
-            [ranges[name][1] for name in self._joints],
-            [config.velocity_of.get(name, config.velocity) for name in self._joints],
-            [config.acceleration_of.get(name, config.acceleration) for name in self._joints],
+            self.joints,
+            [ranges[name][0] for name in self.joints],
+            [ranges[name][1] for name in self.joints],
+            [config.velocity_of.get(name, config.velocity) for name in self.joints],
+            [config.acceleration_of.get(name, config.acceleration) for name in self.joints],
             config.margin,
         )
         safety = SafetyConfig(
@@ -120,7 +120,7 @@ class SafeRobot(Robot):
         )
         made = SafetyFilter(limits, 1 / config.fps, safety, self._clock, self._notice)
         observed = self.robot.get_observation()
-        made.begin([observed[name + _POSITION] for name in self._joints])
+        made.begin([observed[name + _POSITION] for name in self.joints])
         self.filter = made
 
     def get_observation(self) -> dict[str, Any]:
@@ -128,11 +128,22 @@ class SafeRobot(Robot):
 
     def send_action(self, action: Mapping[str, Any]) -> dict[str, Any]:
         """Filters the action, sends what is allowed and returns that. A refused action is answered by holding still."""
+        return self.drive([action.get(name + _POSITION, float("nan")) for name in self.joints])
+
+    def drive(
+        self, target: Sequence[float] | None, measured: Sequence[float] | None = None
+    ) -> dict[str, Any]:
+        """One tick of a control loop: sends what the filter makes of `target` (J,), in the order of `joints`; returns it.
+
+        None: there is nothing to do, and without a command for the watchdog's time the arm holds. measured (J,): where the
+        arm is, to see that it follows.
+        """
         if self.filter is None:
             raise UserError(f"{self} is not connected.")
-        self.filter.submit([action.get(name + _POSITION, float("nan")) for name in self._joints])
-        positions = self.filter.tick()
-        allowed = {f"{name}{_POSITION}": float(p) for name, p in zip(self._joints, positions, strict=True)}
+        if target is not None:
+            self.filter.submit(target)
+        positions = self.filter.tick(measured)
+        allowed = {f"{name}{_POSITION}": float(p) for name, p in zip(self.joints, positions, strict=True)}
         return allowed if self.config.shadow else dict(self.robot.send_action(allowed))
 
     def stop(self, reason: str) -> None:
