@@ -110,6 +110,7 @@ def serve(
     fps: float | None = None,
     heartbeat: float = 2.0,
     seed: int = 0,
+    calibration: Path | None = None,
     overrides: Overrides = (),
 ) -> None:
     """Decide for an arm that another program, or another computer, moves. Its side needs neither torch nor LeRobot.
@@ -135,6 +136,9 @@ def serve(
         fps: Ticks a second that the policy was trained at; clients with another rate are then refused.
         heartbeat: Seconds of silence after which either side counts as dead.
         seed: Of the policy's noise, begun again with each episode.
+        calibration: Watch for failure with the thresholds in this file of `ebt-policy calibrate`: replies then have a score
+            and whether it is an alarm. The rate of false alarms holds for a client that decides each time a reply's
+            actions are used up.
         overrides: Options of the policy, e.g. --set start=zero
     """
     from ebt_policy.eval.served import serve as run
@@ -151,4 +155,5 @@ def serve(
         heartbeat_s=heartbeat,
         seed=seed,
         overrides=key_values(overrides),
+        calibration=calibration,
     )

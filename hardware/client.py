@@ -42,6 +42,7 @@ class Reply:
     """actions (n, A), row 0 for the tick observed. stamp: when that was, seconds of time.monotonic.
 
     round_trip_s, wait_s, decide_s: in all, in the server's queue and in the policy. energy: None where there is none.
+    score, alarm: see `wire.Act`; without a monitor on the server (`Expectation.watched` asks for one) None and False.
     """
 
     actions: np.ndarray
@@ -52,6 +53,8 @@ class Reply:
     evaluations: int
     energy: float | None
     stop_reason: str
+    score: float | None = None
+    alarm: bool = False
 
 
 class RemotePolicy:
@@ -178,6 +181,8 @@ class RemotePolicy:
             answer.evaluations,
             answer.energy,
             answer.stop_reason,
+            answer.score,
+            answer.alarm,
         )
 
     def close(self) -> None:

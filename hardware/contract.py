@@ -26,7 +26,8 @@ class Expectation:
     """What the arm's side relies on; None and "" are not compared.
 
     features: what the robot observes, by LeRobot's names; more than the policy needs is fine. action: what it takes.
-    fps: ticks a second of the control loop. The hashes (hexadecimal) pin the policy that was tried out.
+    fps: ticks a second of the control loop. The hashes (hexadecimal) pin the policy that was tried out. watched: replies
+    must say whether they are an alarm.
     """
 
     features: Mapping[str, Feature] = field(default_factory=dict)
@@ -34,6 +35,7 @@ class Expectation:
     fps: float | None = None
     normaliser_sha256: str = ""
     checkpoint_sha256: str = ""
+    watched: bool = False
 
     def check(self, welcome: Welcome) -> None:
         """Raises UserError with the first thing in which the policy is not what the arm's side relies on."""
@@ -55,6 +57,11 @@ class Expectation:
             raise UserError(
                 f"The policy was trained at {welcome.fps:g} ticks a second; the control loop runs at {self.fps:g}. Its "
                 "actions would play at the wrong speed: set the loop to the policy's rate."
+            )
+        if self.watched and welcome.alarm_above is None:
+            raise UserError(
+                "Alarms are expected, and this server does not watch its policy. Start it with `ebt-policy serve "
+                "--calibration FILE`, with a file of `ebt-policy calibrate`."
             )
         hashes = (
             ("normalisation", self.normaliser_sha256, welcome.normaliser_sha256),

@@ -51,12 +51,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Decided:
-    """actions (n, A) in the arm's units. energy: None where the policy has none. evaluations: forward passes."""
+    """actions (n, A) in the arm's units. energy: None where the policy has none. evaluations: forward passes.
+
+    score, alarm: what a monitor says after this decision; None and False where there is none.
+    """
 
     actions: np.ndarray
     evaluations: int = 0
     energy: float | None = None
     stop_reason: str = ""
+    score: float | None = None
+    alarm: bool = False
 
 
 class Decider(Protocol):
@@ -265,8 +270,10 @@ class _Control:
                 waited * 1e3,
                 spent * 1e3,
                 int(decided.evaluations),
-                decided.energy if decided.energy is None or np.isfinite(decided.energy) else None,
+                _finite(decided.energy),
                 decided.stop_reason,
+                _finite(decided.score),
+                bool(decided.alarm),
             )
             self._fresh = False
             return act
@@ -276,3 +283,7 @@ class _Control:
         except Exception:
             logger.exception("observation %d could not be decided on", observe.sequence)
             return Fault("policy", "The policy failed; the server's log says why.", observe.sequence)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_BYTES = 16 * 2**20  # of one encoded message
 MAX_DIMS = 6
 MAX_PIXELS = 2048 * 2048  # of one picture: the two largest of three or more dimensions
@@ -124,6 +124,7 @@ class Welcome(_Message, frozen=True):
 
     features: at one tick, by LeRobot's names; an observation stacks n_obs_steps of them, oldest first. fps: ticks a second
     that the policy was trained at, None where unknown. heartbeat_s: either side counts as dead after so long a silence.
+    alarm_above: the score above which an Act is an alarm, None where nothing watches the policy.
     """
 
     protocol: Count
@@ -136,6 +137,7 @@ class Welcome(_Message, frozen=True):
     checkpoint_sha256: Label
     heartbeat_s: Annotated[float, Meta(gt=0)]
     fps: Annotated[float, Meta(gt=0)] | None = None
+    alarm_above: float | None = None
 
 
 class Observe(_Message, frozen=True):
@@ -159,6 +161,8 @@ class Act(_Message, frozen=True):
 
     actions (n, A), row 0 for the tick observed, in the arm's units. wait_ms, decide_ms: in the queue and in the policy.
     energy: final energy, None for policies without. evaluations: forward passes. stop_reason: why thinking ended.
+    score: of the episode so far, i.e. since the last reset, failed decision or new connection; None where nothing watches,
+    and where it is not a finite number. alarm: it is above Welcome.alarm_above, or is no number.
     """
 
     sequence: Count
@@ -169,6 +173,8 @@ class Act(_Message, frozen=True):
     evaluations: Count
     energy: float | None = None
     stop_reason: Label = ""
+    score: float | None = None
+    alarm: bool = False
 
 
 class Fault(_Message, frozen=True):

@@ -1,45 +1,24 @@
 """A policy over the network decides as it does in a rollout: the same chunk carried on, the same noise."""
 
-import asyncio
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from lerobot.configs.types import FeatureType, PolicyFeature
+from policy_server import serving
 
+from ebt_policy.calibration import Calibration, calibrated
 from ebt_policy.errors import UserError
 from ebt_policy.eval.served import ServedRunner, normaliser_sha256, serve
-from ebt_policy.hardware.client import RemotePolicy
-from ebt_policy.hardware.server import Decider, PolicyServer
+from ebt_policy.hardware.client import Expectation, RemotePolicy
 from ebt_policy.noise import Noise
-from ebt_policy.runner import RunnerDecision, load_runner, shifted
+from ebt_policy.runner import Runner, RunnerDecision, load_runner, shifted
+from ebt_policy.signals import Statistic
 from ebt_policy.trace import Trace
+from ebt_policy.watched import WatchedRunner
 
 TIMEOUT_S = 60.0
-
-
-@contextmanager
-def serving(decider: Decider) -> Iterator[str]:
-    loop, ready, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
-    server = PolicyServer(decider, port=0)
-
-    async def run() -> None:
-        async with server:
-            ready.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
-    thread.start()
-    assert ready.wait(TIMEOUT_S)
-    try:
-        yield f"ws://127.0.0.1:{server.port}"
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(TIMEOUT_S)
-        loop.close()
 
 
 def frames(count: int) -> list[dict[str, np.ndarray]]:
@@ -79,6 +58,79 @@ def test_replies_equal_those_of_the_runner_with_history_and_plan_carried_on(kind
                 np.testing.assert_array_equal(reply.actions, decision.actions[0])
                 assert reply.evaluations == decision.trace.evaluations[0]
                 assert (reply.energy is None) == np.isnan(decision.trace.final_energy[0])
+
+
+def calibration_of(runner: Runner, mean: float) -> Calibration:
+    """Of the logarithm of the energy alone, which has this mean."""
+    return calibrated(
+        np.linspace(0, 1, 20),
+        alpha=0.1,
+        statistic=Statistic(("energy",), (mean,), (1.0,)),
+        horizon=40,
+        checkpoint_sha256=runner.checkpoint_sha256,
+        source="test",
+    )
+
+
+def test_a_watched_policy_acts_the_same_and_says_the_score_that_watching_it_here_would(checkpoint):
+    runner = load_runner(checkpoint("ebt"))
+    steps, ticks = runner.n_obs_steps, runner.n_action_steps
+    calibration = calibration_of(runner, -5.0)
+    plain, served = ServedRunner(runner), ServedRunner(runner, calibration=calibration)
+    assert plain.welcome.alarm_above is None and served.welcome.alarm_above == calibration.threshold
+    watched = WatchedRunner(lambda **_: runner, calibration)
+    scores = []
+    for episode in range(2):
+        watch, noise, previous = watched.watch(), Noise.from_seeds([0]), None
+        for number, frame in enumerate(frames(4)):
+            observation = {name: np.stack([value] * steps) for name, value in frame.items()}
+            batch = {name: value[None] for name, value in observation.items()}
+            expected = watched.decide(batch, noise, previous, [watch])
+            previous = shifted(expected.chunk, np.array([ticks]))
+            when = {"tick": (10 * episode + number) * ticks, "reset": number == 0, "deadline_s": None}
+            found, unwatched = served.decide(observation, **when), plain.decide(observation, **when)
+            np.testing.assert_array_equal(found.actions, unwatched.actions)
+            assert (unwatched.score, unwatched.alarm) == (None, False)
+            reading = watch.readings[-1]
+            assert (found.score, found.alarm) == (reading.score, reading.alarm)
+            scores.append(found.score)
+    assert (
+        scores[:4] == scores[4:] and len(set(scores)) > 1
+    )  # an episode begins its score anew, and it accumulates
+
+
+def test_score_and_alarm_reach_the_arm_which_may_insist_on_them(checkpoint):
+    runner = load_runner(checkpoint("ebt"))
+    for mean, alarm in ((-20.0, True), (20.0, False)):
+        served = ServedRunner(runner, calibration=calibration_of(runner, mean))
+        with serving(served) as url, RemotePolicy(url, Expectation(watched=True)) as policy:
+            reply = policy.decide(frames(1)[0], TIMEOUT_S)
+            assert reply.alarm is alarm and reply.score is not None
+            assert (reply.score > policy.welcome.alarm_above) is alarm
+    with (
+        serving(ServedRunner(runner)) as url,
+        pytest.raises(UserError, match="--calibration FILE"),
+        RemotePolicy(url, Expectation(watched=True)),
+    ):
+        pass
+
+
+def test_a_score_that_is_not_finite_is_an_alarm_without_a_score(checkpoint):
+    runner = load_runner(checkpoint("ebt"))
+    served = ServedRunner(runner, calibration=calibration_of(runner, -math.inf))
+    with serving(served) as url, RemotePolicy(url) as policy:
+        reply = policy.decide(frames(1)[0], TIMEOUT_S)
+    assert (reply.score, reply.alarm) == (None, True)
+
+
+def test_asking_at_another_pace_than_calibrated_is_said_once(checkpoint, caplog):
+    runner = load_runner(checkpoint("ebt"))
+    served = ServedRunner(runner, calibration=calibration_of(runner, 0.0))
+    observation = {name: np.stack([value] * runner.n_obs_steps) for name, value in frames(1)[0].items()}
+    pace = runner.n_action_steps
+    for tick in (0, pace, 2 * pace, 2 * pace + 1, 2 * pace + 2):
+        served.decide(observation, tick=tick, reset=tick == 0, deadline_s=None)
+        assert len(caplog.records) == (tick > 2 * pace)
 
 
 def test_a_deadline_ends_the_thinking(checkpoint):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from policy_server import ACTIONS, STATE, TIMEOUT_S, FakeDecider, serving, state, wait_until, welcome
+from policy_server import ACTIONS, STATE, TIMEOUT_S, FakeDecider, Held, serving, state, wait_until, welcome
 from websockets.sync.server import serve
 
 from ebt_policy.errors import UserError
@@ -15,17 +15,6 @@ from ebt_policy.hardware import wire
 from ebt_policy.hardware.client import ConnectionLost, RemotePolicy
 from ebt_policy.hardware.server import Decided
 from ebt_policy.hardware.wire import Act, Array, Hello, Observe
-
-
-@pytest.fixture
-def decider() -> FakeDecider:
-    return FakeDecider()
-
-
-@pytest.fixture
-def url(decider) -> Iterator[str]:
-    with serving(decider) as address:
-        yield address
 
 
 @contextmanager
@@ -108,20 +97,14 @@ def test_a_value_of_the_wrong_kind_is_not_sent(url, decider):
 
 
 def test_a_late_reply_is_given_up_and_never_taken_for_the_next(url, decider):
-    go = threading.Event()
-
-    def slow() -> Decided:
-        assert go.wait(TIMEOUT_S)
-        return Decided(ACTIONS)
-
-    decider.answer = slow
+    held = decider.answer = Held()
     with RemotePolicy(url) as policy:
         begin = time.monotonic()
         with pytest.raises(TimeoutError):
             policy.decide(state(), 0.05)
         assert 0.04 < time.monotonic() - begin < TIMEOUT_S / 2
         decider.answer = lambda: Decided(ACTIONS + 1)
-        go.set()
+        held.go.set()
         np.testing.assert_array_equal(policy.decide(state(), TIMEOUT_S).actions, ACTIONS + 1)
 
 

@@ -2,9 +2,7 @@
 
 import itertools
 import logging
-import threading
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from policy_server import (
     STATE,
     TIMEOUT_S,
     FakeDecider,
+    Held,
     hear,
     introduced,
     observe,
@@ -28,17 +27,6 @@ from ebt_policy.hardware import wire
 from ebt_policy.hardware.client import NoDecision, RemotePolicy
 from ebt_policy.hardware.server import Decided
 from ebt_policy.hardware.wire import Act, Array, Fault, Heartbeat
-
-
-@pytest.fixture
-def decider() -> FakeDecider:
-    return FakeDecider()
-
-
-@pytest.fixture
-def url(decider) -> Iterator[str]:
-    with serving(decider) as address:
-        yield address
 
 
 def test_a_decision_carries_history_tick_and_reset_there_and_actions_and_costs_back(url, decider):
@@ -61,45 +49,31 @@ def test_a_decision_carries_history_tick_and_reset_there_and_actions_and_costs_b
 
 
 def test_the_latest_observation_wins_and_a_dropped_reset_is_not_lost(url, decider):
-    began, go = threading.Event(), threading.Event()
-
-    def slow() -> Decided:
-        began.set()
-        assert go.wait(TIMEOUT_S)
-        return Decided(ACTIONS)
-
-    decider.answer = slow
+    held = decider.answer = Held()
     with introduced(url) as peer:
         peer.send(observe(0))
-        assert began.wait(TIMEOUT_S)
+        assert held.began.wait(TIMEOUT_S)
         for sequence in (1, 2, 3):
             peer.send(observe(sequence, reset=sequence == 1))
         peer.send(wire.encode(Heartbeat(5.0)))
         assert hear(peer) == Heartbeat(
             5.0
         )  # by now all of them arrived, and the server lives while it decides
-        go.set()
+        held.go.set()
         replies = [hear(peer), hear(peer)]
     assert [reply.sequence for reply in replies] == [0, 3]
     assert [asked["reset"] for asked in decider.asked] == [True, True]
 
 
 def test_a_decision_that_would_come_too_late_is_not_begun(url, decider):
-    began, go = threading.Event(), threading.Event()
-
-    def slow() -> Decided:
-        began.set()
-        assert go.wait(TIMEOUT_S)
-        return Decided(ACTIONS)
-
-    decider.answer = slow
+    held = decider.answer = Held()
     with introduced(url) as peer:
         peer.send(observe(0))
-        assert began.wait(TIMEOUT_S)
+        assert held.began.wait(TIMEOUT_S)
         peer.send(observe(1, deadline_s=1e-6, reset=True))
         peer.send(wire.encode(Heartbeat(5.0)))
         assert hear(peer) == Heartbeat(5.0)
-        go.set()
+        held.go.set()
         assert isinstance(hear(peer), Act)
         late = hear(peer)
         assert isinstance(late, Fault) and (late.code, late.sequence) == ("late", 1)
@@ -218,17 +192,10 @@ def test_a_mistake_of_the_user_is_told(url, decider):
 
 
 def test_a_client_killed_while_the_policy_decides_makes_room_for_another(url, decider):
-    began, go = threading.Event(), threading.Event()
-
-    def slow() -> Decided:
-        began.set()
-        assert go.wait(TIMEOUT_S)
-        return Decided(ACTIONS)
-
-    decider.answer = slow
+    held = decider.answer = Held()
     peer = introduced(url)
     peer.send(observe(0))
-    assert began.wait(TIMEOUT_S)
+    assert held.began.wait(TIMEOUT_S)
     peer.socket.close()  # as when its process dies: no goodbye
 
     def free() -> bool:
@@ -242,7 +209,7 @@ def test_a_client_killed_while_the_policy_decides_makes_room_for_another(url, de
     with introduced(url) as other:
         other.send(observe(0))
         decider.answer = lambda: Decided(ACTIONS + 1)
-        go.set()
+        held.go.set()
         answer = hear(other)
     assert isinstance(answer, Act)
     np.testing.assert_array_equal(answer.actions.numpy(), ACTIONS + 1)

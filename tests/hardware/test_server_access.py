@@ -1,7 +1,5 @@
 """Who may command the arm: who has the token, fits the policy, speaks the protocol and is alone."""
 
-from collections.abc import Iterator
-
 import pytest
 from policy_server import STATE, TIMEOUT_S, FakeDecider, hear, raw, serving, state
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -14,12 +12,6 @@ from ebt_policy.hardware.server import MAX_CONNECTIONS, PolicyServer
 from ebt_policy.hardware.wire import Fault, Feature, Hello
 
 TOKEN = "0123456789abcdef"
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    with serving(FakeDecider()) as address:
-        yield address
 
 
 def test_without_the_token_nobody_gets_as_far_as_a_message():

@@ -47,7 +47,7 @@ def samples() -> list[wire.Message]:
     feature = Feature((2,), "float32", "rad")
     return [
         Hello(1, "arm"),
-        Welcome(1, "p", {"observation.state": feature}, feature, 2, 8, "a" * 64, "b" * 64, 2.0, 10.0),
+        Welcome(1, "p", {"observation.state": feature}, feature, 2, 8, "a" * 64, "b" * 64, 2.0, 10.0, 3.5),
         Observe(
             3,
             1.5,
@@ -59,7 +59,7 @@ def samples() -> list[wire.Message]:
             0.1,
             True,
         ),
-        Act(3, 1.5, Array.of(np.ones((8, 2), np.float32)), 0.1, 12.0, 2, -3.0, "residual"),
+        Act(3, 1.5, Array.of(np.ones((8, 2), np.float32)), 0.1, 12.0, 2, -3.0, "residual", 4.5, True),
         Fault("policy", "The policy failed.", 3),
         Heartbeat(1.5),
     ]

@@ -11,7 +11,7 @@ import numpy as np
 from websockets.sync.client import ClientConnection, connect
 
 from ebt_policy.hardware import wire
-from ebt_policy.hardware.server import Decided, PolicyServer
+from ebt_policy.hardware.server import Decided, Decider, PolicyServer
 from ebt_policy.hardware.wire import Array, Feature, Hello, Observe, Welcome
 
 STATE = "observation.state"
@@ -22,7 +22,16 @@ ACTIONS = np.arange(8, dtype=np.float32).reshape(4, 2)
 def welcome(**changes: object) -> Welcome:
     feature = Feature((3,), "float32", "rad")
     base = Welcome(
-        1, "fake", {STATE: feature}, Feature((2,), "float32"), 2, 4, "n" * 64, "c" * 64, 10.0, 10.0
+        wire.PROTOCOL,
+        "fake",
+        {STATE: feature},
+        Feature((2,), "float32"),
+        2,
+        4,
+        "n" * 64,
+        "c" * 64,
+        10.0,
+        10.0,
     )
     return msgspec.structs.replace(base, **changes)
 
@@ -42,8 +51,20 @@ class FakeDecider:
         return self.answer()
 
 
+class Held:
+    """An `answer` that begins, and takes until `go`."""
+
+    def __init__(self) -> None:
+        self.began, self.go = threading.Event(), threading.Event()
+
+    def __call__(self) -> Decided:
+        self.began.set()
+        assert self.go.wait(TIMEOUT_S)
+        return Decided(ACTIONS)
+
+
 @contextmanager
-def serving(decider: FakeDecider, port: int = 0, **options) -> Iterator[str]:
+def serving(decider: Decider, port: int = 0, **options) -> Iterator[str]:
     """A server in a thread; gives its address."""
     loop, ready = asyncio.new_event_loop(), threading.Event()
     server = PolicyServer(decider, port=port, **options)
