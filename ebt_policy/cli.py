@@ -10,6 +10,7 @@ from typing import Any
 
 import tyro
 
+from ebt_policy.cli_deploy import deploy
 from ebt_policy.cli_measure import bench, demo, energy, evaluate
 from ebt_policy.cli_train import doctor, export, throughput, train
 from ebt_policy.cli_watch import calibrate, serve, trace
@@ -31,6 +32,7 @@ def main() -> None:
         "trace": trace,
         "calibrate": calibrate,
         "bench": bench,
+        "deploy": deploy,
         "serve": serve,
         "doctor": doctor,
         "energy": energy,
@@ -38,6 +40,9 @@ def main() -> None:
         "throughput": throughput,
     }
     try:
+        if sys.argv[1:2] == ["deploy"]:
+            deploy(*sys.argv[2:])
+            return
         tyro.extras.subcommand_cli_from_dict(
             commands,
             prog="ebt-policy",

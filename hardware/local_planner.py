@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ebt_policy.calibration import Calibration
-from ebt_policy.hardware.planning import Observation, Plan, Question
+from ebt_policy.hardware.planning import Observation, Plan, Question, Seen
 from ebt_policy.noise import Noise
 from ebt_policy.runner import shifted
 from ebt_policy.trace import StopReason
@@ -22,9 +22,13 @@ class LocalPlanner:
     def __init__(self, watched: WatchedRunner, fps: float, seed: int = 0) -> None:
         """fps: ticks a second that the policy was trained at. seed: of its noise, from each episode's start on."""
         self.watched, self.n_action_steps = watched, watched.n_action_steps
-        self._fps, self._seed = fps, seed
+        self.needs = {name: tuple(f.shape) for name, f in watched.config.input_features.items()}
+        self.action_size = watched.config.action_feature.shape[0]
+        self._fps, self.seed = fps, seed
         self._history: deque[Observation] = deque(maxlen=watched.n_obs_steps)
-        self._begin_episode()
+        self._noise, self._watch = Noise.from_seeds([seed]), watched.watch()
+        self._chunk: np.ndarray | None = None  # (1, H, A) normalised, of the last decision
+        self._stamp = 0.0  # of that decision
 
     def plan(self, question: Question) -> Plan:
         """Raises UserError as `Runner.decide` does."""
@@ -38,7 +42,7 @@ class LocalPlanner:
         stamp = question.frames[-1].stamp
         config = self.watched.config
         if hasattr(config, "deadline_s"):
-            config.deadline_s = question.deadline_s
+            config.deadline_s = None if np.isinf(question.deadline_s) else question.deadline_s
         batch = {name: np.stack([frame[name] for frame in self._history])[None] for name in self._history[-1]}
         decision = self.watched.decide(batch, self._noise, self._carried_on(stamp), [self._watch])
         chunk, trace = decision.chunk, decision.trace
@@ -58,6 +62,7 @@ class LocalPlanner:
             evaluations=int(trace.evaluations[0]),
             stop_reason=StopReason(int(trace.stop_reason[0])).name.lower(),
             energy=None if np.isnan(energy) else energy,
+            energies=tuple(float(e) for e in trace.row(0).energy[0]),
             score=None if reading is None else reading.score,
             quantile=None if reading is None else reading.quantile,
             alarm=reading is not None and reading.alarm,
@@ -65,14 +70,20 @@ class LocalPlanner:
             ask=decision.ended is not None and bool(decision.ended[0]),
         )
 
+    def warm_up(self) -> None:
+        """The first thoughts of a process are slow, and no arm should wait for them."""
+        nothing = {name: np.zeros(shape, np.float32) for name, shape in self.needs.items()}
+        for _ in range(3):
+            self.plan(Question((Seen(nothing, 0.0),), np.inf, reset=True))
+        self._begin_episode()
+
     def close(self) -> None:
         """Nothing to give back."""
 
     def _begin_episode(self) -> None:
         self._history.clear()
-        self._noise, self._watch = Noise.from_seeds([self._seed]), self.watched.watch()
-        self._chunk: np.ndarray | None = None  # (1, H, A) normalised, of the last decision
-        self._stamp = 0.0
+        self._noise, self._watch = Noise.from_seeds([self.seed]), self.watched.watch()
+        self._chunk, self._stamp = None, 0.0
 
     def _carried_on(self, stamp: float) -> np.ndarray | None:
         """The last plan as seen at `stamp`; None where it does not reach so far, or was dropped."""
@@ -82,6 +93,12 @@ class LocalPlanner:
         if not 0 <= ticks < self._chunk.shape[1]:
             return None
         return shifted(self._chunk, np.array([ticks]))
+
+
+def _batch(values: list[np.ndarray]) -> np.ndarray:
+    """T values -> (1, T, ...) float32; pictures, which are bytes, in 0..1."""
+    stacked = np.stack(values)[None]
+    return stacked.astype(np.float32) / (255 if stacked.dtype == np.uint8 else 1)
 
 
 def usual_energy(calibration: Calibration) -> float:

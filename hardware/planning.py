@@ -41,7 +41,7 @@ class Plan:
     """actions (n, A) in the robot's units, row 0 for the tick seen at `stamp`.
 
     execute: ticks after which to look again. seconds: what thinking took. energy, score, quantile: None where the policy
-    or its calibration has none. rung: what was done about an alarm, "" for nothing. ask: a human is needed.
+    or its calibration has none. energies: of every point evaluated. rung: what was done about an alarm, "" for nothing. ask: a human is needed.
     """
 
     actions: np.ndarray
@@ -51,6 +51,7 @@ class Plan:
     evaluations: int = 1
     stop_reason: str = ""
     energy: float | None = None
+    energies: tuple[float, ...] = ()
     score: float | None = None
     quantile: float | None = None
     alarm: bool = False
@@ -72,7 +73,8 @@ Answer = Plan | NoPlan
 class Planner(Protocol):
     """A policy, here or on a server. Called by one thread at a time; may take its time, and may raise."""
 
-    n_action_steps: int
+    needs: Mapping[str, tuple[int, ...]]  # feature -> shape without batch or time
+    action_size: int
 
     def plan(self, question: Question) -> Plan | NoPlan: ...
 

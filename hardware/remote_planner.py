@@ -15,7 +15,8 @@ class RemotePlanner:
     def __init__(self, remote: RemotePolicy) -> None:
         """remote: connected already."""
         self.remote = remote
-        self.n_action_steps = remote.welcome.n_action_steps
+        self.needs = {name: feature.shape for name, feature in remote.welcome.features.items()}
+        self.action_size = remote.welcome.action.shape[0]
 
     def plan(self, question: Question) -> Plan | NoPlan:
         begin = time.perf_counter()

@@ -37,13 +37,15 @@ class SafeRobot(Robot):
         config: SafeRobotConfig,
         robot: Robot | None = None,
         clock: Callable[[], float] = time.monotonic,
+        on_event: Callable[[SafetyEvent], None] | None = None,
     ) -> None:
-        """robot: an existing one instead of that of the config."""
+        """robot: an existing one instead of that of the config. on_event: must not block."""
         super().__init__(config)
         self.config, self._clock = config, clock
         self.robot = _made(config.robot) if robot is None else robot
         self.filter: SafetyFilter | None = None
         self.events: deque[SafetyEvent] = deque(maxlen=100)
+        self._on_event = on_event
         self._log: EventLog | None = None
         self.joints = tuple(
             k.removesuffix(_POSITION) for k in self.robot.action_features if k.endswith(_POSITION)
@@ -119,9 +121,15 @@ class SafeRobot(Robot):
             following_error=config.following_error,
         )
         made = SafetyFilter(limits, 1 / config.fps, safety, self._clock, self._notice)
-        observed = self.robot.get_observation()
-        made.begin([observed[name + _POSITION] for name in self.joints])
         self.filter = made
+        self.begin()
+
+    def begin(self) -> None:
+        """Takes the arm over at rest where it stands, after connecting or when somebody else has moved it."""
+        if self.filter is None:
+            raise UserError(f"{self} is not connected.")
+        observed = self.robot.get_observation()
+        self.filter.begin([observed[name + _POSITION] for name in self.joints])
 
     def get_observation(self) -> dict[str, Any]:
         return self.robot.get_observation()
@@ -151,6 +159,16 @@ class SafeRobot(Robot):
         if self.filter is not None:
             self.filter.stop(reason)
 
+    def hold(self, reason: str) -> None:
+        """The arm brakes and waits for the next command. May be called from any thread."""
+        if self.filter is not None:
+            self.filter.hold(reason)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether what is commanded stands still."""
+        return self.filter is None or self.filter.at_rest
+
     def reset(self) -> None:
         """Lifts a stop."""
         if self.filter is not None:
@@ -175,8 +193,9 @@ class SafeRobot(Robot):
         if not self.events or self.events[-1].kind != event.kind:
             logger.warning("safety: %s: %s", event.kind, event.detail)
         self.events.append(event)
-        if self._log is not None:
-            self._log(event)
+        for listener in (self._on_event, self._log):
+            if listener is not None:
+                listener(event)
 
 
 def _made(options: Mapping[str, Any]) -> Robot:
@@ -194,11 +213,11 @@ def _made(options: Mapping[str, Any]) -> Robot:
 
 
 def joint_ranges(robot: Robot, joints: tuple[str, ...]) -> dict[str, tuple[float, float]]:
-    """Range of each joint in the units of its actions, where LeRobot's motor bus and calibration say it."""
+    """Range of each joint in the units of its actions, where the robot, or LeRobot's motor bus and calibration, say it."""
     from lerobot.motors import MotorNormMode
 
     bus = getattr(robot, "bus", None)
-    found: dict[str, tuple[float, float]] = {}
+    found: dict[str, tuple[float, float]] = dict(getattr(robot, "joint_ranges", {}))
     for name in joints:
         motor = getattr(bus, "motors", {}).get(name)
         calibration = getattr(bus, "calibration", {}).get(name)

@@ -29,7 +29,7 @@ class Schedule:
         A plan that lies wholly in the past changes nothing.
         """
         plan = np.asarray(actions, np.float64)
-        times = seen + self.period_s * np.arange(len(plan))
+        times: Array = seen + self.period_s * np.arange(len(plan), dtype=np.float64)
         late = int(np.searchsorted(times, now - 1e-9))
         if now >= times[-1] + self.period_s:
             return len(plan)
@@ -42,7 +42,7 @@ class Schedule:
         changing = np.concatenate(
             [self._times[(self._times > now) & (self._times < now + blend)], [now, now + blend]]
         )
-        knots = np.unique(np.concatenate([times[times > now], changing]))
+        knots: Array = np.unique(np.concatenate([times[times > now], changing]))
         knots = knots[knots <= times[-1]]
         weight = np.clip((knots - now) / blend, 0.0, 1.0)[:, None]
         old = _between(np.minimum(knots, self._times[-1]), self._times, self._actions)

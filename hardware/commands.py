@@ -1,0 +1,102 @@
+"""What a human tells a running loop, by key, by signal or by program."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import select
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from enum import StrEnum
+
+
+class Command(StrEnum):
+    STOP = "stop"  # brakes and stays so until RESET
+    RESET = "reset"
+    SUCCESS = "success"  # ends the episode
+    FAILURE = "failure"
+    QUIT = "quit"
+
+
+KEYS = {
+    " ": Command.STOP,
+    "r": Command.RESET,
+    "s": Command.SUCCESS,
+    "f": Command.FAILURE,
+    "q": Command.QUIT,
+}
+HELP = "space: stop; r: reset after a stop; s, f: the episode is a success, a failure; q: quit"
+
+
+class Commands:
+    """A mailbox. `post` may be called from any thread and from signal handlers."""
+
+    def __init__(self) -> None:
+        self._posted: queue.SimpleQueue[Command] = queue.SimpleQueue()
+
+    def post(self, command: Command) -> None:
+        self._posted.put(command)
+
+    def poll(self) -> Command | None:
+        """The next one, None where there is none. Never waits."""
+        try:
+            return self._posted.get_nowait()
+        except queue.Empty:
+            return None
+
+
+@contextlib.contextmanager
+def from_signals(commands: Commands) -> Iterator[None]:
+    """SIGINT (Ctrl-C) and SIGTERM quit in order, SIGUSR1 stops. A second Ctrl-C interrupts wherever the program is."""
+    quitting = False
+
+    def quit_in_order(number: int, _: object) -> None:
+        nonlocal quitting
+        commands.post(Command.QUIT)
+        if quitting and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        quitting = True
+
+    handlers = {signal.SIGINT: quit_in_order, signal.SIGTERM: quit_in_order}
+    if hasattr(signal, "SIGUSR1"):
+        handlers[signal.SIGUSR1] = lambda *_: commands.post(Command.STOP)
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def from_keys(commands: Commands) -> Iterator[None]:
+    """Single keys on a terminal, without Enter; nothing where standard input is none."""
+    try:
+        import termios
+        import tty
+
+        descriptor = sys.stdin.fileno()
+        before = termios.tcgetattr(descriptor)
+    except Exception:  # no terminal, or none of this kind
+        yield
+        return
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            if select.select([descriptor], [], [], 0.1)[0]:
+                command = KEYS.get(sys.stdin.read(1))
+                if command is not None:
+                    commands.post(command)
+
+    tty.setcbreak(descriptor)
+    reader = threading.Thread(target=read, name="keys", daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        done.set()
+        reader.join(1.0)
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

@@ -1,0 +1,82 @@
+"""Options of `ebt-policy deploy`, read by LeRobot's own parser so that its robots and cameras are named as everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lerobot.robots.config import RobotConfig
+
+from ebt_policy.hardware.config_safe_robot import SafetyOptions
+from ebt_policy.hardware.config_sim_robot import SimRobotConfig
+
+
+@dataclass(kw_only=True)
+class PolicyOptions:
+    """path: a run, a checkpoint, or shipped:NAME. server: instead, the ws:// address of `ebt-policy serve`; token_file: for it.
+    calibration: a file of `ebt-policy calibrate`; with it the policy alarms, and climbs `ladder` when it does.
+    stop: "budget" thinks for max_evaluations; "energy" until the energy is what successful decisions end at, by the
+    calibration, or max_evaluations. set: any option of the policy.
+    """
+
+    path: str = ""
+    server: str = ""
+    token_file: str | None = None
+    device: str = "cpu"
+    max_evaluations: int | None = None
+    n_action_steps: int | None = None
+    calibration: str | None = None
+    ladder: list[str] | None = None
+    stop: str = "budget"
+    set: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class StreamOptions:
+    """max_age_s: a picture older than this is stale. max_skew_s: pictures may be this far apart. frozen_s: the
+    same picture for so long means a frozen camera; null for files. latency_s: from light to
+    picture, by camera (`--measure_latency`); actuation_s: from command to motion.
+    """
+
+    max_age_s: float = 0.3
+    max_skew_s: float = 0.15
+    frozen_s: float | None = 1.0
+    latency_s: dict[str, float] = field(default_factory=dict)
+    actuation_s: float = 0.0
+
+
+@dataclass(kw_only=True)
+class RecordOptions:
+    """root: folder of the LeRobot dataset that is written ("": none); a later run appends to it. task: as LeRobot's sets say it."""
+
+    root: str = ""
+    repo_id: str = "local/deployed"
+    task: str = ""
+
+
+@dataclass(kw_only=True)
+class DeployConfig:
+    """fps: of the policy's training data; the twin knows its own. speed: part of the trained speed: actions are due later,
+    and limits are lower; 1 in simulation, .25 on an arm unless said otherwise. control_hz: of the loop, by default 50 or, in
+    simulated time, fps. deadline_s: longest thought. seconds: longest episode. viewer: none, rerun.
+    check: test everything and move nothing. measure_latency: move one joint a little, and say what to put into --streams.
+    """
+
+    policy: PolicyOptions = field(default_factory=PolicyOptions)
+    robot: RobotConfig = field(default_factory=SimRobotConfig)
+    safety: SafetyOptions = field(default_factory=SafetyOptions)
+    streams: StreamOptions = field(default_factory=StreamOptions)
+    record: RecordOptions = field(default_factory=RecordOptions)
+    fps: float | None = None
+    speed: float | None = None
+    control_hz: float | None = None
+    deadline_s: float = 0.5
+    blend_s: float = 0.1
+    patience_s: float = 3.0
+    episodes: int = 1
+    seconds: float = 60.0
+    seed: int = 0
+    viewer: str = "none"
+    output: str = "runs/deploy"
+    check: bool = False
+    measure_latency: bool = False

@@ -1,0 +1,252 @@
+"""`ebt-policy deploy`: composes robot, cameras, policy, safety filter, loop and records from their options."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lerobot.robots.utils import make_robot_from_config
+
+from ebt_policy import provenance
+from ebt_policy.errors import UserError
+from ebt_policy.hardware.clock import Clock, SteppedClock, WallClock
+from ebt_policy.hardware.commands import HELP, Commands, from_keys, from_signals
+from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions
+from ebt_policy.hardware.config_safe_robot import SafeRobotConfig, SafetyOptions
+from ebt_policy.hardware.events import EventLog
+from ebt_policy.hardware.loop import ControlLoop, LoopConfig, Outcome, Sent
+from ebt_policy.hardware.observer import Observer
+from ebt_policy.hardware.planning import InlineThinker, Plan, Planner, Thinker
+from ebt_policy.hardware.safe_robot import SafeRobot
+from ebt_policy.hardware.sim_robot import SimRobot
+from ebt_policy.hardware.streams import CameraStream, Streams
+from ebt_policy.hardware.watching import Eyes
+
+# A simulated arm breaks nothing, and has to do what the policy was measured with.
+_SIMULATED = SafetyOptions(velocity=1e3, acceleration=1e6, margin=0.0, ramp_s=0.0, start_gate=None)
+ARM_SPEED = 0.25
+SWITCH_S = 5e-4  # Python hands the processor from thread to thread this often: by default only every 5 ms
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployed:
+    """What `deploying` gives: everything connected, nothing moving."""
+
+    arm: SafeRobot
+    loop: ControlLoop
+    clock: Clock
+    planner: Planner
+    twin: SimRobot | None
+
+
+def deploy(config: DeployConfig, on_plan: Callable[[Plan], None] | None = None) -> list[Outcome]:
+    """Runs `config.episodes` episodes and writes what happened to the run folder; one line for each is printed.
+
+    on_plan: called with every plan; must not block. Raises UserError for what the user can mend, before anything moves.
+    """
+    output = Path(config.output)
+    commands, outcomes = Commands(), list[Outcome]()
+    with deploying(config, commands, on_plan) as deployed:
+        print(f"{HELP}. Ctrl-C ends in order. Events: {output / 'events.jsonl'}")
+        with from_signals(commands), from_keys(commands), undisturbed():
+            for episode in range(config.episodes):
+                if deployed.twin is not None:
+                    deployed.twin.reset(config.seed + episode)
+                    deployed.arm.begin()
+                if hasattr(deployed.planner, "seed"):
+                    deployed.planner.seed = config.seed + episode
+                outcome = deployed.loop.run(config.seconds)
+                outcomes.append(outcome)
+                print(_line(episode, outcome, deployed.twin), flush=True)
+                _write(output / "episodes.json", outcomes, deployed.twin)
+                if outcome.end in ("quit", "error"):
+                    break
+    return outcomes
+
+
+@contextlib.contextmanager
+def deploying(
+    config: DeployConfig, commands: Commands, on_plan: Callable[[Plan], None] | None = None
+) -> Iterator[Deployed]:
+    """Everything connected, in order; disconnected in the reverse order, whatever happens."""
+    with contextlib.ExitStack() as stack:
+        output = Path(config.output)
+        output.mkdir(parents=True, exist_ok=True)
+        provenance.write_json(
+            output / "run.json", provenance.run_record() | {"config": dataclasses.asdict(config)}
+        )
+        log = EventLog(output / "events.jsonl")
+        stack.callback(log.close)
+
+        robot = make_robot_from_config(config.robot)
+        twin = robot if isinstance(robot, SimRobot) else None
+        speed = config.speed if config.speed is not None else (1.0 if twin is not None else ARM_SPEED)
+        if not 0 < speed <= 1:
+            raise UserError(
+                f"--speed is {speed}; expected a part of the trained speed, above 0 and at most 1."
+            )
+        clock: Clock = WallClock() if twin is None else twin.clock
+        simulated_time = isinstance(clock, SteppedClock)
+        fps = config.fps or (twin.fps if twin is not None else 30.0)
+        control_hz = config.control_hz or (fps if simulated_time else max(50.0, fps))
+        planner = make_planner(config.policy, fps)
+
+        safety = config.safety
+        if twin is not None and safety == SafetyOptions():
+            safety = _SIMULATED
+        safety = dataclasses.replace(safety, speed_scale=speed if twin is None else 1.0)
+        arm = SafeRobot(
+            SafeRobotConfig(robot={}, fps=control_hz, **vars(safety)), robot, clock.now, on_event=log
+        )
+        # The loop reads joints; pictures come in their own time, so the cameras are taken out of the robot's hands.
+        features, cameras = dict(robot.observation_features), dict(arm.cameras)
+        arm.cameras.clear()  # type: ignore[attr-defined]
+        arm.connect()
+        stack.callback(arm.disconnect)
+        options = config.streams
+        streams = Streams(
+            [
+                CameraStream(
+                    name,
+                    camera,
+                    options.max_age_s,
+                    clock.now,
+                    options.latency_s.get(name, 0.0),
+                    options.frozen_s,
+                    on_event=log,
+                )
+                for name, camera in cameras.items()
+            ],
+            options.max_skew_s,
+            clock.now,
+        )
+        stack.enter_context(streams)
+        shapes = {name: tuple(shape) for name, shape in planner.needs.items()}
+        observer = Observer(shapes, features, planner.action_size, arm.joints)
+        thinker = InlineThinker(planner) if simulated_time else Thinker(planner)
+        stack.callback(thinker.close)
+
+        def on_event(event: Any) -> None:
+            log(event)
+            if on_plan is not None and isinstance(event, Mapping) and event["kind"] == "plan":
+                on_plan(event)
+
+        loop = ControlLoop(
+            arm,
+            thinker,
+            Eyes(observer, streams),
+            LoopConfig(
+                fps * speed,
+                control_hz,
+                options.actuation_s,
+                config.blend_s,
+                np.inf if simulated_time else config.deadline_s,
+                config.patience_s,
+            ),
+            clock,
+            commands,
+            on_event,
+            _recording(config, stack, observer, fps),
+            (lambda: twin.finished) if twin is not None else (lambda: False),
+        )
+        yield Deployed(arm, loop, clock, planner, twin)
+
+
+def make_planner(options: PolicyOptions, fps: float) -> Planner:
+    """The policy that these options name, warmed up: the first thoughts of a process are slow."""
+    if bool(options.path) == bool(options.server):
+        raise UserError(
+            "Give either --policy.path, a policy on this computer, or --policy.server, an address."
+        )
+    if options.server:
+        from ebt_policy.hardware.client import RemotePolicy
+        from ebt_policy.hardware.contract import read_token
+        from ebt_policy.hardware.remote_planner import RemotePlanner
+
+        remote = RemotePolicy(
+            options.server, token=read_token(Path(options.token_file) if options.token_file else None)
+        )
+        remote.connect()
+        return RemotePlanner(remote)
+    from ebt_policy.calibration import read_calibration
+    from ebt_policy.hardware.local_planner import LocalPlanner, usual_energy
+    from ebt_policy.recovery import Ladder
+    from ebt_policy.runner import find_checkpoint, load_runner
+    from ebt_policy.watched import WatchedRunner
+
+    folder = find_checkpoint(options.path)
+    calibration = None
+    if options.calibration:
+        calibration = read_calibration(
+            Path(options.calibration), provenance.sha256(folder / "model.safetensors")
+        )
+    overrides = dict(options.set)
+    if options.stop == "energy":
+        if calibration is None:
+            raise UserError(
+                "--policy.stop=energy needs --policy.calibration, which says what energy is usual."
+            )
+        overrides |= {"stop_energy": usual_energy(calibration), "min_evaluations": 1}
+    elif options.stop != "budget":
+        raise UserError(f"--policy.stop is '{options.stop}'; expected budget or energy.")
+    ladder = Ladder() if options.ladder is None else Ladder(rungs=tuple(options.ladder))
+    watched = WatchedRunner(
+        partial(_load, load_runner, options, overrides),
+        calibration,
+        ladder if calibration is not None else None,
+        hold=lambda state, last: state if last is None else last,
+    )
+    planner = LocalPlanner(watched, fps)
+    planner.warm_up()
+    return planner
+
+
+def _load(load: Callable[..., Any], options: PolicyOptions, base: Mapping[str, Any], **changes: Any) -> Any:
+    """A runner as the options say, changed as a rung of the ladder asks."""
+    overrides = {**base, **changes.pop("overrides", {})}
+    budget = changes.pop("max_evaluations", options.max_evaluations)
+    return load(options.path, budget, options.n_action_steps, options.device, overrides)
+
+
+def _recording(
+    config: DeployConfig, stack: contextlib.ExitStack, observer: Observer, fps: float
+) -> Callable[[Sent], None] | None:
+    return None
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """No pauses of Python's own: the collector waits, and threads take turns often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
+        sys.setswitchinterval(before)
+
+
+def _line(episode: int, outcome: Outcome, twin: SimRobot | None) -> str:
+    solved = "" if twin is None else (", solved" if twin.success else ", not solved")
+    reason = f" ({outcome.reason})" if outcome.reason else ""
+    late = outcome.punctuality
+    return (
+        f"episode {episode}: {outcome.end}{reason}{solved} after {outcome.seconds:.1f} s; {outcome.plans} plans of "
+        f"{outcome.evaluations:.2f} evaluations, {outcome.no_plans} without; tick jitter (median / 99 % / most) "
+        f"{late.jitter}, {late.missed} of {late.ticks} ticks missed; command age {late.age}"
+    )
+
+
+def _write(path: Path, outcomes: list[Outcome], twin: SimRobot | None) -> None:
+    provenance.write_json(path, [dataclasses.asdict(outcome) for outcome in outcomes])
