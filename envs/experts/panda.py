@@ -109,16 +109,18 @@ class Hand:
         object_height: Callable[[], float],
         rise: float = 0.08,
         centred: float = 0.012,
+        near: float = 0.006,
     ) -> Generator[Action, None, bool]:
         """Hover, go down, close, lift; again after a miss. `grasp` follows the object, wherever it rolls.
 
-        centred: how near to the vertical above the grasp the hand has to be before it goes down, metres.
+        centred: how near to the vertical above the grasp the hand has to be before it goes down, metres. near: how
+        near to the grasp before it closes.
         """
         for attempt in range(4):
             first = attempt == 0
             side = np.array([*self.style.side, self.style.height]) if first else up(0.06)
             overshoot = up(self.style.overshoot if first else 0.0)
-            yield from self._grasp(grasp, side, overshoot, centred)
+            yield from self._grasp(grasp, side, overshoot, centred, near)
             height = object_height()
             yield from self.rise(rise, tolerance=0.02)
             if object_height() > height + 0.5 * rise:
@@ -126,12 +128,12 @@ class Hand:
         return False
 
     def _grasp(
-        self, grasp: Callable[[], Pose], side: Vector, overshoot: Vector, centred: float
+        self, grasp: Callable[[], Pose], side: Vector, overshoot: Vector, centred: float, near: float
     ) -> Generator[Action, None, None]:
         yield from self.open()
         yield from self.go(lambda: grasp().shifted(side), tolerance=0.03)
         yield from self.go(lambda: grasp().shifted(up(0.04)), tolerance=centred, turned=0.06)
-        yield from self.go(lambda: grasp().shifted(-overshoot), tolerance=0.006, limit=40, slow=0.6)
+        yield from self.go(lambda: grasp().shifted(-overshoot), tolerance=near, limit=40, slow=0.6)
         yield from self.close()
 
     def rise(self, height: float, tolerance: float = 0.03) -> Generator[Action, None, None]:

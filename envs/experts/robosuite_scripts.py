@@ -51,11 +51,16 @@ def stack(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator)
 def can(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator) -> Script:
     hand, state = Hand(simulator, style, rng), simulator.environment_state
     bin_centre = simulator.env.target_bin_placements[simulator.env.object_id]
-    goal = bin_centre + np.array([*rng.uniform(-0.03, 0.03, 2), 0.0])
+    # A hand that points down does not reach the bin's centre; it would strain there until the script's patience ends.
+    goal = bin_centre + np.array([-0.045, -0.055, 0.0]) + np.array([*rng.uniform(-0.02, 0.02, 2), 0.0])
     yaw = hand.yaw + rng.uniform(-0.6, 0.6)
 
+    def grasp() -> Pose:
+        return Pose(state()[:3] + up(0.01), yaw)
+
     while True:
-        yield from hand.pick(lambda: Pose(state()[:3] + up(0.01), yaw), lambda: state()[2], rise=0.2)
+        # Open fingers leave the can a centimetre and a half to either side: no need to be within millimetres.
+        yield from hand.pick(grasp, lambda: state()[2], rise=0.2, near=0.012)
         yield from hand.go(lambda: Pose(goal + up(0.25), yaw), tolerance=0.04, limit=100)
         yield from hand.go(lambda: Pose(goal + up(0.1), yaw), tolerance=0.03)
         yield from hand.open()

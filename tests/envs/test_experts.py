@@ -34,3 +34,15 @@ def test_a_demonstration_follows_from_its_seed_alone():
 def test_experts_solve_their_tasks(env_name):
     outcomes = [attempt(env_name, seed) is not None for seed in range(5)]
     assert sum(outcomes) >= 4, outcomes
+
+
+@pytest.mark.slow
+def test_the_can_never_waits_for_the_script_to_lose_patience():
+    """A policy that sees one moment cannot learn when a wait ends."""
+    for seed in range(3):
+        demonstration = attempt("robosuite_pickplacecan", seed)
+        assert demonstration is not None
+        hand = demonstration["observation.state"][:, :3]
+        moving = np.linalg.norm(np.diff(hand, axis=0), axis=1) > 0.003  # metres a tick
+        rests = np.diff(np.flatnonzero(np.r_[True, moving, True])) - 1
+        assert rests.max() < 25, rests.max()
