@@ -145,7 +145,8 @@ def bench(
 ) -> None:
     """A table of policies: trains what is missing, evaluates all on the same seeds, writes report.md and .html.
 
-    A file of kind `monitor` compares failure detectors on one policy's episodes instead (configs/bench_monitor.yaml).
+    A file of kind `monitor` compares failure detectors on one policy's episodes instead (configs/bench_monitor.yaml). One
+    of kind `server` attacks the policy server and measures its latency (configs/bench_server.yaml).
 
     Args:
         config: A bench file, e.g. configs/bench_pusht.yaml
@@ -164,6 +165,13 @@ def bench(
         from ebt_policy.eval.monitor_bench import monitor_bench
 
         print(monitor_bench(config, output, processes))
+        return
+    from ebt_policy.eval.served_bench import is_server_bench
+
+    if is_server_bench(config):
+        from ebt_policy.eval.served_bench import server_bench
+
+        print(server_bench(config, output))
         return
     from ebt_policy.eval.bench import bench as run
     from ebt_policy.eval.ray_backend import Cluster
