@@ -12,26 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lerobot.robots.utils import make_robot_from_config
 
 from ebt_policy import provenance
 from ebt_policy.errors import UserError
-from ebt_policy.hardware.clock import Clock, SteppedClock, WallClock
+from ebt_policy.hardware.body import make_body
+from ebt_policy.hardware.clock import Clock
 from ebt_policy.hardware.commands import HELP, Commands, from_keys, from_signals
 from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions
-from ebt_policy.hardware.config_safe_robot import SafeRobotConfig, SafetyOptions
 from ebt_policy.hardware.events import EventLog
 from ebt_policy.hardware.loop import ControlLoop, LoopConfig, Outcome, Sent
 from ebt_policy.hardware.observer import Observer
 from ebt_policy.hardware.planning import InlineThinker, Plan, Planner, Thinker
 from ebt_policy.hardware.safe_robot import SafeRobot
 from ebt_policy.hardware.sim_robot import SimRobot
-from ebt_policy.hardware.streams import CameraStream, Streams
 from ebt_policy.hardware.watching import Eyes
 
-# A simulated arm breaks nothing, and has to do what the policy was measured with.
-_SIMULATED = SafetyOptions(velocity=1e3, acceleration=1e6, margin=0.0, ramp_s=0.0, start_gate=None)
-ARM_SPEED = 0.25
 SWITCH_S = 5e-4  # Python hands the processor from thread to thread this often: by default only every 5 ms
 
 
@@ -85,52 +80,15 @@ def deploying(
         log = EventLog(output / "events.jsonl")
         stack.callback(log.close)
 
-        robot = make_robot_from_config(config.robot)
-        twin = robot if isinstance(robot, SimRobot) else None
-        speed = config.speed if config.speed is not None else (1.0 if twin is not None else ARM_SPEED)
-        if not 0 < speed <= 1:
-            raise UserError(
-                f"--speed is {speed}; expected a part of the trained speed, above 0 and at most 1."
-            )
-        clock: Clock = WallClock() if twin is None else twin.clock
-        simulated_time = isinstance(clock, SteppedClock)
-        fps = config.fps or (twin.fps if twin is not None else 30.0)
-        control_hz = config.control_hz or (fps if simulated_time else max(50.0, fps))
+        body = make_body(config, log)
+        arm, twin, clock, fps = body.arm, body.twin, body.clock, body.fps
         planner = make_planner(config.policy, fps)
-
-        safety = config.safety
-        if twin is not None and safety == SafetyOptions():
-            safety = _SIMULATED
-        safety = dataclasses.replace(safety, speed_scale=speed if twin is None else 1.0)
-        arm = SafeRobot(
-            SafeRobotConfig(robot={}, fps=control_hz, **vars(safety)), robot, clock.now, on_event=log
-        )
-        # The loop reads joints; pictures come in their own time, so the cameras are taken out of the robot's hands.
-        features, cameras = dict(robot.observation_features), dict(arm.cameras)
-        arm.cameras.clear()  # type: ignore[attr-defined]
         arm.connect()
         stack.callback(arm.disconnect)
-        options = config.streams
-        streams = Streams(
-            [
-                CameraStream(
-                    name,
-                    camera,
-                    options.max_age_s,
-                    clock.now,
-                    options.latency_s.get(name, 0.0),
-                    options.frozen_s,
-                    on_event=log,
-                )
-                for name, camera in cameras.items()
-            ],
-            options.max_skew_s,
-            clock.now,
-        )
-        stack.enter_context(streams)
+        stack.enter_context(body.streams)
         shapes = {name: tuple(shape) for name, shape in planner.needs.items()}
-        observer = Observer(shapes, features, planner.action_size, arm.joints)
-        thinker = InlineThinker(planner) if simulated_time else Thinker(planner)
+        observer = Observer(shapes, body.features, planner.action_size, arm.joints)
+        thinker = InlineThinker(planner) if body.simulated_time else Thinker(planner)
         stack.callback(thinker.close)
 
         def on_event(event: Any) -> None:
@@ -141,13 +99,13 @@ def deploying(
         loop = ControlLoop(
             arm,
             thinker,
-            Eyes(observer, streams),
+            Eyes(observer, body.streams),
             LoopConfig(
-                fps * speed,
-                control_hz,
-                options.actuation_s,
+                fps * body.speed,
+                body.control_hz,
+                config.streams.actuation_s,
                 config.blend_s,
-                np.inf if simulated_time else config.deadline_s,
+                np.inf if body.simulated_time else config.deadline_s,
                 config.patience_s,
             ),
             clock,

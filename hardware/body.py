@@ -1,0 +1,97 @@
+"""What a deployment moves and looks through: arm, cameras, clock and rates, made from its options and not yet connected."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from lerobot.robots.robot import Robot
+from lerobot.robots.utils import make_robot_from_config
+
+from ebt_policy.errors import UserError
+from ebt_policy.hardware.clock import Clock, SteppedClock, WallClock
+from ebt_policy.hardware.config_deploy import DeployConfig
+from ebt_policy.hardware.config_safe_robot import SafeRobotConfig, SafetyOptions
+from ebt_policy.hardware.safe_robot import SafeRobot
+from ebt_policy.hardware.sim_robot import SimRobot
+from ebt_policy.hardware.streams import CameraStream, Streams
+
+# A simulated arm breaks nothing, and has to do what the policy was measured with.
+_SIMULATED = SafetyOptions(velocity=1e3, acceleration=1e6, margin=0.0, ramp_s=0.0, start_gate=None)
+ARM_SPEED = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Body:
+    """features: what the robot observes, pictures among them. streams: of its cameras, which it does not read itself any
+    more. fps: ticks a second of the policy; control_hz: of the loop. speed: part of the trained one.
+    """
+
+    arm: SafeRobot
+    twin: SimRobot | None
+    clock: Clock
+    features: dict[str, Any]
+    streams: Streams
+    fps: float
+    control_hz: float
+    speed: float
+
+    @property
+    def simulated_time(self) -> bool:
+        return isinstance(self.clock, SteppedClock)
+
+
+def make_body(
+    config: DeployConfig, on_event: Callable[[Any], None] | None = None, robot: Robot | None = None
+) -> Body:
+    """on_event: of filter and cameras; must not block. robot: instead of that of the options. Raises UserError for options
+    of no sense, and what LeRobot raises.
+    """
+    robot = make_robot_from_config(config.robot) if robot is None else robot
+    twin = robot if isinstance(robot, SimRobot) else None
+    speed = config.speed if config.speed is not None else (1.0 if twin is not None else ARM_SPEED)
+    if not 0 < speed <= 1:
+        raise UserError(f"--speed is {speed}; expected a part of the trained speed, above 0 and at most 1.")
+    clock: Clock = WallClock() if twin is None else twin.clock
+    fps = config.fps or (twin.fps if twin is not None else 30.0)
+    control_hz = config.control_hz or (fps if isinstance(clock, SteppedClock) else max(50.0, fps))
+    safety = config.safety
+    if twin is not None and safety == SafetyOptions():
+        safety = _SIMULATED
+    safety = dataclasses.replace(safety, speed_scale=speed if twin is None else 1.0)
+    arm = SafeRobot(
+        SafeRobotConfig(robot={}, fps=control_hz, **vars(safety)), robot, clock.now, on_event=on_event
+    )
+    # The loop reads joints; pictures come in their own time, so the cameras are taken out of the robot's hands.
+    features, cameras = dict(robot.observation_features), dict(arm.cameras)
+    if cameras:
+        arm.cameras.clear()  # type: ignore[attr-defined]
+    options = config.streams
+    unknown = [name for name in options.latency_s if name not in cameras]
+    if unknown:
+        raise UserError(
+            f"--streams.latency_s names a camera '{unknown[0]}'; the robot has {', '.join(cameras) or 'none'}."
+        )
+    streams = [
+        CameraStream(
+            name,
+            camera,
+            options.max_age_s,
+            clock.now,
+            options.latency_s.get(name, 0.0),
+            options.frozen_s,
+            on_event=on_event,
+        )
+        for name, camera in cameras.items()
+    ]
+    return Body(
+        arm,
+        twin,
+        clock,
+        features,
+        Streams(streams, options.max_skew_s, clock.now),
+        fps,
+        control_hz,
+        speed,
+    )
