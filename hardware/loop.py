@@ -15,7 +15,7 @@ import numpy as np
 
 from ebt_policy.hardware.clock import Clock
 from ebt_policy.hardware.commands import Command, Commands
-from ebt_policy.hardware.planning import InlineThinker, NoPlan, Plan, Question, Seen, Thinker
+from ebt_policy.hardware.planning import InlineThinker, NoPlan, Plan, Question, Seen, Thinker, sound
 from ebt_policy.hardware.safe_robot import SafeRobot
 from ebt_policy.hardware.safety import SafetyEvent
 from ebt_policy.hardware.schedule import Schedule
@@ -104,14 +104,29 @@ class ControlLoop:
         self._reset = True
         self._waiting = False  # for an answer to a question of before a stop
         self._sent: Mapping[str, float] = {}
-        self._failing_since: float | None = None  # the bus
+        self._failing: dict[str, float] = {}  # since when the bus fails to read, to send
+        self._bus_held = False  # for longer than a lost packet
         self._blind = ""  # why nothing can be seen
 
     def run(self, seconds: float) -> Outcome:
         """One episode of at most `seconds`. Whatever ends it, the arm is left braking or at rest."""
         self._begin()
-        begin = due = self.clock.now()
-        stopwatch, end, reason = Stopwatch(), "time", ""
+        begin, stopwatch = self.clock.now(), Stopwatch()
+        try:
+            end, reason = self._ticks(begin, seconds, stopwatch)
+        except BaseException:
+            self._brake()
+            raise
+        self._outcome.end, self._outcome.reason = end, reason
+        self._outcome.seconds = self.clock.now() - begin
+        self._outcome.punctuality = stopwatch.punctuality()
+        self._brake()
+        return self._outcome
+
+    # -- one tick --------------------------------------------------------------------------------------------------
+    def _ticks(self, begin: float, seconds: float, stopwatch: Stopwatch) -> tuple[str, str]:
+        """All of them; how the episode ended, and why."""
+        due, end, reason = begin, "time", ""
         while not end or (end == "time" and due - begin < seconds - 1e-9):
             now = self.clock.now()
             self._obey()
@@ -126,76 +141,82 @@ class ControlLoop:
                 end = "finished"
                 break
             due += self._period
-            behind = int((self.clock.now() - due) / self._period)
+            behind = int(np.floor((self.clock.now() - due) / self._period + 1e-6)) + 1
             if behind > 0:  # no burst of ticks to catch up with: the schedule goes by time
                 stopwatch.missed += behind
                 due += behind * self._period
             self.clock.sleep_until(due)
-        self._outcome.end, self._outcome.reason = end, reason
-        self._outcome.seconds = self.clock.now() - begin
-        self._outcome.punctuality = stopwatch.punctuality()
-        self._brake()
-        return self._outcome
+        return end, reason
 
-    # -- one tick --------------------------------------------------------------------------------------------------
     def _tick(self, now: float) -> np.ndarray | None:
         floats = self._read(now)
+        seen = None
         if floats is not None and now >= self._next_sample - 1e-6:
-            self._sample(floats, now)
+            seen = self._sample(floats, now)
         self._think(now)
         target = None
-        if not self.arm.stopped and not self._blind:
+        if not (self.arm.stopped or self._blind or self._bus_held):
             target = self.schedule.at(now + self.config.actuation_s)
         measured = None if floats is None else [floats[f"{name}.pos"] for name in self.arm.joints]
         self._send(target, measured, now)
+        if seen is not None and self._sent and self._on_sent is not None:
+            self._on_sent(Sent(seen, self._sent, None if self._plan is None else self._plan.energy))
         return target
 
     def _read(self, now: float) -> Mapping[str, Any] | None:
-        """What the robot feels; None where the bus failed, which is told once and lasts no longer than patience_s."""
+        """What the robot feels; None where the bus failed or a joint shows no number."""
         try:
             floats = self.arm.get_observation()
+            wrong = [name for name in self.arm.joints if not np.isfinite(floats[f"{name}.pos"])]
+            if wrong:
+                raise ValueError(f"joint '{wrong[0]}' shows {floats[f'{wrong[0]}.pos']}")
         except Exception as error:  # each robot raises its own
-            self._bus_failed(f"the joints cannot be read: {error}", now)
+            self._bus_failed("read", f"the joints cannot be read: {error}", now)
             return None
-        self._bus_works(now)
+        self._bus_works("read", now)
         return floats
 
     def _send(self, target: np.ndarray | None, measured: list[float] | None, now: float) -> None:
         try:
             self._sent = self.arm.drive(target, measured)
         except Exception as error:
-            self._bus_failed(f"the command cannot be sent: {error}", now)
+            self._bus_failed("send", f"the command cannot be sent: {error}", now)
+        else:
+            self._bus_works("send", now)
 
-    def _sample(self, floats: Mapping[str, Any], now: float) -> None:
-        """One tick of the policy: what it sees is kept until it is asked."""
+    def _sample(self, floats: Mapping[str, Any], now: float) -> Seen | None:
+        """One tick of the policy: what it sees is kept until it is asked. None where it sees nothing."""
         self._next_sample += self._tick_s
         if self._next_sample <= now:  # late by a whole tick and more
             self._next_sample = now + self._tick_s
-        seen = self.watch(floats, now)
+        try:
+            seen = self.watch(floats, now)
+        except Exception as error:  # a camera's fault must not stop the loop that holds the arm
+            seen = f"{type(error).__name__}: {error}"
         if isinstance(seen, str):
             if not self._blind:
                 self._tell(now, "blind", seen)
                 self.arm.hold(seen)
             self._blind = seen
-            return
+            return None
         if self._blind:
             self._tell(now, "sees_again", self._blind)
             self._blind = ""
             self._restart()
         self._frames.append(seen)
-        if self._on_sent is not None:
-            energy = None if self._plan is None else self._plan.energy
-            self._on_sent(Sent(seen, self._sent, energy))
+        return seen
 
     def _think(self, now: float) -> None:
         answer = self.thinker.take()
         if answer is not None:
             self._take(answer, now)
-        if self.thinker.busy or self.arm.stopped or self._blind or now < self._next_question - 1e-6:
-            if now - self._alive > self.config.patience_s and not self.arm.stopped and not self._blind:
-                self._ask_for_help(f"no plan for {now - self._alive:.1f} s", now)
+        if self.arm.stopped or self._blind or self._bus_held:
             return
-        if not self._frames:
+        idle = now - max(self._alive, self.schedule.end - self.config.actuation_s)
+        if idle > self.config.patience_s:
+            self._ask_for_help(f"no plan for {idle:.1f} s", now)
+            return
+        if self.thinker.busy or not self._frames or now < self._next_question - 1e-6:
             return
         self.thinker.ask(Question(tuple(self._frames), self.config.deadline_s, self._reset))
         self._frames.clear()
@@ -208,18 +229,24 @@ class ControlLoop:
         if self._waiting:  # asked before a stop
             self._waiting = False
             return
+        answer = sound(answer, len(self.arm.joints), self._tick_s, now)
         if isinstance(answer, NoPlan):
             self._outcome.no_plans += 1
             self._tell(now, "no_plan", answer.reason)
             if answer.fatal:
                 self._ask_for_help(answer.reason, now)
             return
-        late = self.schedule.merge(answer.actions, answer.stamp, now)
+        followed = now + self.config.actuation_s
+        late = self.schedule.merge(answer.actions, answer.stamp, followed)
         self._plan, self._alive = answer, now
-        self._latencies.append(now - answer.stamp)
+        self._latencies.append(followed - answer.stamp)
         # Look again after `execute` ticks, but early enough for the next plan to come before this one ends.
-        reserve = float(np.quantile(self._latencies, 0.9)) * self.config.fps
-        ticks = max(1, min(answer.execute, len(answer.actions) - int(np.ceil(reserve))))
+        reserve = float(np.quantile(self._latencies, 0.9))
+        if reserve > 0:
+            reserve += self._period  # questions are asked at ticks
+        ticks = max(
+            1, min(answer.execute, len(answer.actions) - int(np.ceil(reserve * self.config.fps - 1e-6)))
+        )
         self._next_question = answer.stamp + ticks * self._tick_s
         outcome = self._outcome
         outcome.plans += 1
@@ -233,19 +260,29 @@ class ControlLoop:
             self._ask_for_help("the policy is not sure enough to go on", now)
 
     # -- faults and humans ------------------------------------------------------------------------------------------
-    def _bus_failed(self, reason: str, now: float) -> None:
-        if self._failing_since is None:
-            self._failing_since = now
+    def _bus_failed(self, way: str, reason: str, now: float) -> None:
+        """A lost packet is nothing; without the bus for the watchdog's time the arm holds, for patience_s the episode ends."""
+        since = self._failing.setdefault(way, now)
+        if since == now:
             self._tell(now, "bus", reason)
+        if now - since > self.arm.config.watchdog_s and not self._bus_held:
+            self._bus_held = True
             self.arm.hold(reason)
-        elif now - self._failing_since > self.config.patience_s:
-            self._ended = ("error", f"{reason}, for {now - self._failing_since:.1f} s")
+        if now - since > self.config.patience_s:
+            self._ended = ("error", f"{reason}, for {now - since:.1f} s")
 
-    def _bus_works(self, now: float) -> None:
-        if self._failing_since is not None:
-            self._tell(now, "bus_works", f"after {now - self._failing_since:.2f} s")
-            self._failing_since = None
+    def _bus_works(self, way: str, now: float) -> None:
+        if way not in self._failing:
+            return
+        if self._bus_held and len(self._failing) == 1:
+            try:
+                self.arm.begin()  # nobody knows where the arm went meanwhile
+            except Exception as error:
+                self._bus_failed(way, f"the arm cannot be taken over again: {error}", now)
+                return
+            self._bus_held = False
             self._restart()
+        self._tell(now, "bus_works", f"{way} again after {now - self._failing.pop(way):.2f} s")
 
     def _ask_for_help(self, reason: str, now: float) -> None:
         self.arm.stop(f"{reason}: needs a human")
@@ -264,7 +301,8 @@ class ControlLoop:
     # -- state -----------------------------------------------------------------------------------------------------
     def _begin(self) -> None:
         self._outcome = Outcome("", "", 0.0, Stopwatch().punctuality(), evaluations=0.0)
-        self._ended, self._blind, self._failing_since = ("", ""), "", None
+        self._ended, self._blind = ("", ""), ""
+        self._failing, self._bus_held = {}, False
         self._latencies.clear()
         self._next_sample = self.clock.now()
         self._sent = {}
@@ -283,7 +321,7 @@ class ControlLoop:
         """Leaves the arm at rest, as far as it can be commanded at all."""
         self.arm.hold("the episode is over")
         for _ in range(int(5.0 / self._period)):
-            if self.arm.at_rest or self._failing_since is not None:
+            if self.arm.at_rest or "send" in self._failing:
                 return
             self._send(None, None, self.clock.now())
             self.clock.sleep_until(self.clock.now() + self._period)

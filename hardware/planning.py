@@ -140,9 +140,22 @@ class InlineThinker:
 def answered(planner: Planner, question: Question) -> Answer:
     """The planner's answer; whatever it raises is a reason to have no plan, never the end of the loop."""
     try:
-        answer = planner.plan(question)
+        return planner.plan(question)
     except Exception as error:  # a policy's fault must not stop the loop that holds the arm
         return NoPlan(f"{type(error).__name__}: {error}")
-    if isinstance(answer, Plan) and not np.isfinite(answer.actions).all():
+
+
+def sound(answer: Answer, joints: int, period_s: float, now: float) -> Answer:
+    """The answer, or NoPlan where it is a plan that nobody could follow. period_s: between its actions."""
+    if isinstance(answer, NoPlan):
+        return answer
+    actions = answer.actions
+    if actions.ndim != 2 or not len(actions) or actions.shape[1] != joints:
+        return NoPlan(f"the plan has shape {actions.shape}; expected (ticks, {joints})")
+    if not np.isfinite(actions).all():
         return NoPlan("the plan holds NaN or infinity")
+    if answer.stamp > now + period_s:
+        return NoPlan(f"the plan begins {answer.stamp - now:.2f} s in the future")
+    if now >= answer.stamp + len(actions) * period_s:
+        return NoPlan(f"the plan came {now - answer.stamp:.2f} s after what it was made from, past its end")
     return answer

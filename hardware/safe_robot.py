@@ -152,7 +152,13 @@ class SafeRobot(Robot):
             self.filter.submit(target)
         positions = self.filter.tick(measured)
         allowed = {f"{name}{_POSITION}": float(p) for name, p in zip(self.joints, positions, strict=True)}
-        return allowed if self.config.shadow else dict(self.robot.send_action(allowed))
+        if self.config.shadow:
+            return allowed
+        try:
+            return dict(self.robot.send_action(allowed))
+        except BaseException:
+            self.filter.undo()
+            raise
 
     def stop(self, reason: str) -> None:
         """Latches a stop: the arm brakes and stays until `reset`. May be called from any thread."""

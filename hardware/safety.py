@@ -30,7 +30,7 @@ class SafetyConfig:
     """watchdog_s: hold when no command was accepted for so long. stale_s: refuse commands older than this.
     ramp_s: after a start or a stop, speed rises from nothing to full over so long. speed_scale: of the velocity limits.
     start_gate: refuse to start towards a target farther from where the arm is, in the units of the joints; None: never.
-    following_error: hold when a joint is measured farther from its command; None: not watched.
+    following_error: stop when a joint is measured farther from its command, for something is in its way; None: not watched.
     """
 
     watchdog_s: float = 0.2
@@ -74,6 +74,7 @@ class SafetyFilter:
         self.refused = 0  # commands so far
         self._clock, self._on_event = clock, on_event
         self._position: Array | None = None
+        self._before: Array | None = None  # the last tick
         self._velocity = np.zeros(len(limits.names))
         self._target = np.zeros(len(limits.names))
         self._target_velocity = np.zeros(len(limits.names))
@@ -97,7 +98,8 @@ class SafetyFilter:
                 f"{self.limits.high[joint]:g}. Move the arm by hand, or calibrate it again."
             )
         self._position, self._velocity = position, np.zeros_like(position)
-        self._rest()
+        if self.state is not State.STOPPED:  # that is for `reset` alone
+            self._rest()
 
     # -- commands --------------------------------------------------------------------------------------------------
     def submit(self, target: Sequence[float], stamp: float | None = None) -> bool:
@@ -169,7 +171,7 @@ class SafetyFilter:
         """
         if self._position is None:
             raise UserError("SafetyFilter.begin was not called: nobody said where the arm is.")
-        now = self._clock()
+        now, self._before = self._clock(), self._position
         dt = float(np.clip(now - self._last_tick, 0.0, self.period_s))
         self._last_tick = max(now, self._last_tick)
         if self.state is State.MOVING and now - self._last_accepted > self.config.watchdog_s:
@@ -194,6 +196,10 @@ class SafetyFilter:
             self._position, self._velocity = braking_step(self._position, self._velocity, self.limits, dt)
         return self._position.copy()
 
+    def undo(self) -> None:
+        """The last tick's positions never reached the arm: it stands where it was sent before."""
+        self._position, self._velocity = self._before, np.zeros_like(self._velocity)
+
     @property
     def at_rest(self) -> bool:
         return not self._velocity.any()
@@ -206,7 +212,7 @@ class SafetyFilter:
             error = np.abs(position - self._position)
             if error.max() > allowed:
                 name = self.limits.names[int(error.argmax())]
-                self.hold(
+                self.stop(
                     f"joint '{name}' is {error.max():.1f} away from its command: blocked or overloaded?"
                 )
 

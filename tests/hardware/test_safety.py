@@ -150,13 +150,13 @@ def test_speed_ramps_in_and_is_scaled():
     assert np.allclose(speeds.max(0), 0.25 * LIMITS.velocity, rtol=0.05)
 
 
-def test_a_blocked_joint_holds():
+def test_a_blocked_joint_stops():
     arm = Arm(following_error=5.0)
     arm.follow([40, 0], 20)
     arm.filter.submit([40, 0])
     arm.now += PERIOD
     arm.filter.tick(measured=[0.0, 0.0])
-    assert arm.filter.state is State.HOLDING and "shoulder" in arm.events[-1].detail
+    assert arm.filter.state is State.STOPPED and "shoulder" in arm.events[-1].detail
 
 
 def test_late_ticks_do_not_jump():
