@@ -1,6 +1,10 @@
 """Command of `ebt-policy` that runs a policy on an arm: deploy."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 FLAGS = ("--check", "--measure_latency", "--safety.shadow")
 
@@ -37,7 +41,8 @@ def deploy(*options: str) -> None:
 
             measure_latency(config)
         else:
-            ended = deploy(config)[-1].end
+            with _viewer(config.viewer, config.fps or 30.0) as listeners:
+                ended = deploy(config, **listeners)[-1].end
             if ended in ("quit", "error"):
                 raise SystemExit(130 if ended == "quit" else 1)
 
@@ -48,3 +53,49 @@ def deploy(*options: str) -> None:
         run()
     finally:
         sys.argv = before
+
+
+@contextlib.contextmanager
+def _viewer(name: str, fps: float) -> Iterator[dict[str, Any]]:
+    """What `deploy` should tell a viewer that can stall or die without slowing the arm: rerun, or a file for it (*.rrd)."""
+    from ebt_policy.errors import UserError
+
+    if name == "none":
+        yield {}
+        return
+    if name != "rerun" and not name.endswith(".rrd"):
+        raise UserError(f"--viewer is '{name}'; expected none, rerun, or a file to write, such as run.rrd.")
+    from ebt_policy.eval.live_viewer import LiveViewer
+    from ebt_policy.eval.rerun_sink import RerunSink
+    from ebt_policy.eval.timeline import TimelineDecision
+
+    viewer = LiveViewer(RerunSink("deploy", fps, None if name == "rerun" else Path(name)))
+    newest: list[Any] = [None]  # picture (H, W, 3)
+
+    def on_frame(sent: Any) -> None:
+        for feature, value in sent.seen.observation.items():
+            if feature.startswith("observation.images."):
+                newest[0] = value.transpose(1, 2, 0)
+                return
+
+    def on_plan(plan: Any) -> None:
+        viewer.log(
+            TimelineDecision(
+                tick=round(plan["stamp"] * fps),
+                seconds=plan["seconds"],
+                evaluations=plan["evaluations"],
+                stop_reason=plan["stop_reason"],
+                energy=tuple(plan["energies"]),
+                residual_rms=(),
+                score=plan["score"],
+                quantile=plan["quantile"],
+                alarm=plan["alarm"],
+                rung=plan["rung"],
+            ),
+            newest[0],
+        )
+
+    try:
+        yield {"on_plan": on_plan, "on_frame": on_frame}
+    finally:
+        viewer.close()

@@ -22,11 +22,13 @@ from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions
 from ebt_policy.hardware.events import EventLog
 from ebt_policy.hardware.loop import ControlLoop, LoopConfig, Outcome, Sent
 from ebt_policy.hardware.observer import Observer
-from ebt_policy.hardware.planning import InlineThinker, Plan, Planner, Thinker
+from ebt_policy.hardware.planning import InlineThinker, Planner, Thinker
+from ebt_policy.hardware.recording import Recording
 from ebt_policy.hardware.safe_robot import SafeRobot
 from ebt_policy.hardware.sim_robot import SimRobot
 from ebt_policy.hardware.watching import Eyes
 
+OnPlan = Callable[[Mapping[str, Any]], None]
 SWITCH_S = 5e-4  # Python hands the processor from thread to thread this often: by default only every 5 ms
 
 
@@ -39,16 +41,19 @@ class Deployed:
     clock: Clock
     planner: Planner
     twin: SimRobot | None
+    recording: Recording | None
 
 
-def deploy(config: DeployConfig, on_plan: Callable[[Plan], None] | None = None) -> list[Outcome]:
+def deploy(
+    config: DeployConfig, on_plan: OnPlan | None = None, on_frame: Callable[[Sent], None] | None = None
+) -> list[Outcome]:
     """Runs `config.episodes` episodes and writes what happened to the run folder; one line for each is printed.
 
-    on_plan: called with every plan; must not block. Raises UserError for what the user can mend, before anything moves.
+    on_plan: called with the facts of every plan, on_frame with every tick of the policy; they must not block. Raises UserError for what the user can mend, before anything moves.
     """
     output = Path(config.output)
     commands, outcomes = Commands(), list[Outcome]()
-    with deploying(config, commands, on_plan) as deployed:
+    with deploying(config, commands, on_plan, on_frame) as deployed:
         print(f"{HELP}. Ctrl-C ends in order. Events: {output / 'events.jsonl'}")
         with from_signals(commands), from_keys(commands), undisturbed():
             for episode in range(config.episodes):
@@ -59,6 +64,8 @@ def deploy(config: DeployConfig, on_plan: Callable[[Plan], None] | None = None) 
                     deployed.planner.seed = config.seed + episode
                 outcome = deployed.loop.run(config.seconds)
                 outcomes.append(outcome)
+                if deployed.recording is not None:
+                    deployed.recording.end(_judged(outcome, deployed.twin))
                 print(_line(episode, outcome, deployed.twin), flush=True)
                 _write(output / "episodes.json", outcomes, deployed.twin)
                 if outcome.end in ("quit", "error"):
@@ -68,7 +75,10 @@ def deploy(config: DeployConfig, on_plan: Callable[[Plan], None] | None = None) 
 
 @contextlib.contextmanager
 def deploying(
-    config: DeployConfig, commands: Commands, on_plan: Callable[[Plan], None] | None = None
+    config: DeployConfig,
+    commands: Commands,
+    on_plan: OnPlan | None = None,
+    on_frame: Callable[[Sent], None] | None = None,
 ) -> Iterator[Deployed]:
     """Everything connected, in order; disconnected in the reverse order, whatever happens."""
     with contextlib.ExitStack() as stack:
@@ -91,10 +101,22 @@ def deploying(
         thinker = InlineThinker(planner) if body.simulated_time else Thinker(planner)
         stack.callback(thinker.close)
 
+        recording = None
+        if config.record.root:
+            recording = Recording(config.record, fps, observer, planner.needs, arm.joints, arm.name, log)
+            stack.callback(recording.close)
+
         def on_event(event: Any) -> None:
             log(event)
-            if on_plan is not None and isinstance(event, Mapping) and event["kind"] == "plan":
-                on_plan(event)
+            if isinstance(event, Mapping) and event["kind"] == "plan":
+                for listener in (on_plan, None if recording is None else recording.note):
+                    if listener is not None:
+                        listener(event)
+
+        def on_sent(sent: Sent) -> None:
+            for listener in (on_frame, None if recording is None else recording.add):
+                if listener is not None:
+                    listener(sent)
 
         loop = ControlLoop(
             arm,
@@ -111,10 +133,10 @@ def deploying(
             clock,
             commands,
             on_event,
-            _recording(config, stack, observer, fps),
+            on_sent,
             (lambda: twin.finished) if twin is not None else (lambda: False),
         )
-        yield Deployed(arm, loop, clock, planner, twin)
+        yield Deployed(arm, loop, clock, planner, twin, recording)
 
 
 def make_planner(options: PolicyOptions, fps: float) -> Planner:
@@ -173,12 +195,6 @@ def _load(load: Callable[..., Any], options: PolicyOptions, base: Mapping[str, A
     return load(options.path, budget, options.n_action_steps, options.device, overrides)
 
 
-def _recording(
-    config: DeployConfig, stack: contextlib.ExitStack, observer: Observer, fps: float
-) -> Callable[[Sent], None] | None:
-    return None
-
-
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
     """No pauses of Python's own: the collector waits, and threads take turns often."""
@@ -193,6 +209,13 @@ def undisturbed() -> Iterator[None]:
         gc.enable()
         gc.unfreeze()
         sys.setswitchinterval(before)
+
+
+def _judged(outcome: Outcome, twin: SimRobot | None) -> bool | None:
+    """Whether it was a success, by the twin or by a human; None where nobody said."""
+    if twin is not None:
+        return twin.success
+    return {"success": True, "failure": False}.get(outcome.end)
 
 
 def _line(episode: int, outcome: Outcome, twin: SimRobot | None) -> str:

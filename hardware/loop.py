@@ -65,11 +65,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Sent:
-    """One tick of the policy's rate, for whoever records: what was seen, and what was sent to the arm meanwhile."""
+    """One tick of the policy's rate, for whoever records: what was seen, and the command {NAME.pos: position} that followed."""
 
     seen: Seen
     action: Mapping[str, float]
-    energy: float | None
 
 
 class ControlLoop:
@@ -160,7 +159,7 @@ class ControlLoop:
         measured = None if floats is None else [floats[f"{name}.pos"] for name in self.arm.joints]
         self._send(target, measured, now)
         if seen is not None and self._sent and self._on_sent is not None:
-            self._on_sent(Sent(seen, self._sent, None if self._plan is None else self._plan.energy))
+            self._on_sent(Sent(seen, self._sent))
         return target
 
     def _read(self, now: float) -> Mapping[str, Any] | None:

@@ -26,8 +26,8 @@ class Observer:
         """needs: the policy's features {name: shape}. observed: the robot's `observation_features`, cameras among them.
         joints: that take the action, in its order. Raises UserError where robot and policy do not fit.
         """
-        self._states = [name for name, kind in observed.items() if kind is float and not _object(name)]
-        self._objects = [name for name, kind in observed.items() if kind is float and _object(name)]
+        self.states = [name for name, kind in observed.items() if kind is float and not _object(name)]
+        self.objects = [name for name, kind in observed.items() if kind is float and _object(name)]
         cameras = {name: shape for name, shape in observed.items() if isinstance(shape, tuple)}
         self.cameras = tuple(name.removeprefix(PICTURES) for name in needs if name.startswith(PICTURES))
         self._needs = tuple(needs)
@@ -36,7 +36,7 @@ class Observer:
                 f"The policy commands {action_size} joints; the robot has {len(joints)} ({', '.join(joints)}). "
                 "Choose the robot that it was trained on."
             )
-        offered = {STATE: (len(self._states),), ENVIRONMENT: (len(self._objects),)}
+        offered = {STATE: (len(self.states),), ENVIRONMENT: (len(self.objects),)}
         offered |= {PICTURES + name: (shape[2], *shape[:2]) for name, shape in cameras.items()}
         for name, shape in needs.items():
             if name.startswith(PICTURES) and name not in offered:
@@ -57,9 +57,9 @@ class Observer:
         found: dict[str, np.ndarray] = {}
         for name in self._needs:
             if name == STATE:
-                found[name] = np.array([floats[key] for key in self._states], np.float32)
+                found[name] = np.array([floats[key] for key in self.states], np.float32)
             elif name == ENVIRONMENT:
-                found[name] = np.array([floats[key] for key in self._objects], np.float32)
+                found[name] = np.array([floats[key] for key in self.objects], np.float32)
             else:
                 found[name] = pictures[name.removeprefix(PICTURES)].transpose(2, 0, 1)
         return found
