@@ -84,7 +84,7 @@ def _made(config: DeployConfig, robot: Robot | None, bodies: list[Body]) -> Iter
     bodies.append(body)
     shadow = ", shadow mode: nothing would be sent" if config.safety.shadow else ""
     yield ok(
-        f"{body.arm.robot}, {len(body.arm.joints)} joints; control loop at {body.control_hz:g} Hz, policy at {body.fps:g} "
+        f"{body.arm.robot.name}, {len(body.arm.joints)} joints; control loop at {body.control_hz:g} Hz, policy at {body.fps:g} "
         f"ticks a second, {body.speed:.0%} of its speed{shadow}"
     )
     if config.fps is None and body.twin is None:

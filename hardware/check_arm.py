@@ -36,14 +36,14 @@ def connected(robot: Robot) -> Iterator[Finding]:
     robot.connect(calibrate=False)
     motors = getattr(getattr(robot, "bus", None), "motors", {})
     answer = f": {len(motors)} motors answer ({', '.join(motors)})" if motors else ""
-    yield ok(f"{robot} is connected{answer}")
+    yield ok(f"connected{answer}")
     if motors:
         yield warn(
             "its torque is on: LeRobot's connecting switches it on, and off again at the end",
             "Support an arm that is not at rest before this ends: without torque it sinks.",
         )
     if robot.is_calibrated:
-        yield ok("calibrated: its motors hold what its calibration file says")
+        yield ok("calibrated" + (": its motors hold what its calibration file says" if motors else ""))
     else:
         kind = getattr(robot.config, "type", robot.name)
         yield fail(
