@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from ebt_policy.hardware import wire
+from ebt_policy.hardware.malformed import mutated
 from ebt_policy.hardware.wire import (
     Act,
     Array,
@@ -195,25 +196,6 @@ def test_a_malformed_message_is_one_wire_error_and_costs_no_memory(data):
 def test_text_frames_are_refused():
     with pytest.raises(WireError):
         decode("hello")
-
-
-def mutated(data: bytes, draw: random.Random) -> bytes:
-    """The message cut short, with flipped bits, with a piece repeated or overwritten, or with a huge header in it."""
-    kind, place = draw.randrange(5), draw.randrange(len(data))
-    if kind == 0:
-        return data[:place]
-    changed = bytearray(data)
-    if kind == 1:
-        for _ in range(draw.randint(1, 8)):
-            changed[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
-    elif kind == 2:
-        changed[place:place] = changed[draw.randrange(len(data)) :][: draw.randint(1, 40)]
-    elif kind == 3:
-        changed[place : place + draw.randint(1, 8)] = draw.randbytes(draw.randint(1, 8))
-    else:
-        header = draw.choice([b"\xdd", b"\xdf", b"\xc6", b"\xdb", b"\xc9"]) + draw.randbytes(4)
-        changed[place : place + 1] = header
-    return bytes(changed)
 
 
 def test_forty_thousand_damaged_messages_raise_nothing_but_wire_errors():
