@@ -165,7 +165,7 @@ class PolicyServer:
                 fault = Fault("busy", "Another controller is connected; only one may command at a time.")
             else:
                 self._controller = connection
-                logger.info("controller %s: %s", hello.client or "without name", connection.remote_address)
+                logger.info("controller %r: %s", hello.client or "without name", connection.remote_address)
                 await connection.send(encode(self._decider.welcome))
                 await _Control(connection, self._decider, self._executor).run()
         except WireError as error:
@@ -178,7 +178,8 @@ class PolicyServer:
             if self._controller is connection:
                 self._controller = None
         if fault is not None:
-            logger.warning("refused %s: %s: %s", connection.remote_address, fault.code, fault.message)
+            # %r: what a stranger sent is quoted in it, and must not begin lines of its own.
+            logger.warning("refused %s: %s: %r", connection.remote_address, fault.code, fault.message)
             try:
                 async with asyncio.timeout(CLOSE_S):
                     await connection.send(encode(fault))
@@ -278,7 +279,7 @@ class _Control:
             self._fresh = False
             return act
         except UserError as error:
-            logger.warning("observation %d: %s: %s", observe.sequence, code, error)
+            logger.warning("observation %d: %s: %r", observe.sequence, code, str(error))
             return Fault(code, str(error)[:1000], observe.sequence)
         except Exception:
             logger.exception("observation %d could not be decided on", observe.sequence)

@@ -1,5 +1,6 @@
 """Who may command the arm: who has the token, fits the policy, speaks the protocol and is alone."""
 
+import msgspec
 import pytest
 from policy_server import STATE, TIMEOUT_S, FakeDecider, hear, raw, serving, state
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -101,3 +102,16 @@ def test_who_does_not_introduce_itself_is_dropped():
     with serving(FakeDecider(), hello_s=0.5) as url, raw(url) as peer:
         answer = hear(peer)
         assert isinstance(answer, Fault) and answer.code == "silent"
+
+
+def test_a_stranger_writes_no_lines_of_its_own_into_the_log(url, caplog):
+    with caplog.at_level("INFO"):
+        for data in (b'{"type": "x"}', wire.encode(Hello(wire.PROTOCOL, "arm\nERROR forged"))):
+            with raw(url) as peer:
+                peer.send(data)
+                hear(peer)
+        with raw(url) as peer:
+            peer.send(msgspec.msgpack.encode({"type": "x\nERROR forged"}))
+            assert isinstance(hear(peer), Fault)
+    text = [record.getMessage() for record in caplog.records]
+    assert sum("forged" in line for line in text) == 2 and not any("\n" in line for line in text)
