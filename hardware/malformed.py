@@ -299,9 +299,8 @@ def attack(
                     _count(result, answered)
                 for answered in pool.map(partial(_send, port, hang_up=True), broken):
                     _count(result, answered)
-            time.sleep(
-                0.5
-            )  # the controller has said goodbye; its place is free when the server has read that
+            # The controller has said goodbye; its place is free when the server has read that.
+            time.sleep(0.5)
             introduction = _HANDSHAKE + frame(good[0])
             for data in seated:
                 answered = _send(port, introduction + frame(data), seated=True)
