@@ -145,8 +145,9 @@ def bench(
 ) -> None:
     """A table of policies: trains what is missing, evaluates all on the same seeds, writes report.md and .html.
 
-    A file of kind `monitor` compares failure detectors on one policy's episodes instead (configs/bench_monitor.yaml). One
-    of kind `server` attacks the policy server and measures its latency (configs/bench_server.yaml).
+    Files of another `kind` measure something else: `monitor`, failure detectors on one policy's episodes; `server`, the policy
+    server under attack and its latency; `faults`, what the control loop does about each of them; `arm`, the whole deployment
+    on this machine (configs/bench_monitor.yaml and so on).
 
     Args:
         config: A bench file, e.g. configs/bench_pusht.yaml
@@ -159,19 +160,29 @@ def bench(
             are the same.
         address: Of the Ray cluster: auto, host:port or ray://host:port; local starts one on this machine.
     """
+    from ebt_policy.eval.arm_config import is_arm_bench, is_fault_bench
     from ebt_policy.eval.monitor_config import is_monitor_bench
+    from ebt_policy.eval.served_bench import is_server_bench
 
     if is_monitor_bench(config):
         from ebt_policy.eval.monitor_bench import monitor_bench
 
         print(monitor_bench(config, output, processes))
         return
-    from ebt_policy.eval.served_bench import is_server_bench
-
     if is_server_bench(config):
         from ebt_policy.eval.served_bench import server_bench
 
         print(server_bench(config, output))
+        return
+    if is_fault_bench(config):
+        from ebt_policy.hardware.fault_bench import fault_bench
+
+        print(fault_bench(config, output))
+        return
+    if is_arm_bench(config):
+        from ebt_policy.eval.arm_bench import arm_bench
+
+        print(arm_bench(config, output))
         return
     from ebt_policy.eval.bench import bench as run
     from ebt_policy.eval.ray_backend import Cluster

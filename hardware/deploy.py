@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lerobot.robots.robot import Robot
 
 from ebt_policy import provenance
 from ebt_policy.errors import UserError
@@ -29,6 +32,7 @@ from ebt_policy.hardware.sim_robot import SimRobot
 from ebt_policy.hardware.watching import Eyes
 
 OnPlan = Callable[[Mapping[str, Any]], None]
+PRIORITY = -15  # "nice" of the loop's thread
 SWITCH_S = 5e-4  # Python hands the processor from thread to thread this often: by default only every 5 ms
 
 
@@ -45,15 +49,19 @@ class Deployed:
 
 
 def deploy(
-    config: DeployConfig, on_plan: OnPlan | None = None, on_frame: Callable[[Sent], None] | None = None
+    config: DeployConfig,
+    on_plan: OnPlan | None = None,
+    on_frame: Callable[[Sent], None] | None = None,
+    robot: Robot | None = None,
 ) -> list[Outcome]:
     """Runs `config.episodes` episodes and writes what happened to the run folder; one line for each is printed.
 
-    on_plan: called with the facts of every plan, on_frame with every tick of the policy; they must not block. Raises UserError for what the user can mend, before anything moves.
+    on_plan: called with the facts of every plan, on_frame with every tick of the policy; they must not block.
+    robot: instead of that of the options. Raises UserError for what the user can mend, before anything moves.
     """
     output = Path(config.output)
     commands, outcomes = Commands(), list[Outcome]()
-    with deploying(config, commands, on_plan, on_frame) as deployed:
+    with deploying(config, commands, on_plan, on_frame, robot) as deployed:
         print(f"{HELP}. Ctrl-C ends in order. Events: {output / 'events.jsonl'}")
         with from_signals(commands), from_keys(commands), undisturbed():
             for episode in range(config.episodes):
@@ -63,9 +71,10 @@ def deploy(
                 if hasattr(deployed.planner, "seed"):
                     deployed.planner.seed = config.seed + episode
                 outcome = deployed.loop.run(config.seconds)
+                outcome.success = _judged(outcome, deployed.twin)
                 outcomes.append(outcome)
                 if deployed.recording is not None:
-                    deployed.recording.end(_judged(outcome, deployed.twin))
+                    deployed.recording.end(outcome.success)
                 print(_line(episode, outcome, deployed.twin), flush=True)
                 _write(output / "episodes.json", outcomes, deployed.twin)
                 if outcome.end in ("quit", "error"):
@@ -79,6 +88,7 @@ def deploying(
     commands: Commands,
     on_plan: OnPlan | None = None,
     on_frame: Callable[[Sent], None] | None = None,
+    robot: Robot | None = None,
 ) -> Iterator[Deployed]:
     """Everything connected, in order; disconnected in the reverse order, whatever happens."""
     with contextlib.ExitStack() as stack:
@@ -90,7 +100,7 @@ def deploying(
         log = EventLog(output / "events.jsonl")
         stack.callback(log.close)
 
-        body = make_body(config, log)
+        body = make_body(config, log, robot)
         arm, twin, clock, fps = body.arm, body.twin, body.clock, body.fps
         planner = make_planner(config.policy, fps)
         arm.connect()
@@ -197,9 +207,11 @@ def _load(load: Callable[..., Any], options: PolicyOptions, base: Mapping[str, A
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """No pauses of Python's own: the collector waits, and threads take turns often."""
+    """No pauses of Python's own: the collector waits, threads take turns often, and this one goes first where that is allowed."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_S)
+    with contextlib.suppress(AttributeError, OSError):  # not on Windows; elsewhere a matter of rights
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PRIORITY)
     gc.collect()
     gc.freeze()
     gc.disable()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import yaml
-
 from ebt_policy import provenance
 from ebt_policy.hardware.fault_list import CASES, END, ERROR, GO_ON, HOLD, REMAINDER_S, STOP, Case
 from ebt_policy.hardware.fault_world import (
@@ -78,13 +76,6 @@ def run_case(case: Case) -> Row:
         moved.excess,
         told[0] if told else "",
     )
-
-
-def is_fault_bench(config: Path) -> bool:
-    try:
-        return yaml.safe_load(config.read_text()).get("kind") == "faults"
-    except (OSError, yaml.YAMLError, AttributeError):
-        return False
 
 
 def fault_bench(config: Path, output: Path | None) -> str:

@@ -49,7 +49,9 @@ class Watch(Protocol):
 
 @dataclass
 class Outcome:
-    """How an episode went. end: finished, time, success, failure, quit, or error. reason: of the last of these."""
+    """How an episode went. end: finished, time, success, failure, quit, or error. reason: of the last of these. success: None
+    where nobody judged.
+    """
 
     end: str
     reason: str
@@ -61,6 +63,7 @@ class Outcome:
     thinking: list[float] = field(default_factory=list)  # seconds of each plan
     alarms: int = 0
     late_actions: int = 0
+    success: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,8 @@ class ControlLoop:
         if not (self.arm.stopped or self._blind or self._bus_held):
             target = self.schedule.at(now + self.config.actuation_s)
         measured = None if floats is None else [floats[f"{name}.pos"] for name in self.arm.joints]
-        self._send(target, measured, now)
+        if floats is not None or "send" not in self._failing:  # else nobody knows from where it would move
+            self._send(target, measured, now)
         if seen is not None and self._sent and self._on_sent is not None:
             self._on_sent(Sent(seen, self._sent))
         return target
@@ -169,6 +173,8 @@ class ControlLoop:
             wrong = [name for name in self.arm.joints if not np.isfinite(floats[f"{name}.pos"])]
             if wrong:
                 raise ValueError(f"joint '{wrong[0]}' shows {floats[f'{wrong[0]}.pos']}")
+            if self._bus_held:  # nobody knows where the arm went meanwhile: what is sent next begins there
+                self.arm.begin()
         except Exception as error:  # each robot raises its own
             self._bus_failed("read", f"the joints cannot be read: {error}", now)
             return None
@@ -271,17 +277,12 @@ class ControlLoop:
             self._ended = ("error", f"{reason}, for {now - since:.1f} s")
 
     def _bus_works(self, way: str, now: float) -> None:
-        if way not in self._failing:
-            return
-        if self._bus_held and len(self._failing) == 1:
-            try:
-                self.arm.begin()  # nobody knows where the arm went meanwhile
-            except Exception as error:
-                self._bus_failed(way, f"the arm cannot be taken over again: {error}", now)
-                return
+        since = self._failing.pop(way, None)
+        if since is not None:
+            self._tell(now, "bus_works", f"{way} again after {now - since:.2f} s")
+        if self._bus_held and not self._failing:
             self._bus_held = False
             self._restart()
-        self._tell(now, "bus_works", f"{way} again after {now - self._failing.pop(way):.2f} s")
 
     def _ask_for_help(self, reason: str, now: float) -> None:
         self.arm.stop(f"{reason}: needs a human")

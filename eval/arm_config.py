@@ -1,0 +1,62 @@
+"""A bench file of kind `arm` (configs/bench_arm.yaml): what of the control loop is measured, and how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ebt_policy.errors import UserError
+from ebt_policy.recipe import did_you_mean
+
+KIND = "arm"
+
+
+@dataclass(frozen=True)
+class ArmBench:
+    """policy acts on task, the twin's. episodes: in simulated time, of each way of thinking; real_episodes: in real time.
+    seed: of the first one. calibration_episodes: to learn the usual energy from, on seeds of their own. budgets: evaluations.
+    seconds: of each line of the table of punctuality; hz: of that loop. parts: which of parity, thinking, punctuality.
+    """
+
+    policy: str = "shipped:aloha_transfer_cube_ebt"
+    task: str = "aloha_transfer_cube"
+    episodes: int = 50
+    real_episodes: int = 20
+    seed: int = 100_000
+    calibration_episodes: int = 40
+    calibration_seed: int = 300_000
+    budgets: tuple[int, ...] = (1, 2, 4)
+    energy_budget: int = 4
+    hz: float = 50.0
+    seconds: float = 60.0
+    parts: tuple[str, ...] = ("punctuality", "parity", "thinking")
+
+
+def is_arm_bench(path: Path) -> bool:
+    return _kind(path) == KIND
+
+
+def is_fault_bench(path: Path) -> bool:
+    """That one has no options: configs/bench_faults.yaml."""
+    return _kind(path) == "faults"
+
+
+def _kind(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text()).get("kind")
+    except (OSError, yaml.YAMLError, AttributeError):  # whoever reads it next says what is wrong with it
+        return None
+
+
+def read_arm_bench(path: Path) -> ArmBench:
+    """Raises UserError for options that do not exist."""
+    data: dict[str, Any] = yaml.safe_load(path.read_text())
+    data.pop("kind")
+    known = ArmBench.__dataclass_fields__
+    for name in data:
+        if name not in known:
+            raise UserError(f"{path} has no option '{name}'.{did_you_mean(name, list(known))}")
+    return ArmBench(**{name: tuple(v) if isinstance(v, list) else v for name, v in data.items()})
