@@ -9,8 +9,9 @@ Legend: D decisions, K sampled chunks, n ticks executed, S scene size.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from ebt_policy.transition import scene, train_transition
 
 SAMPLES = 16  # chunks for the sampling detectors; STAC uses 256, FIPER 50
 LEVELS = 8  # noise levels of the diffusion loss
+VERSION = 1  # of all that is computed here: values stored by another are computed again
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,26 @@ def slice_decisions(episode: WatchedEpisode, begin: int, end: int) -> WatchedEpi
     )
 
 
-def detectors(policy: str | Path, diffusion: str | Path | None, device: str = "cpu") -> list[Detector]:
-    """Fits all of them to the policy's own training data. diffusion: a matched diffusion policy, for its loss.
+def detectors(
+    policy: str | Path, diffusion: str | Path | None, wanted: Collection[str], device: str = "cpu"
+) -> list[Detector]:
+    """Those of the wanted signals that are not free, fitted to the policy's own training data. diffusion: a matched
+    diffusion policy, for its loss.
 
     Raises UserError where the policy's data cannot be read.
     """
+    found = []
+    if {"transition", "rnd", "logpzo"} & set(wanted):
+        found += _on_observations(policy, device)
+    if {"chunk_variance", "stac"} & set(wanted):
+        found += _sampling(policy, device)
+    if diffusion is not None and "diffusion_loss" in wanted:
+        found.append(_diffusion_loss(diffusion, device))
+    return [detector for detector in found if detector.name in wanted]
+
+
+def _on_observations(policy: str | Path, device: str) -> list[Detector]:
+    """What small nets, trained on the demonstrations, say of what is seen."""
     runner = load_runner(policy, device=device)
     scenes, actions, following = transitions(runner, policy)
     energy = train_transition(scenes, actions, following, runner.checkpoint_sha256)
@@ -84,15 +101,11 @@ def detectors(policy: str | Path, diffusion: str | Path | None, device: str = "c
     def on_scenes(score: Callable[[Tensor], Tensor]) -> Callable[[WatchedEpisode], np.ndarray]:
         return lambda episode: score(scenes_of(episode)).numpy()
 
-    found = [
+    return [
         Detector("transition", transition),
         Detector("rnd", on_scenes(random_distillation(scenes))),
         Detector("logpzo", on_scenes(log_density_of_noise(scenes))),
-        *_sampling(policy, device),
     ]
-    if diffusion is not None:
-        found.append(_diffusion_loss(diffusion, device))
-    return found
 
 
 def _sampling(policy: str | Path, device: str) -> list[Detector]:
@@ -102,6 +115,7 @@ def _sampling(policy: str | Path, device: str) -> list[Detector]:
     runner = load_runner(policy, device=device, overrides={"start": "noise"})
     n = runner.n_action_steps
 
+    @lru_cache(maxsize=1)  # both detectors look at the same draws
     def draw(episode: WatchedEpisode) -> np.ndarray:
         """(D, K, H, A)."""
         repeated = {name: np.repeat(values, SAMPLES, axis=0) for name, values in episode.observations.items()}
@@ -162,8 +176,7 @@ def _diffusion_loss(policy: str | Path, device: str) -> Detector:
 
 
 def add_values(episodes: Sequence[WatchedEpisode], found: Sequence[Detector]) -> None:
-    """Writes each detector's values, and the time index, into the episodes' signals."""
+    """Writes each detector's values into the episodes' signals."""
     for episode in episodes:
-        episode.signals["time"] = np.arange(1.0, episode.decisions + 1)
         for detector in found:
             episode.signals[detector.name] = detector.values(episode).astype(np.float64)

@@ -7,7 +7,8 @@ length of a success, drawn from all of them (a time index then scores .5).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,19 +29,22 @@ class Scored:
     running: NDArray[np.float64]
     ticks: NDArray[np.int64]
     length: int
+    _alarms: dict[float, float | None] = field(default_factory=dict, repr=False)  # a bootstrap asks often
 
     @property
     def failure(self) -> bool:
         return self.cell.startswith("failure")
 
-    @property
+    @cached_property
     def worst(self) -> float:
         return float(self.running.max(initial=0.0))
 
     def alarm(self, threshold: float) -> float | None:
         """When the score first exceeded the threshold, as a part of the episode in (0, 1); None if it never did."""
-        above = np.flatnonzero(self.running > threshold)
-        return None if not len(above) else float(self.ticks[above[0]] / self.length)
+        if threshold not in self._alarms:
+            above = np.flatnonzero(self.running > threshold)
+            self._alarms[threshold] = float(self.ticks[above[0]] / self.length) if len(above) else None
+        return self._alarms[threshold]
 
 
 @dataclass(frozen=True)

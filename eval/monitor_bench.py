@@ -4,13 +4,13 @@
     <output>/<env>/report.md, report.html, results.json
 
 All detectors score the very same episodes. Fit, calibration and test episodes have different seeds. Parts are written when
-they are complete, so an interrupted bench goes on at the first one that is missing.
+they are complete, and again with what the detectors say of them, so an interrupted bench goes on where it was.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -23,7 +23,7 @@ from ebt_policy.calibration import Calibration, calibrated
 from ebt_policy.envs import environment
 from ebt_policy.eval.bench_report import write_pages
 from ebt_policy.eval.calibrate import fit_and_score
-from ebt_policy.eval.detectors import Detector, add_values, detectors
+from ebt_policy.eval.detectors import VERSION, Detector, add_values, detectors
 from ebt_policy.eval.failure_detection import (
     CELLS,
     AtAlpha,
@@ -49,11 +49,20 @@ from ebt_policy.eval.watched_episodes import (
 )
 from ebt_policy.provenance import run_record, sha256, write_json
 from ebt_policy.runner import Runner, find_checkpoint, load_runner
-from ebt_policy.signals import DEFAULT_SIGNALS
+from ebt_policy.signals import DEFAULT_SIGNALS, SIGNALS
 
 PART = 100  # episodes in a file
 RESAMPLES = 500
 _AT = ("tpr", "tnr", "balanced_accuracy", "detection_time", "time_weighted_accuracy", "false_alarms")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Episodes of one file, and its facts."""
+
+    path: Path
+    episodes: list[WatchedEpisode]
+    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -85,11 +94,14 @@ def monitor_bench(path: Path, output: Path | None = None, processes: int | None 
 
 def _run(config: MonitorBench, task: MonitorTask, folder: Path, processes: int) -> Path:
     first, n = config.calibration_seed, config.calibration_episodes
-    calibration = _episodes(task, folder, task.env, range(first, first + n), processes, "calibration")
-    test = _test_episodes(config, task, folder, processes)
-    extra = detectors(task.policy, task.diffusion)
-    add_values([*calibration, *test], extra)
-    successes = [e.rows() for e in calibration if e.success]
+    fitting = _episodes(task, folder, task.env, range(first, first + n), processes, "calibration")
+    parts = _test_episodes(config, task, folder, processes)
+    wanted = {name for row in config.detectors for name in row.signals}
+    extra = detectors(task.policy, task.diffusion, wanted)
+    for part in (fitting, *parts):
+        _add_values(task, part, extra)
+    test = [episode for part in parts for episode in part.episodes]
+    successes = [e.rows() for e in fitting.episodes if e.success]
     lengths = matched_lengths(test)
     runner = load_runner(task.policy, max_evaluations=task.max_evaluations)
     decision_ms = measure_latency(runner, task.env).p50
@@ -112,20 +124,17 @@ def _default_calibration(
     return calibrated(scores, statistic=statistic, horizon=horizon, alpha=alpha, **facts)
 
 
-def _test_episodes(
-    config: MonitorBench, task: MonitorTask, folder: Path, processes: int
-) -> list[WatchedEpisode]:
+def _test_episodes(config: MonitorBench, task: MonitorTask, folder: Path, processes: int) -> list[_Part]:
     """Episodes until each cell is full, undisturbed and with each disturbance in turn, at most `at_most` of either."""
-    found: list[WatchedEpisode] = []
+    found: list[_Part] = []
     halves = (("",), task.disturbances)
     for names in halves:
         cells: Counter[str] = Counter()
         for part in count():
             name, begin = names[part % len(names)], config.seed + part // len(names) * PART
             env = f"{task.env}+{name}" if name else task.env
-            done = _episodes(task, folder, env, range(begin, begin + PART), processes)
-            found += done
-            cells.update("success" if e.success else "failure" for e in done)
+            found.append(_episodes(task, folder, env, range(begin, begin + PART), processes))
+            cells.update("success" if e.success else "failure" for e in found[-1].episodes)
             # Only whole rounds: every disturbance has the same seeds.
             whole = (part + 1) % len(names) == 0
             full = min(cells["success"], cells["failure"]) >= config.per_cell
@@ -136,25 +145,43 @@ def _test_episodes(
 
 def _episodes(
     task: MonitorTask, folder: Path, env: str, seeds: range, processes: int, name: str | None = None
-) -> list[WatchedEpisode]:
+) -> _Part:
     """From the file of a former run with the same policy, or run now."""
     path = folder / f"{(name or env).replace(':', '-')}-{seeds[0]}.npz"
     facts = {
         "env": env,
         "seeds": [seeds[0], len(seeds)],
-        "checkpoint_sha256": sha256(find_checkpoint(task.policy) / "model.safetensors"),
+        "checkpoint_sha256": _sha256(task.policy),
         "max_evaluations": task.max_evaluations,
     }
     if path.is_file():
         episodes, found = read_watched(path)
-        if found == facts:
-            return episodes
+        if {k: v for k, v in found.items() if k != "values"} == facts:
+            return _Part(path, episodes, found)
     ran = watch_episodes(
         task.policy, env, seeds, processes=processes, max_evaluations=task.max_evaluations, keep_inputs=True
     )
-    episodes = [watched_episode(episode) for episode in ran]
-    write_watched(path, episodes, facts)
-    return episodes
+    part = _Part(path, [watched_episode(episode) for episode in ran], facts)
+    write_watched(path, part.episodes, facts)
+    return part
+
+
+def _add_values(task: MonitorTask, part: _Part, extra: Sequence[Detector]) -> None:
+    """The signals that are not free, computed now unless a former run stored them, and the time index."""
+    made_by = {"version": VERSION, "diffusion": task.diffusion and _sha256(task.diffusion)}
+    if part.facts.get("values") != made_by:
+        for episode in part.episodes:
+            episode.signals = {k: v for k, v in episode.signals.items() if k in SIGNALS and k != "transition"}
+    missing = [detector for detector in extra if detector.name not in part.episodes[0].signals]
+    if missing:
+        add_values(part.episodes, missing)
+        write_watched(part.path, part.episodes, {**part.facts, "values": made_by})
+    for episode in part.episodes:
+        episode.signals["time"] = np.arange(1.0, episode.decisions + 1)
+
+
+def _sha256(policy: str) -> str:
+    return sha256(find_checkpoint(policy) / "model.safetensors")
 
 
 def _measure(
@@ -256,7 +283,7 @@ def _report(
     )
     record = run_record()
     facts = {
-        "Policy": f"{task.policy}, {sha256(find_checkpoint(task.policy) / 'model.safetensors')[:12]}",
+        "Policy": f"{task.policy}, {_sha256(task.policy)[:12]}",
         "Environment": task.env,
         "Test seeds": f"from {config.seed}; calibration from {config.calibration_seed}",
         "Command": record["command"],
