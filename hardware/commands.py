@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import select
 import signal
@@ -86,10 +87,16 @@ def from_keys(commands: Commands) -> Iterator[None]:
 
     def read() -> None:
         while not done.is_set():
-            if select.select([descriptor], [], [], 0.1)[0]:
-                command = KEYS.get(sys.stdin.read(1))
-                if command is not None:
-                    commands.post(command)
+            if not select.select([descriptor], [], [], 0.1)[0]:
+                continue
+            try:  # not through sys.stdin, whose buffer would keep keys that came together
+                keys = os.read(descriptor, 64).decode(errors="replace")
+            except OSError:  # the terminal is gone
+                return
+            if not keys:
+                return
+            for command in filter(None, map(KEYS.get, keys)):
+                commands.post(command)
 
     tty.setcbreak(descriptor)
     reader = threading.Thread(target=read, name="keys", daemon=True)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import queue
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 CAPACITY = 1024
 
@@ -31,7 +35,7 @@ class EventLog:
         """Adds the wall clock (seconds since 1970) and queues the event."""
         record = asdict(event) if is_dataclass(event) and not isinstance(event, type) else dict(event)
         try:
-            self._queue.put_nowait(json.dumps({"wall": time.time(), **record}, default=str))
+            self._queue.put_nowait(json.dumps(plain({"wall": time.time(), **record}), default=str))
         except queue.Full:
             self.dropped += 1
 
@@ -52,3 +56,14 @@ class EventLog:
                     file.write(line + "\n")
             except OSError:
                 self.failed += 1
+
+
+def plain(value: Any) -> Any:
+    """For JSON, which has no NaN: what is not a finite number becomes None, in mappings and sequences too."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

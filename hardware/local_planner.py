@@ -43,7 +43,7 @@ class LocalPlanner:
         config = self.watched.config
         if hasattr(config, "deadline_s"):
             config.deadline_s = None if np.isinf(question.deadline_s) else question.deadline_s
-        batch = {name: np.stack([frame[name] for frame in self._history])[None] for name in self._history[-1]}
+        batch = {name: _batch([frame[name] for frame in self._history]) for name in self._history[-1]}
         decision = self.watched.decide(batch, self._noise, self._carried_on(stamp), [self._watch])
         chunk, trace = decision.chunk, decision.trace
         self._chunk, self._stamp = chunk, stamp

@@ -8,6 +8,8 @@ from ebt_policy.errors import UserError
 from ebt_policy.hardware.client import ConnectionLost, NoDecision, RemotePolicy
 from ebt_policy.hardware.planning import NoPlan, Plan, Question
 
+_LONGEST_S = 60.0  # where the question sets no deadline, as in simulated time
+
 
 class RemotePlanner:
     """The arm's side waits for no answer longer than the question's deadline; a lost server is asked for again."""
@@ -27,7 +29,7 @@ class RemotePlanner:
                 self.remote.reset()
             for seen in question.frames[:-1]:
                 self.remote.observe(seen.observation)
-            left = question.deadline_s - (time.perf_counter() - begin)
+            left = min(question.deadline_s, _LONGEST_S) - (time.perf_counter() - begin)
             reply = self.remote.decide(question.frames[-1].observation, max(left, 1e-3))
         except UserError as error:
             return NoPlan(str(error), fatal=True)
@@ -43,6 +45,8 @@ class RemotePlanner:
             evaluations=reply.evaluations,
             stop_reason=reply.stop_reason,
             energy=reply.energy,
+            score=reply.score,
+            alarm=reply.alarm,
         )
 
     def close(self) -> None:

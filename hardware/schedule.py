@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+_SAME_S = 1e-9  # sums of periods that differ by less are the same time
 
 
 class Schedule:
@@ -22,6 +23,7 @@ class Schedule:
         self.period_s, self.blend_s = period_s, blend_s
         self._times: Array = np.empty(0)
         self._actions: Array = np.empty((0, 0))
+        self.end = -np.inf  # when there is nothing left to do; -inf where there never was
 
     def merge(self, actions: NDArray, seen: float, now: float) -> int:
         """Takes a plan (n, A) made from what was seen at time `seen`; returns how many of its actions came too late.
@@ -30,12 +32,13 @@ class Schedule:
         """
         plan = np.asarray(actions, np.float64)
         times: Array = seen + self.period_s * np.arange(len(plan), dtype=np.float64)
-        late = int(np.searchsorted(times, now - 1e-9))
-        if now >= times[-1] + self.period_s:
+        late = int(np.searchsorted(times, now - _SAME_S))
+        end = seen + self.period_s * len(plan)
+        if now >= end - _SAME_S:
             return len(plan)
         blend = min(self.blend_s, max(now - seen, 0.0))
-        before = self.at(now)
-        if before is None or blend <= 0:
+        before, self.end = self.at(now), end
+        if before is None or blend <= _SAME_S:
             self._times, self._actions = times, plan
             return late
         # Knots where the new plan has them, where the old one has them during the change-over, and at both its ends.
@@ -43,27 +46,25 @@ class Schedule:
             [self._times[(self._times > now) & (self._times < now + blend)], [now, now + blend]]
         )
         knots: Array = np.unique(np.concatenate([times[times > now], changing]))
-        knots = knots[knots <= times[-1]]
+        knots = knots[knots < end]
         weight = np.clip((knots - now) / blend, 0.0, 1.0)[:, None]
-        old = _between(np.minimum(knots, self._times[-1]), self._times, self._actions)
+        old = _between(knots, self._times, self._actions)
         new = _between(knots, times, plan)
         self._times, self._actions = knots, (1 - weight) * old + weight * new
         return late
 
     def at(self, time: float) -> Array | None:
         """The action (A,) due at `time`; None before the first one, and a period after the last."""
-        if not len(self._times) or not self._times[0] <= time + 1e-9 or time >= self.end:
+        if not len(self._times) or time < self._times[0] - _SAME_S or time >= self.end - _SAME_S:
             return None
+        nearest = int(np.abs(self._times - time).argmin())
+        if abs(self._times[nearest] - time) <= _SAME_S:
+            return self._actions[nearest].copy()
         return _between(np.array([time]), self._times, self._actions)[0]
-
-    @property
-    def end(self) -> float:
-        """When there is nothing left to do; -inf where there never was."""
-        return float(self._times[-1]) + self.period_s if len(self._times) else -np.inf
 
     def clear(self) -> None:
         """Forgets all plans."""
-        self._times, self._actions = np.empty(0), np.empty((0, 0))
+        self._times, self._actions, self.end = np.empty(0), np.empty((0, 0)), -np.inf
 
 
 def _between(times: Array, knots: Array, values: Array) -> Array:
