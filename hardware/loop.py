@@ -107,6 +107,7 @@ class ControlLoop:
         self._waiting = False  # for an answer to a question of before a stop
         self._sent: Mapping[str, float] = {}
         self._failing: dict[str, float] = {}  # since when the bus fails to read, to send
+        self._worked: dict[str, float] = {}  # when it last did
         self._bus_held = False  # for longer than a lost packet
         self._blind = ""  # why nothing can be seen
 
@@ -176,7 +177,7 @@ class ControlLoop:
             if self._bus_held:  # nobody knows where the arm went meanwhile: what is sent next begins there
                 self.arm.begin()
         except Exception as error:  # each robot raises its own
-            self._bus_failed("read", f"the joints cannot be read: {error}", now)
+            self._bus_failed("read", f"the joints cannot be read: {error}")
             return None
         self._bus_works("read", now)
         return floats
@@ -185,7 +186,7 @@ class ControlLoop:
         try:
             self._sent = self.arm.drive(target, measured)
         except Exception as error:
-            self._bus_failed("send", f"the command cannot be sent: {error}", now)
+            self._bus_failed("send", f"the command cannot be sent: {error}")
         else:
             self._bus_works("send", now)
 
@@ -265,11 +266,13 @@ class ControlLoop:
             self._ask_for_help("the policy is not sure enough to go on", now)
 
     # -- faults and humans ------------------------------------------------------------------------------------------
-    def _bus_failed(self, way: str, reason: str, now: float) -> None:
+    def _bus_failed(self, way: str, reason: str) -> None:
         """A lost packet is nothing; without the bus for the watchdog's time the arm holds, for patience_s the episode ends."""
-        since = self._failing.setdefault(way, now)
-        if since == now:
+        now = self.clock.now()  # a driver may try for long before it fails
+        if way not in self._failing:
+            self._failing[way] = self._worked.get(way, now)
             self._tell(now, "bus", reason)
+        since = self._failing[way]
         if now - since > self.arm.config.watchdog_s and not self._bus_held:
             self._bus_held = True
             self.arm.hold(reason)
@@ -277,6 +280,7 @@ class ControlLoop:
             self._ended = ("error", f"{reason}, for {now - since:.1f} s")
 
     def _bus_works(self, way: str, now: float) -> None:
+        self._worked[way] = now
         since = self._failing.pop(way, None)
         if since is not None:
             self._tell(now, "bus_works", f"{way} again after {now - since:.2f} s")
@@ -302,7 +306,7 @@ class ControlLoop:
     def _begin(self) -> None:
         self._outcome = Outcome("", "", 0.0, Stopwatch().punctuality(), evaluations=0.0)
         self._ended, self._blind = ("", ""), ""
-        self._failing, self._bus_held = {}, False
+        self._failing, self._worked, self._bus_held = {}, {}, False
         self._latencies.clear()
         self._next_sample = self.clock.now()
         self._sent = {}
