@@ -16,6 +16,8 @@ def deploy(*options: str) -> None:
     --robot.cameras='{front: {type: opencv, index_or_path: 0, width: 640, height: 480, fps: 30}}'. Without --robot.type it is
     the twin, a simulated task. --check tests everything and moves nothing; --safety.shadow=true computes and sends nothing.
     """
+    import lerobot.cameras.opencv
+    import lerobot.cameras.realsense  # noqa: F401
     import lerobot.robots as robots
     from lerobot.configs import parser
     from lerobot.utils.import_utils import register_third_party_plugins

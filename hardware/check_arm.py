@@ -119,7 +119,7 @@ def _registers(bus: Any) -> set[str]:
 def _temperature(bus: Any, names: set[str]) -> Finding:
     found = bus.sync_read("Present_Temperature", normalize=False)
     register = next((name for name in _TEMPERATURE_LIMIT if name in names), None)
-    limits = {motor: bus.read(register, motor, normalize=False) if register else 70 for motor in found}
+    limits = bus.sync_read(register, normalize=False) if register else dict.fromkeys(found, 70)
     hottest = min(found, key=lambda motor: limits[motor] - found[motor])
     text = f"hottest for its limit: {hottest}, {found[hottest]} °C of {limits[hottest]} °C"
     room = limits[hottest] - found[hottest]
@@ -132,8 +132,10 @@ def _temperature(bus: Any, names: set[str]) -> Finding:
 
 def _voltage(bus: Any, register: str) -> Finding:
     found = bus.sync_read(register, normalize=False)
+    # Reading one motor raises where it reports an error, and that is what is looked for; reading all does not.
+    lows, highs = (bus.sync_read(f"{end}_Voltage_Limit", normalize=False) for end in ("Min", "Max"))
     for motor, value in found.items():
-        low, high = (bus.read(f"{end}_Voltage_Limit", motor, normalize=False) for end in ("Min", "Max"))
+        low, high = lows[motor], highs[motor]
         if not low <= value <= high:
             return fail(
                 f"{motor} has {value / 10:.1f} V; its limits are {low / 10:.1f} to {high / 10:.1f} V",

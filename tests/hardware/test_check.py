@@ -161,7 +161,6 @@ def test_the_motors_health(arm: StillArm, planner: Planner, tmp_path: Path, regi
         **vars(arm.bus),
         model_ctrl_table={"sts3215": dict.fromkeys(held)},
         sync_read=lambda name, normalize: dict.fromkeys(arm.bus.motors, held[name]),
-        read=lambda name, motor, normalize: held[name],
     )
     passed, text = looked_at(arm, tmp_path)
     assert line in text and arm.sent == []
@@ -215,3 +214,44 @@ def test_a_checklist_keeps_what_is_raised_as_one_line():
     assert lines[-1].split() == ["FAIL", "b", "OSError:", "no", "port"]
     assert not checks.run("c", lambda: [fail("broken", "mend it"), ok("else")])
     assert lines[-2].endswith("-> mend it")
+
+
+def test_emulated_servos_are_looked_at_and_keep_their_goals(
+    planner: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """LeRobot's own SO-101 driver: what it writes while connecting it would write in any case."""
+    sdk_port = pytest.importorskip("scservo_sdk.port_handler", reason="needs the extra feetech")
+    from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
+
+    from ebt_policy.hardware.feetech_bus import EmulatedBus
+
+    monkeypatch.setattr(sdk_port, "time", SimpleNamespace(time=lambda: time.time() / 8))
+    names = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
+    planner.needs, planner.action_size = {"observation.state": (6,)}, 6
+    with EmulatedBus() as bus:
+        for i in range(1, 7):
+            bus.servo(i).set("Min_Position_Limit", 1000)
+            bus.servo(i).set("Max_Position_Limit", 3100)
+            bus.servo(i).turn_to(2000 + 20 * i)
+        before = [bus.servo(i).get("Present_Position") for i in range(1, 7)]
+
+        def checked() -> tuple[bool, str]:
+            robot = SO101Follower(SO101FollowerConfig(port=bus.port, id="arm", calibration_dir=tmp_path))
+            monkeypatch.setattr(robot, "send_action", lambda action: pytest.fail("something was sent"))
+            return looked_at(robot, tmp_path, control_hz=10.0)
+
+        passed, text = checked()  # nobody is asked to calibrate on the terminal
+        assert not passed and "not calibrated" in text and "no calibration registered" in text
+        assert "within the motors' limits" in text
+        calibration = {
+            name: {"id": i, "drive_mode": 0, "homing_offset": 0, "range_min": 1000, "range_max": 3100}
+            for i, name in enumerate(names, start=1)
+        }
+        (tmp_path / "arm.json").write_text(json.dumps(calibration))
+        passed, text = checked()
+        assert passed, text
+        assert "6 motors answer" in text and "no motor reports an error" in text and "100 reads" in text
+        bus.servo(3).supply(3.5)
+        passed, text = checked()
+        assert not passed and "elbow_flex has 3.5 V" in text, text
+        assert [bus.servo(i).get("Present_Position") for i in range(1, 7)] == before
