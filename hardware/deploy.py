@@ -8,6 +8,7 @@ import gc
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,9 @@ from ebt_policy import provenance
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.body import make_body
 from ebt_policy.hardware.clock import Clock
-from ebt_policy.hardware.commands import HELP, Commands, from_keys, from_signals
+from ebt_policy.hardware.commands import HELP, Command, Commands, from_keys, from_signals
 from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions
-from ebt_policy.hardware.events import EventLog
+from ebt_policy.hardware.events import EventLog, plain
 from ebt_policy.hardware.loop import ControlLoop, LoopConfig, Outcome, Sent
 from ebt_policy.hardware.observer import Observer
 from ebt_policy.hardware.planning import InlineThinker, Planner, Thinker
@@ -67,7 +68,9 @@ def deploy(
             for episode in range(config.episodes):
                 if deployed.twin is not None:
                     deployed.twin.reset(config.seed + episode)
-                    deployed.arm.begin()
+                elif episode and not _scene_is_ready(commands):
+                    break
+                deployed.arm.begin()
                 if hasattr(deployed.planner, "seed"):
                     deployed.planner.seed = config.seed + episode
                 outcome = deployed.loop.run(config.seconds)
@@ -95,14 +98,14 @@ def deploying(
         output = Path(config.output)
         output.mkdir(parents=True, exist_ok=True)
         provenance.write_json(
-            output / "run.json", provenance.run_record() | {"config": dataclasses.asdict(config)}
+            output / "run.json", provenance.run_record() | {"config": plain(dataclasses.asdict(config))}
         )
         log = EventLog(output / "events.jsonl")
         stack.callback(log.close)
 
         body = make_body(config, log, robot)
         arm, twin, clock, fps = body.arm, body.twin, body.clock, body.fps
-        planner = make_planner(config.policy, fps)
+        planner = make_planner(config.policy, fps * body.speed, config.fps)
         arm.connect()
         stack.callback(arm.disconnect)
         stack.enter_context(body.streams)
@@ -149,20 +152,22 @@ def deploying(
         yield Deployed(arm, loop, clock, planner, twin, recording)
 
 
-def make_planner(options: PolicyOptions, fps: float) -> Planner:
-    """The policy that these options name, warmed up: the first thoughts of a process are slow."""
+def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None = None) -> Planner:
+    """The policy that these options name, warmed up: the first thoughts of a process are slow.
+
+    fps: its ticks a second here. trained_fps: those of its data, where known; a server that says otherwise is refused.
+    """
     if bool(options.path) == bool(options.server):
         raise UserError(
             "Give either --policy.path, a policy on this computer, or --policy.server, an address."
         )
     if options.server:
         from ebt_policy.hardware.client import RemotePolicy
-        from ebt_policy.hardware.contract import read_token
+        from ebt_policy.hardware.contract import Expectation, read_token
         from ebt_policy.hardware.remote_planner import RemotePlanner
 
-        remote = RemotePolicy(
-            options.server, token=read_token(Path(options.token_file) if options.token_file else None)
-        )
+        token = read_token(Path(options.token_file) if options.token_file else None)
+        remote = RemotePolicy(options.server, Expectation(fps=trained_fps), token)
         remote.connect()
         return RemotePlanner(remote)
     from ebt_policy.calibration import read_calibration
@@ -223,6 +228,18 @@ def undisturbed() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
+def _scene_is_ready(commands: Commands) -> bool:
+    """Waits for a human between episodes; False where there is to be none. Without a terminal nobody can say so."""
+    if not sys.stdin.isatty():
+        return True
+    print("Put the scene back. r: begin the next episode; q: quit.", flush=True)
+    while True:
+        command = commands.poll()
+        if command in (Command.RESET, Command.QUIT):
+            return command is Command.RESET
+        time.sleep(0.05)
+
+
 def _judged(outcome: Outcome, twin: SimRobot | None) -> bool | None:
     """Whether it was a success, by the twin or by a human; None where nobody said."""
     if twin is not None:
@@ -242,4 +259,4 @@ def _line(episode: int, outcome: Outcome, twin: SimRobot | None) -> str:
 
 
 def _write(path: Path, outcomes: list[Outcome], twin: SimRobot | None) -> None:
-    provenance.write_json(path, [dataclasses.asdict(outcome) for outcome in outcomes])
+    provenance.write_json(path, plain([dataclasses.asdict(outcome) for outcome in outcomes]))

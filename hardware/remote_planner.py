@@ -47,6 +47,7 @@ class RemotePlanner:
             energy=reply.energy,
             score=reply.score,
             alarm=reply.alarm,
+            ask=reply.alarm,  # whoever is far away from its policy climbs no ladder
         )
 
     def close(self) -> None:
