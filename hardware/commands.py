@@ -50,7 +50,9 @@ class Commands:
 
 @contextlib.contextmanager
 def from_signals(commands: Commands) -> Iterator[None]:
-    """SIGINT (Ctrl-C) and SIGTERM quit in order, SIGUSR1 stops. A second Ctrl-C interrupts wherever the program is."""
+    """SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal is gone) quit in order, SIGUSR1 stops. A second Ctrl-C interrupts
+    wherever the program is.
+    """
     quitting = False
 
     def quit_in_order(number: int, _: object) -> None:
@@ -61,6 +63,8 @@ def from_signals(commands: Commands) -> Iterator[None]:
         quitting = True
 
     handlers = {signal.SIGINT: quit_in_order, signal.SIGTERM: quit_in_order}
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        handlers[signal.SIGHUP] = quit_in_order
     if hasattr(signal, "SIGUSR1"):
         handlers[signal.SIGUSR1] = lambda *_: commands.post(Command.STOP)
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -106,4 +110,5 @@ def from_keys(commands: Commands) -> Iterator[None]:
     finally:
         done.set()
         reader.join(1.0)
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

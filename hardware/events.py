@@ -59,11 +59,13 @@ class EventLog:
 
 
 def plain(value: Any) -> Any:
-    """For JSON, which has no NaN: what is not a finite number becomes None, in mappings and sequences too."""
+    """For JSON, which has no NaN and no paths: what is no finite number becomes None, in mappings and sequences too."""
     if isinstance(value, Mapping):
         return {str(name): plain(v) for name, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, Path):
+        return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,7 +20,7 @@ class LocalPlanner:
     """Legend: T observation steps, H horizon, n ticks executed, A action dimension."""
 
     def __init__(self, watched: WatchedRunner, fps: float, seed: int = 0) -> None:
-        """fps: ticks a second that the policy was trained at. seed: of its noise, from each episode's start on."""
+        """fps: ticks a second that its plans are played at. seed: of its noise, from each episode's start on."""
         self.watched, self.n_action_steps = watched, watched.n_action_steps
         self.needs = {name: tuple(f.shape) for name, f in watched.config.input_features.items()}
         self.action_size = watched.config.action_feature.shape[0]
