@@ -45,10 +45,11 @@ class ChunkPolicy(PreTrainedPolicy):
     name = "chunk_policy"
     config: ChunkPolicyConfig
 
-    def __init__(self, config: ChunkPolicyConfig, **kwargs) -> None:
+    def __init__(self, config: ChunkPolicyConfig, *, trained: bool = False, **kwargs) -> None:
+        """trained: weights will be loaded into it."""
         # LeRobot passes dataset_stats and dataset_meta; normalisation is the processors' work.
         super().__init__(config)
-        config.validate_features()
+        config.validate_features(trained)
         self.config = config
         self.last_trace: Trace | None = None
         self.reset()
@@ -194,7 +195,7 @@ class ChunkPolicy(PreTrainedPolicy):
         if config is None:
             config = cls.config_class.from_pretrained(pretrained_name_or_path)
         started_from, config.pretrained_backbone_weights = config.pretrained_backbone_weights, None
-        policy = super().from_pretrained(pretrained_name_or_path, config=config, **kwargs)
+        policy = super().from_pretrained(pretrained_name_or_path, config=config, trained=True, **kwargs)
         config.pretrained_backbone_weights = started_from
         return policy
 

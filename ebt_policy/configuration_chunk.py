@@ -1,11 +1,18 @@
 """Options shared by every policy that predicts an action chunk with our trunk."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, NormalizationMode
 from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import DiffuserSchedulerConfig
+
+SMALLEST_CROP = (
+    0.5  # of a picture's area: to augment, 3/4 is kept (84 of 96) or more; less than half is a mistake
+)
+USUAL_SHORT_SIDE = 240  # pixels, and
+USUAL_CROP = 0.9  # of each side: what Diffusion Policy's real robots see (arXiv 2303.04137)
 
 
 @dataclass
@@ -34,8 +41,11 @@ class ChunkPolicyConfig(PreTrainedConfig):
     attention_heads: int = 4
     actions_per_token: int = 4
 
-    # Cameras: ResNet-18 with group norm and spatial softmax, shared by all cameras of the same shape unless asked.
-    crop_shape: tuple[int, int] | None = (84, 84)
+    # Cameras: ResNet-18 with group norm and spatial softmax, shared by all cameras unless asked. Their pictures are made
+    # smaller, then cropped (at random in training, in the centre otherwise); (height, width) in pixels, None: as they
+    # are. No crop unless asked: no size suits every camera, and one made for 96 x 96 shows next to nothing of 480 x 640.
+    resize_shape: tuple[int, int] | None = None
+    crop_shape: tuple[int, int] | None = None
     pretrained_backbone_weights: str | None = None  # e.g. "ResNet18_Weights.IMAGENET1K_V1": downloads
     # Batch norm would couple samples, and its running statistics disagree with an EMA of the weights; pretrained
     # weights come with it, so there it is frozen.
@@ -78,6 +88,8 @@ class ChunkPolicyConfig(PreTrainedConfig):
             raise ValueError(
                 f"n_action_steps ({self.n_action_steps}) must lie between 1 and horizon ({self.horizon})."
             )
+        self.resize_shape = _height_and_width("resize_shape", self.resize_shape)
+        self.crop_shape = _height_and_width("crop_shape", self.crop_shape)
 
     @property
     def observation_delta_indices(self) -> list[int]:
@@ -97,8 +109,12 @@ class ChunkPolicyConfig(PreTrainedConfig):
         found = {k: tuple(f.shape) for k, f in (self.input_features or {}).items() if f.type in kinds}
         return dict(sorted(found.items()))
 
-    def validate_features(self) -> None:
-        """Raises ValueError when there is nothing to look at, or no action to predict."""
+    def validate_features(self, trained: bool = False) -> None:
+        """Raises ValueError when there is nothing to look at, or no action to predict, or pictures do not suit
+        resize_shape and crop_shape.
+
+        trained: the policy is loaded. What it was trained to look at is then no longer in question, however little.
+        """
         if not self.observation_features():
             raise ValueError(
                 "The policy has no observation: expected observation.state, observation.environment_state or "
@@ -108,10 +124,31 @@ class ChunkPolicyConfig(PreTrainedConfig):
             raise ValueError(
                 f"The policy has no 'action' output feature; found {list(self.output_features or {})}."
             )
-        for name, shape in self.observation_features().items():
-            crop = self.crop_shape
-            if len(shape) == 3 and crop and (crop[0] > shape[1] or crop[1] > shape[2]):
-                raise ValueError(f"crop_shape {crop} is larger than camera '{name}' with shape {shape}.")
+        cameras = {n: (s[1], s[2]) for n, s in self.observation_features().items() if len(s) == 3}
+        for name, size in cameras.items():
+            self._validate_camera(name, size, _suitable_shapes(list(cameras.values())), trained)
+
+    def _validate_camera(self, name: str, size: tuple[int, int], suitable: str, trained: bool) -> None:
+        camera, resize, crop = f"camera '{name}' ({size[0]} x {size[1]})", self.resize_shape, self.crop_shape
+        if resize:
+            # Refused rather than left alone: then the pictures would not be what the recipe says, and crop_shape, which
+            # is chosen for the resized picture, would not fit them.
+            if resize[0] > size[0] or resize[1] > size[1]:
+                raise ValueError(
+                    f"resize_shape {resize} is larger than {camera}: enlarging costs time and shows nothing new. "
+                    f"Set, for example, {suitable}."
+                )
+            size, camera = resize, f"{camera}, resized to {resize[0]} x {resize[1]}"
+        if not crop:
+            return
+        if crop[0] > size[0] or crop[1] > size[1]:
+            raise ValueError(f"crop_shape {crop} is larger than {camera}. Set, for example, {suitable}.")
+        share = crop[0] * crop[1] / (size[0] * size[1])
+        if share < SMALLEST_CROP and not trained:
+            raise ValueError(
+                f"crop_shape {crop} keeps {share:.1%} of {camera}; the policy would never see the rest in use. Make "
+                f"pictures smaller before they are cropped, for example with {suitable}, or crop less."
+            )
 
     def get_optimizer_preset(self) -> AdamWConfig:
         return AdamWConfig(
@@ -123,3 +160,21 @@ class ChunkPolicyConfig(PreTrainedConfig):
 
     def get_scheduler_preset(self) -> DiffuserSchedulerConfig:
         return DiffuserSchedulerConfig(name="cosine", num_warmup_steps=self.scheduler_warmup_steps)
+
+
+def _height_and_width(name: str, shape: Sequence[int] | None) -> tuple[int, int] | None:
+    """`shape` as a tuple. Raises ValueError unless it is two positive numbers, or None."""
+    if shape is None:
+        return None
+    if len(shape) != 2 or min(shape) < 1:
+        raise ValueError(f"{name} must be (height, width) in pixels, or None, found {shape}.")
+    return shape[0], shape[1]
+
+
+def _suitable_shapes(sizes: Sequence[tuple[int, int]]) -> str:
+    """Shapes that suit cameras of these sizes (height, width), as the end of an error message."""
+    height, width = (min(side) for side in zip(*sizes, strict=True))  # enlarges none of them
+    scale = min(1.0, USUAL_SHORT_SIDE / min(height, width))
+    resize = round(scale * height), round(scale * width)
+    crop = round(USUAL_CROP * resize[0]), round(USUAL_CROP * resize[1])
+    return f"resize_shape {resize} and crop_shape {crop}"

@@ -101,6 +101,7 @@ class Windows:
         symmetry: Symmetry | None = None,
         device: str | torch.device = "cpu",
         image_cache_gb: float = 4.0,
+        resize_shape: tuple[int, int] | None = None,
     ) -> Self:
         """Read `features` (the policy's inputs and outputs; any other numeric column may be named too) once.
 
@@ -108,6 +109,7 @@ class Windows:
         drop_n_last_frames: frames at the end of each episode that start no sample.
         goal_alignment, symmetry: move each episode onto its goal, then add its mirror image.
         image_cache_gb: bound on the decoded pictures, which lie on `device` with all else.
+        resize_shape: (height, width) of the pictures of all cameras, as in the policy's config; None: their own.
         Raises UserError: no such dataset, feature or episode; NaN or infinity; pictures beyond the bound.
         """
         meta = open_metadata(repo_id, root)
@@ -132,7 +134,7 @@ class Windows:
         return cls(
             meta,
             columns,
-            decode_cameras(meta, table, cameras, image_cache_gb),
+            decode_cameras(meta, table, cameras, image_cache_gb, resize_shape),
             episode_index,
             deltas={key: offsets(key) for key in features},
             drop_n_last_frames=drop_n_last_frames,

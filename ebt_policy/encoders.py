@@ -33,7 +33,9 @@ class SpatialSoftmax(nn.Module):
 class CameraEncoder(nn.Module):
     """ResNet-18 trunk with group norm and spatial softmax: images (B, C, H, W) -> (B, D).
 
-    Random crop while training, centre crop otherwise, as in Diffusion Policy (arXiv 2303.04137, section 3.2).
+    Made smaller here unless they come so: cameras and LeRobot's commands give them at their own size, our training has
+    them in memory at the resized one. Then a random crop while training, a centre crop otherwise, as in Diffusion
+    Policy (arXiv 2303.04137, section 3.2).
     """
 
     def __init__(self, config: ChunkPolicyConfig, channels: int) -> None:
@@ -46,13 +48,27 @@ class CameraEncoder(nn.Module):
         self.trunk = nn.Sequential(*list(resnet.children())[:-2])  # without pooling and classifier
         self.pool = SpatialSoftmax(512, config.spatial_softmax_keypoints)
         self.project = nn.Linear(2 * config.spatial_softmax_keypoints, config.width)
-        self.crop = (config.crop_shape[0], config.crop_shape[1]) if config.crop_shape else None
+        self.size = config.resize_shape
+        self.crop = config.crop_shape
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.size:
+            images = resized(images, self.size)
         if self.crop:
             crop = random_crop if self.training else transforms.center_crop
             images = crop(images, self.crop)
         return self.project(self.pool(self.trunk(images)))
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Floating-point (B, C, H, W) -> (B, C, h, w), antialiased; the very same where they have that size.
+
+    A weighted mean of pixels with weights that add up to one, so it commutes with normalisation of each channel, and
+    statistics of the large pictures serve the small ones. The aspect ratio becomes that of `size`.
+    """
+    if images.shape[-2:] == size:
+        return images
+    return transforms.resize(images, list(size), transforms.InterpolationMode.BILINEAR, antialias=True)
 
 
 def random_crop(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -167,6 +167,10 @@ def _change_policy(data: dict[str, Any], kind: str) -> None:
 
     config = PreTrainedConfig.get_known_choices().get(kind)  # an unknown one is named when the policy is made
     kept = {k: v for k, v in data.get("policy", {}).items() if config and k in config.__dataclass_fields__}
+    resize, crop = kept.get("resize_shape"), kept.get("crop_shape")
+    if config and "crop_ratio" in config.__dataclass_fields__ and resize and crop:
+        # LeRobot's diffusion drops crop_shape where there is a resize_shape, and rounds their ratio's crop down.
+        kept.setdefault("crop_ratio", min(1.0, (crop[0] + 0.5) / resize[0]))
     data["policy"] = kept | {"type": kind}
 
 

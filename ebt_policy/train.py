@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from draccus.utils import DecodingError, ParsingError
 from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.types import FeatureType
 from lerobot.policies.factory import make_policy, make_pre_post_processors
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_PREFIX, PRETRAINED_MODEL_DIR
@@ -121,8 +122,8 @@ def _data(recipe: TrainRecipe, device: torch.device) -> tuple[PreTrainedConfig, 
     wanted = recipe.dataset
     meta = open_metadata(wanted.repo_id, wanted.root)
     config = policy_config(recipe, device.type)
+    features = dataset_to_policy_features(meta.features)
     if not config.input_features:
-        features = dataset_to_policy_features(meta.features)
         observations = [name for name in features if name.startswith(OBS_PREFIX)]
         for name in wanted.observations or ():
             if name not in observations:
@@ -131,6 +132,9 @@ def _data(recipe: TrainRecipe, device: torch.device) -> tuple[PreTrainedConfig, 
                     f"It has: {', '.join(observations)}."
                 )
         config.input_features = {name: features[name] for name in wanted.observations or observations}
+    config.output_features = {name: f for name, f in features.items() if f.type is FeatureType.ACTION}
+    with _user_errors("Policy"):
+        config.validate_features()  # before minutes of decoding, not after
     modes = getattr(config, "normalization_mapping", {})
     if (
         "ENV" not in modes and "STATE" in modes
@@ -161,6 +165,7 @@ def _data(recipe: TrainRecipe, device: torch.device) -> tuple[PreTrainedConfig, 
             symmetry=symmetry,
             device=device,
             image_cache_gb=wanted.image_cache_gb,
+            resize_shape=getattr(config, "resize_shape", None),  # LeRobot's diffusion has it too
         )
 
     return config, windows(train_part, symmetry), windows(held_out_part, None) if held_out_part else None

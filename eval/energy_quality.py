@@ -123,6 +123,7 @@ def energy_quality(
         action_delta_indices=config.action_delta_indices,
         episodes=list(episodes),
         device=device,
+        resize_shape=config.resize_shape,
     )
     preprocess, _ = make_pre_post_processors(
         config, pretrained_path=str(folder), preprocessor_overrides={"device_processor": {"device": device}}

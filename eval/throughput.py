@@ -140,6 +140,7 @@ def _our_batches(recipe: TrainRecipe, config: PreTrainedConfig) -> Iterator[obje
         observation_delta_indices=config.observation_delta_indices,
         action_delta_indices=config.action_delta_indices,
         image_cache_gb=wanted.image_cache_gb,
+        resize_shape=getattr(config, "resize_shape", None),
     )
     return (windows.batch(sample_order(i, recipe.batch_size, len(windows), recipe.seed)) for i in count())
 

@@ -13,8 +13,9 @@ from lerobot.datasets.sampler import EpisodeAwareSampler
 from lerobot.processor import NormalizerProcessorStep
 from lerobot.utils import constants
 
-from ebt_policy import source
+from ebt_policy import images, source
 from ebt_policy.data import Windows, open_metadata, split_episodes
+from ebt_policy.encoders import resized
 from ebt_policy.errors import UserError
 from ebt_policy.goal_alignment import PUSHT
 from ebt_policy.symmetry import SYMMETRIES
@@ -211,6 +212,33 @@ def test_pictures_equal_lerobots(camera_dataset, episodes):
 def test_pictures_beyond_the_bound_are_refused_with_the_size_needed(camera_dataset):
     with pytest.raises(UserError, match=r"2\.76e-05 GB for observation\.images\.top.*image_cache_gb"):
         Windows.from_lerobot(*camera_dataset, features=CAMERA, image_cache_gb=2e-5, **DELTAS)
+
+
+@pytest.mark.parametrize("block", [2, 64])  # of 5 and 7 frames
+def test_pictures_made_smaller_differ_from_the_encoders_by_rounding_only(camera_dataset, block, monkeypatch):
+    monkeypatch.setattr(images, "BLOCK", block)
+    options = {"features": CAMERA} | DELTAS
+    large = Windows.from_lerobot(*camera_dataset, **options)
+    # 12 frames of 12 x 20 are 8.64e-6 GB: the bound counts what is kept.
+    small = Windows.from_lerobot(*camera_dataset, resize_shape=(12, 20), image_cache_gb=8.7e-6, **options)
+    rows = torch.arange(len(large))
+    whole, found = large.batch(rows), small.batch(rows)
+    expected = resized(whole[CAMERA[0]].flatten(0, 1), (12, 20)).unflatten(0, (len(rows), 2))
+    torch.testing.assert_close(found[CAMERA[0]], expected, rtol=0, atol=0.5 / 255 + 1e-6)
+    assert (found[CAMERA[0]] * 255).round().div(255).equal(found[CAMERA[0]])
+    for key in set(found) - {CAMERA[0]}:
+        assert torch.equal(found[key], whole[key])
+    for key, values in large.stats[CAMERA[0]].items():
+        np.testing.assert_array_equal(small.stats[CAMERA[0]][key], values)
+
+
+def test_pictures_of_the_right_size_are_kept_to_the_bit(camera_dataset):
+    plain, same = (
+        Windows.from_lerobot(*camera_dataset, features=CAMERA, resize_shape=shape, **DELTAS)
+        for shape in (None, (24, 32))
+    )
+    rows = torch.arange(len(plain))
+    assert torch.equal(plain.batch(rows)[CAMERA[0]], same.batch(rows)[CAMERA[0]])
 
 
 def test_state_only_training_needs_no_video(camera_dataset, tmp_path):

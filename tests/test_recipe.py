@@ -53,6 +53,17 @@ def test_another_policy_keeps_what_it_shares_with_the_recipes():
     assert policy_config(recipe, "cpu").n_obs_steps == 1
 
 
+def test_my_robot_looks_at_cameras_as_documented():
+    recipe = load_recipe("my_robot", {"dataset.repo_id": "me/my_arm"})
+    config = policy_config(recipe, "cpu")
+    assert (config.resize_shape, config.crop_shape) == ((240, 320), (216, 288))
+    lerobots = {"dataset.repo_id": "me/my_arm", "policy.type": "diffusion"}
+    config = policy_config(load_recipe("my_robot", lerobots), "cpu")
+    assert tuple(config.resize_shape) == (240, 320) and config.crop_shape == (216, 288), (
+        "LeRobot's is matched"
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,7 +15,10 @@ from ebt_policy import train as training
 from ebt_policy.checkpoint import last_checkpoint
 from ebt_policy.errors import UserError
 from ebt_policy.loop import Loop
+from ebt_policy.noise import Noise
+from ebt_policy.recipe import TrainRecipe, load_recipe
 from ebt_policy.run_log import read_metrics
+from ebt_policy.runner import load_runner
 from ebt_policy.train import train
 
 
@@ -171,6 +175,78 @@ def test_policy_can_be_given_a_part_of_the_observations(tiny_recipe, tmp_path):
     run = train(recipe, tmp_path / "run")
     config = json.loads((last_checkpoint(run) / "pretrained_model" / "config.json").read_text())
     assert list(config["input_features"]) == ["observation.environment_state"]
+
+
+@pytest.fixture(scope="module")
+def arm(tmp_path_factory) -> Path:
+    """Root of tests/arm: three episodes of 10 frames, a 48 x 64 camera as video, two joints."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    root = tmp_path_factory.mktemp("arm") / "dataset"
+    joints = {"dtype": "float32", "shape": (2,), "names": ["x", "y"]}
+    camera = {"dtype": "video", "shape": (48, 64, 3), "names": ["height", "width", "channels"]}
+    features = {"observation.images.top": camera, "observation.state": joints, "action": joints}
+    dataset = LeRobotDataset.create("tests/arm", fps=10, root=root, features=features)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        for state in rng.normal(size=(10, 2)).astype(np.float32).cumsum(0):
+            picture = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+            dataset.add_frame(
+                {
+                    "observation.images.top": picture,
+                    "observation.state": state,
+                    "action": state + 1,
+                    "task": "go",
+                }
+            )
+        dataset.save_episode()
+    dataset.finalize()
+    return root
+
+
+def my_robot(root: Path, repo_id: str = "tests/arm", **policy) -> TrainRecipe:
+    """The shipped recipe for one's own arm, made small."""
+    sizes = {"width": 16, "layers": 1, "attention_heads": 2} | policy
+    return load_recipe(
+        "my_robot",
+        {"dataset.repo_id": repo_id, "dataset.root": str(root), "dataset.held_out_fraction": 0.4}
+        | {f"policy.{name}": value for name, value in sizes.items()}
+        | {"steps": 1, "batch_size": 2, "device": "cpu", "threads": 1, "precision": "fp32"},
+    )
+
+
+def test_my_robot_trains_on_small_pictures_and_acts_at_the_cameras_own_size(arm, tmp_path, monkeypatch):
+    seen = set()
+    original = Loop._batch
+
+    def watched(self: Loop, windows, indices):
+        batch = original(self, windows, indices)
+        seen.add(tuple(batch["observation.images.top"].shape[-2:]))
+        return batch
+
+    monkeypatch.setattr(Loop, "_batch", watched)
+    run = train(my_robot(arm, resize_shape=[24, 32], crop_shape=[20, 28]), tmp_path / "run")
+    assert seen == {(24, 32)}
+    runner = load_runner(run)
+    assert runner.config.input_features["observation.images.top"].shape == (3, 48, 64)
+    observed = {
+        "observation.images.top": np.zeros((1, 1, 3, 48, 64), np.float32),
+        "observation.state": np.zeros((1, 1, 2), np.float32),
+    }
+    assert runner.decide(observed, Noise.from_seeds([0])).actions.shape == (1, 16, 2)
+
+
+def test_my_robot_refuses_cameras_smaller_than_its_pictures_before_decoding(arm, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "Windows", None)
+    with pytest.raises(
+        UserError, match=r"observation\.images\.top.*48 x 64.*enlarging.*resize_shape \(48, 64\)"
+    ):
+        train(my_robot(arm), tmp_path / "run")
+
+
+def test_my_robot_trains_without_cameras(tiny_dataset, tmp_path):
+    repo_id, root = tiny_dataset
+    assert train(my_robot(root, repo_id), tmp_path / "run").is_dir()
 
 
 def test_errors_of_the_doctor_stop_the_training(tiny_recipe, tmp_path, monkeypatch):
