@@ -8,9 +8,7 @@ from lerobot.configs.types import FeatureType, NormalizationMode
 from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import DiffuserSchedulerConfig
 
-SMALLEST_CROP = (
-    0.5  # of a picture's area: to augment, 3/4 is kept (84 of 96) or more; less than half is a mistake
-)
+SMALLEST_CROP = 0.5  # of a picture's area; crops that augment keep 3/4 (84 of 96) or more
 USUAL_SHORT_SIDE = 240  # pixels, and
 USUAL_CROP = 0.9  # of each side: what Diffusion Policy's real robots see (arXiv 2303.04137)
 

@@ -43,9 +43,7 @@ def decode_cameras(
         raise UserError(
             f"{camera}: depth maps are not supported (8-bit pictures only). Leave this feature out."
         )
-    features = dataset_to_policy_features(
-        {key: meta.features[key] for key in cameras}
-    )  # shapes are (C, H, W)
+    features = dataset_to_policy_features({key: meta.features[key] for key in cameras})  # (C, H, W)
     shapes = {key: (f.shape[0], *(resize_shape or f.shape[1:])) for key, f in features.items()}
     sizes = {key: len(table) * math.prod(shape) / 1e9 for key, shape in shapes.items()}
     if sum(sizes.values()) > limit_gb:
