@@ -316,7 +316,7 @@ def _attack_table(found: Any, cap: float) -> Table:
             "controller's place taken by who sends damage",
             f"{found.seats - found.seats_refused:,} of {found.seats:,}",
         ),
-        ("not at the first try, within 1 s", f"{found.seats_waited_for - found.seats_refused:,}"),
+        ("not at the first try, within 2 s", f"{found.seats_waited_for - found.seats_refused:,}"),
         ("memory before / after", f"{found.memory_before:.0f} / {found.memory_after:.0f} MiB"),
         ("memory at most", f"{found.memory_peak:.0f} MiB, {found.memory_peak - found.memory_before:+.0f}"),
         ("cap on its growth: 8 messages of 16 MiB, 3 times each", f"{cap:.0f} MiB"),

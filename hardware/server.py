@@ -10,6 +10,7 @@ import asyncio
 import http
 import logging
 import time
+import traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ from ebt_policy.hardware.wire import (
     encode,
 )
 
-MAX_CONNECTIONS = 8  # that have not been refused yet, each of which may hold a message
+MAX_CONNECTIONS = 8  # each of which may hold a message; those beyond are cut off
 CLOSE_S = 1.0  # a peer that does not answer a goodbye is forgotten
 logger = logging.getLogger(__name__)
 
@@ -145,12 +146,16 @@ class PolicyServer:
     async def _connection(self, connection: ServerConnection) -> None:
         self._connections += 1
         try:
-            if self._connections <= MAX_CONNECTIONS:
+            if self._connections > MAX_CONNECTIONS:
+                connection.transport.abort()  # a goodbye would take in what it sends meanwhile
+            else:
                 await self._guarded(connection)
+            await connection.close()  # counted until it is over, for the same reason
         except Exception:
             logger.exception("the connection of %s failed", connection.remote_address)
         finally:
             self._connections -= 1
+            _free(connection.protocol.parser_exc)
 
     async def _guarded(self, connection: ServerConnection) -> None:
         """One connection from Hello on; whatever ends it, the controller's place is free before the goodbye."""
@@ -170,6 +175,7 @@ class PolicyServer:
                 await _Control(connection, self._decider, self._executor).run()
         except WireError as error:
             fault = Fault("malformed", f"{error.code}: {error}")
+            _free(error)
         except TimeoutError:
             fault = Fault("silent", "Nothing was heard for too long; the connection is given up.")
         except ConnectionClosed as error:
@@ -284,6 +290,15 @@ class _Control:
         except Exception:
             logger.exception("observation %d could not be decided on", observe.sequence)
             return Fault("policy", "The policy failed; the server's log says why.", observe.sequence)
+
+
+def _free(error: BaseException | None) -> None:
+    """Lets go of what the frames of an error hold, such as the message that it is about.
+
+    They are part of cycles, and until the garbage collector comes, thousands of messages could gather.
+    """
+    if error is not None:
+        traceback.clear_frames(error.__traceback__)
 
 
 def _finite(value: float | None) -> float | None:

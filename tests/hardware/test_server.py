@@ -1,8 +1,10 @@
 """The server over real sockets: what it decides on, what it refuses, and that it survives its clients and its policy."""
 
+import gc
 import itertools
 import logging
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from websockets.exceptions import ConnectionClosed
 from ebt_policy.errors import UserError
 from ebt_policy.hardware import wire
 from ebt_policy.hardware.client import NoDecision, RemotePolicy
-from ebt_policy.hardware.server import Decided
+from ebt_policy.hardware.server import MAX_CONNECTIONS, Decided
 from ebt_policy.hardware.wire import Act, Array, Fault, Heartbeat
 
 
@@ -222,3 +224,31 @@ def test_a_silent_controller_is_dropped():
         answer = hear(peer)
         assert isinstance(answer, Fault) and answer.code == "silent"
         introduced(url).close()
+
+
+def test_what_was_refused_is_not_kept_until_the_garbage_collector_comes(url):
+    """A connection is part of cycles; sixteen MiB must not hang on each."""
+    data = b"\x91" * 2**20
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for connect in (raw, introduced) * 4:
+            with connect(url) as peer:
+                peer.send(data)
+                assert isinstance(hear(peer), Fault)
+            del peer
+        wait_until(lambda: tracemalloc.get_traced_memory()[0] - before < 3 * len(data))
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+
+def test_those_beyond_the_number_of_connections_are_cut_off_at_once(url):
+    waiting = [raw(url) for _ in range(MAX_CONNECTIONS)]
+    with raw(url) as peer, pytest.raises(ConnectionClosed) as closed:
+        peer.recv(timeout=TIMEOUT_S)
+    assert closed.value.rcvd is None  # no goodbye, during which more could be sent
+    for peer in waiting:
+        peer.close()
