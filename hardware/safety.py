@@ -219,7 +219,7 @@ class SafetyFilter:
     def _rest(self) -> None:
         self.state = State.WAITING
         self._last_stamp = self._last_accepted = -np.inf
-        self._last_tick = self._clock()
+        self._last_tick = self._clock() - self.period_s  # so that the first tick may be one's worth of motion
 
     def _numbers(self, values: Sequence[float], what: str) -> Array | str:
         """(J,) float64, or what is wrong with it."""

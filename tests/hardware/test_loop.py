@@ -39,8 +39,8 @@ def test_the_arm_is_where_the_plan_says_at_every_time(latency, fps, actuation, e
     """However slow the policy is, as long as its plans are long enough to bridge its thinking, twice at the start."""
     policy = Policy(n=execute + int((2 * latency + actuation + 3 * TICK) * fps) + 3, fps=fps, execute=execute)
     world = World(policy, latency=lambda t: latency, options={"fps": fps, "actuation_s": actuation})
-    outcome = world.run(3.0)
-    told = [(t, positions) for t, positions in world.arm.told if latency + 5 * TICK <= t < 3.0 - 1e-6]
+    outcome = world.run(4.0)
+    told = [(t, positions) for t, positions in world.arm.told if latency + 5 * TICK <= t < 4.0 - 1e-6]
     assert len(told) > 2 * HZ
     for t, positions in told:
         assert positions == pytest.approx(position(t + actuation), abs=1e-2)
