@@ -182,7 +182,7 @@ def bench(
     if is_arm_bench(config):
         from ebt_policy.eval.arm_bench import arm_bench
 
-        print(arm_bench(config, output))
+        print(arm_bench(config, output, resume))
         return
     from ebt_policy.eval.bench import bench as run
     from ebt_policy.eval.ray_backend import Cluster

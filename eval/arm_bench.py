@@ -1,6 +1,6 @@
 """`ebt-policy bench configs/bench_arm.yaml`: the whole deployment measured on this machine, without an arm.
 
-    <output>/report.md, results.json
+    <output>/report.md, <part>/part.json
 
 Parity: `deploy` on the twin against `eval` on the same task and seeds, in simulated and in real time. Thinking: stopping on
 the calibrated energy against fixed budgets. Punctuality: see `arm_punctuality`.
@@ -9,6 +9,7 @@ the calibrated energy against fixed budgets. Punctuality: see `arm_punctuality`.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,22 +23,24 @@ from ebt_policy.hardware.loop import Outcome
 from ebt_policy.provenance import run_record, write_atomic, write_json
 
 
-def arm_bench(config: Path, output: Path | None = None) -> str:
-    """Measures what the file asks for; returns the report, which it also writes. What is there already is done again."""
+def arm_bench(config: Path, output: Path | None = None, resume: bool = True) -> str:
+    """Measures what the file asks for; returns the report, which it also writes. resume: parts that are done are kept."""
     bench = read_arm_bench(config)
     folder = output or Path("runs") / config.stem
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = {"punctuality": _punctuality, "parity": _parity, "thinking": _thinking}
-    tables: list[Table] = []
-    figures: dict[str, Any] = {}
+    measure = {"punctuality": _punctuality, "parity": _parity, "thinking": _thinking}
+    options = dataclasses.asdict(dataclasses.replace(bench, parts=()))
+    parts = []
     for name in bench.parts:
-        table, found = parts[name](bench, folder / name)
-        tables.append(table)
-        figures[name] = found
-        # Each part takes minutes: an interruption keeps what is done.
-        text = "\n".join(table.markdown() for table in tables)
-        write_atomic(folder / "report.md", text)
-        write_json(folder / "results.json", run_record() | {"bench": dataclasses.asdict(bench), **figures})
+        file = folder / name / "part.json"
+        done = json.loads(file.read_text()) if resume and file.exists() else {}
+        if done.get("bench") != json.loads(json.dumps(options)):
+            table, figures = measure[name](bench, folder / name)
+            done = run_record() | {"bench": options, "markdown": table.markdown(), "figures": figures}
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, done)
+        parts.append(done["markdown"])
+    text = "\n".join(parts)
+    write_atomic(folder / "report.md", text)
     return text
 
 
@@ -81,14 +84,12 @@ def _thinking(bench: ArmBench, folder: Path) -> tuple[Table, Any]:
             env=bench.task,
             episodes=bench.calibration_episodes,
             seed=bench.calibration_seed,
-            signals=("energy",),
             processes=1,
         )
     ways: dict[str, dict[str, Any]] = {
         f"{budget} evaluations": {"max_evaluations": budget} for budget in bench.budgets
     }
-    ways[f"until the usual energy, at most {bench.energy_budget}"] = {
-        "max_evaluations": bench.energy_budget,
+    ways["1 where the energy is as usual, else 2"] = {
         "stop": "energy",
         "calibration": str(file),
         "ladder": [],

@@ -17,7 +17,7 @@ KIND = "arm"
 @dataclass(frozen=True)
 class ArmBench:
     """policy acts on task, the twin's. episodes: in simulated time, of each way of thinking; real_episodes: in real time.
-    seed: of the first one. calibration_episodes: to learn the usual energy from, on seeds of their own. budgets: evaluations.
+    seed: of the first one. calibration_episodes: to learn from which energy a decision usually begins, on seeds of their own. budgets: evaluations.
     seconds: of each line of the table of punctuality; hz: of that loop. parts: which of parity, thinking, punctuality.
     """
 
@@ -29,7 +29,6 @@ class ArmBench:
     calibration_episodes: int = 40
     calibration_seed: int = 300_000
     budgets: tuple[int, ...] = (1, 2, 4)
-    energy_budget: int = 4
     hz: float = 50.0
     seconds: float = 60.0
     parts: tuple[str, ...] = ("punctuality", "parity", "thinking")

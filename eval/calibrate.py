@@ -79,9 +79,17 @@ def calibrate(
         acting=acting(runner),
         versions=provenance.versions(),
         git_hash=provenance.git_hash(),
+        first_energy=_first_energy(seen),
     )
     made.write(output)
     return made
+
+
+def _first_energy(episodes: Sequence[Values]) -> float | None:
+    """Median over all decisions of where descent began: final energy plus what thinking gained."""
+    first = [one["energy"] + one["energy_drop"] for episode in episodes for one in episode]
+    known = [energy for energy in first if np.isfinite(energy)]
+    return float(np.median(known)) if known else None
 
 
 def transition_folder(calibration: Path) -> Path:

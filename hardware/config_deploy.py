@@ -15,8 +15,8 @@ from ebt_policy.hardware.config_sim_robot import SimRobotConfig
 class PolicyOptions:
     """path: a run, a checkpoint, or shipped:NAME. server: instead, the ws:// address of `ebt-policy serve`; token_file: for it.
     calibration: a file of `ebt-policy calibrate`; with it the policy alarms, and climbs `ladder` when it does.
-    stop: "budget" thinks for max_evaluations; "energy" until the energy is what successful decisions end at, by the
-    calibration, or max_evaluations. set: any option of the policy.
+    stop: "budget" thinks for max_evaluations; "energy" for one where that begins as low as in half of the successful decisions,
+    by the calibration, else for max_evaluations. set: any option of the policy.
     """
 
     path: str = ""

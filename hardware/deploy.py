@@ -171,7 +171,7 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
         remote.connect()
         return RemotePlanner(remote)
     from ebt_policy.calibration import read_calibration
-    from ebt_policy.hardware.local_planner import LocalPlanner, usual_energy
+    from ebt_policy.hardware.local_planner import LocalPlanner
     from ebt_policy.recovery import Ladder
     from ebt_policy.runner import find_checkpoint, load_runner
     from ebt_policy.watched import WatchedRunner
@@ -184,11 +184,14 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
         )
     overrides = dict(options.set)
     if options.stop == "energy":
-        if calibration is None:
+        if calibration is None or calibration.first_energy is None:
             raise UserError(
-                "--policy.stop=energy needs --policy.calibration, which says what energy is usual."
+                "--policy.stop=energy needs --policy.calibration with the energy at the first evaluation: make one with "
+                "`ebt-policy calibrate`."
             )
-        overrides |= {"stop_energy": usual_energy(calibration), "min_evaluations": 1}
+        # What begins as low as usual needs no second thought. Noise shrinks from one evaluation to the next, and with it
+        # every energy: only first ones compare.
+        overrides |= {"stop_energy": calibration.first_energy, "min_evaluations": 1}
     elif options.stop != "budget":
         raise UserError(f"--policy.stop is '{options.stop}'; expected budget or energy.")
     ladder = Ladder() if options.ladder is None else Ladder(rungs=tuple(options.ladder))

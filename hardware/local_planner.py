@@ -8,7 +8,6 @@ from collections import deque
 import numpy as np
 import torch
 
-from ebt_policy.calibration import Calibration
 from ebt_policy.hardware.planning import Observation, Plan, Question, Seen
 from ebt_policy.noise import Noise
 from ebt_policy.runner import shifted
@@ -99,12 +98,3 @@ def _batch(values: list[np.ndarray]) -> np.ndarray:
     """T values -> (1, T, ...) float32; pictures, which are bytes, in 0..1."""
     stacked = np.stack(values)[None]
     return stacked.astype(np.float32) / (255 if stacked.dtype == np.uint8 else 1)
-
-
-def usual_energy(calibration: Calibration) -> float:
-    """The energy at which successful decisions usually end (its geometric mean): where to stop thinking.
-
-    Raises ValueError where the calibration does not use the energy.
-    """
-    statistic = calibration.statistic
-    return float(np.exp(statistic.location[statistic.signals.index("energy")]))

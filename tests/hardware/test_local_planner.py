@@ -10,7 +10,7 @@ import pytest
 from ebt_policy.calibration import Calibration, calibrated
 from ebt_policy.envs import environment
 from ebt_policy.eval.rollout import rollout
-from ebt_policy.hardware.local_planner import LocalPlanner, usual_energy
+from ebt_policy.hardware.local_planner import LocalPlanner
 from ebt_policy.hardware.planning import Plan, Question, Seen
 from ebt_policy.recovery import Ladder
 from ebt_policy.runner import RunnerDecision, load_runner, shifted
@@ -162,8 +162,3 @@ def test_thinking_ends_at_the_deadline_of_its_question(checkpoint: Callable):
     assert made[0].stop_reason == "deadline"
     assert made[0].evaluations < made[1].evaluations == 50
     assert made[1].stop_reason != "deadline"
-
-
-def test_the_usual_energy_is_the_geometric_mean_of_the_calibration(checkpoint: Callable):
-    calibration = alarm_always(load_runner(checkpoint("ebt")))
-    assert usual_energy(calibration) == pytest.approx(np.exp(-20.0))
