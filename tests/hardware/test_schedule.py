@@ -13,10 +13,16 @@ lengths = st.integers(1, 8)
 seeds = st.integers(0, 2**32 - 1)
 
 
+def unhurried(examples: int = 100) -> settings:
+    """On a busy machine any example may take long."""
+    return settings(deadline=None, max_examples=examples)
+
+
 def plan(n: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-1, 1, (n, 2))
 
 
+@unhurried()
 @given(st.floats(0, 1e6), lengths, seeds, st.sampled_from([1 / 30, 0.02, 0.1]))
 def test_each_action_is_due_bit_for_bit_at_its_time(seen: float, n: int, seed: int, period: float):
     schedule, rows = Schedule(period), plan(n, seed)
@@ -30,6 +36,7 @@ def test_each_action_is_due_bit_for_bit_at_its_time(seen: float, n: int, seed: i
     assert schedule.at(time) is None
 
 
+@unhurried()
 @given(lengths, st.floats(0, 1), seeds)
 def test_a_straight_line_lies_between_two_actions(n: int, share: float, seed: int):
     schedule, rows = Schedule(PERIOD), plan(n + 1, seed)
@@ -39,6 +46,7 @@ def test_a_straight_line_lies_between_two_actions(n: int, share: float, seed: in
         assert schedule.at(5.0 + (k + share) * PERIOD) == pytest.approx(expected, abs=1e-6)
 
 
+@unhurried()
 @given(lengths, seeds)
 def test_there_is_nothing_to_do_before_and_after_a_plan_and_once_cleared(n: int, seed: int):
     schedule = Schedule(PERIOD)
@@ -55,6 +63,7 @@ def test_there_is_nothing_to_do_before_and_after_a_plan_and_once_cleared(n: int,
     assert schedule.end == -np.inf
 
 
+@unhurried()
 @given(lengths, lengths, st.floats(0, 5), seeds)
 def test_a_plan_wholly_in_the_past_changes_nothing(n: int, old: int, beyond: float, seed: int):
     schedule = Schedule(PERIOD, BLEND)
@@ -67,6 +76,7 @@ def test_a_plan_wholly_in_the_past_changes_nothing(n: int, old: int, beyond: flo
         assert np.array_equal(schedule.at(t), value) if value is not None else schedule.at(t) is None
 
 
+@unhurried()
 @given(st.integers(2, 8), st.floats(0.01, 0.7), st.booleans(), seeds)
 def test_late_actions_are_never_executed(n: int, delay: float, busy: bool, seed: int):
     """Whatever they were; only the line towards the first that is in time begins at the last that is not."""
@@ -92,7 +102,7 @@ arrivals = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@unhurried(60)
 @given(arrivals)
 @example([(0.0, 0.01, 8, 0), (0.3, 0.15, 2, 1)])  # the second is in its last period when it comes
 @example([(0.0, 0.01, 8, 0), (0.3, 0.12, 1, 1)])  # all there is of the second
