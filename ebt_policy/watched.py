@@ -91,6 +91,13 @@ class WatchedRunner:
     def describe(self) -> dict[str, Any]:
         return self.runner.describe() | {"ladder": dataclasses.asdict(self._ladder)}
 
+    def prepare(self) -> list[Runner]:
+        """Loads what the ladder's rungs need, so that no alarm has to wait for it; all the runners there are."""
+        for rung in self._ladder.rungs:
+            if rung in ("think", "sample"):
+                self._other(rung)
+        return [self.runner, *self._others.values()]
+
     def watch(self) -> Watch:
         """A Watch for a new episode, to be given to each of its decisions."""
         return Watch(self._calibration, self._ladder, self._keep_inputs)

@@ -97,9 +97,8 @@ def deploying(
     with contextlib.ExitStack() as stack:
         output = Path(config.output)
         output.mkdir(parents=True, exist_ok=True)
-        provenance.write_json(
-            output / "run.json", provenance.run_record() | {"config": plain(dataclasses.asdict(config))}
-        )
+        options = plain(dataclasses.asdict(config)) | {"robot_type": config.robot.type}
+        provenance.write_json(output / "run.json", provenance.run_record() | {"config": options})
         log = EventLog(output / "events.jsonl")
         stack.callback(log.close)
 

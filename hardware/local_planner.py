@@ -24,6 +24,7 @@ class LocalPlanner:
         self.needs = {name: tuple(f.shape) for name, f in watched.config.input_features.items()}
         self.action_size = watched.config.action_feature.shape[0]
         self._fps, self.seed = fps, seed
+        self._runners = watched.prepare()
         self._history: deque[Observation] = deque(maxlen=watched.n_obs_steps)
         self._noise, self._watch = Noise.from_seeds([seed]), watched.watch()
         self._chunk: np.ndarray | None = None  # (1, H, A) normalised, of the last decision
@@ -39,9 +40,9 @@ class LocalPlanner:
             for _ in range(1 if self._history else self.watched.n_obs_steps):
                 self._history.append(seen.observation)
         stamp = question.frames[-1].stamp
-        config = self.watched.config
-        if hasattr(config, "deadline_s"):
-            config.deadline_s = None if np.isinf(question.deadline_s) else question.deadline_s
+        for runner in self._runners:
+            if hasattr(runner.config, "deadline_s"):
+                runner.config.deadline_s = None if np.isinf(question.deadline_s) else question.deadline_s
         batch = {name: _batch([frame[name] for frame in self._history]) for name in self._history[-1]}
         decision = self.watched.decide(batch, self._noise, self._carried_on(stamp), [self._watch])
         chunk, trace = decision.chunk, decision.trace
@@ -74,6 +75,9 @@ class LocalPlanner:
         nothing = {name: np.zeros(shape, np.float32) for name, shape in self.needs.items()}
         for _ in range(3):
             self.plan(Question((Seen(nothing, 0.0),), np.inf, reset=True))
+        batch = {name: _batch([value] * self.watched.n_obs_steps) for name, value in nothing.items()}
+        for runner in self._runners[1:]:
+            runner.decide(batch, Noise.from_seeds([0]))
         self._begin_episode()
 
     def close(self) -> None:

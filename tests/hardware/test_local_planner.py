@@ -115,6 +115,9 @@ class Fake:
         self.runner = SimpleNamespace(actions=lambda chunk: chunk.numpy())
         self.chunks, self.batches, self.previous = chunks, [], []
 
+    def prepare(self):
+        return [self]
+
     def watch(self):
         return SimpleNamespace(readings=[], rungs=[])
 
