@@ -162,6 +162,7 @@ def test_a_full_disk_costs_only_the_episode(
     assert list(loaded(tmp_path / "d").meta.episodes["length"]) == [4, 2]
 
 
+@pytest.mark.slow
 def test_death_between_any_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Readable at once, and the next episode takes the place of the one that was cut off."""
     whole = tmp_path / "whole"

@@ -158,6 +158,7 @@ class ServoCamera(FakeCamera):
         return scene(float(np.interp(now - self.late_s, times, positions)), 3.0, self.rng)
 
 
+@pytest.mark.slow
 def test_on_emulated_servos(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -85,7 +85,8 @@ def test_a_stalled_disk_costs_frames_and_no_time(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("writer", "said"), [(Full, "The disk under .* is full"), (Dying, "ended by itself")]
+    ("writer", "said"),
+    [(Full, "The disk under .* is full"), pytest.param(Dying, "ended by itself", marks=pytest.mark.slow)],
 )
 def test_a_fault_ends_recording_and_not_the_loop(tmp_path: Path, writer, said: str):
     events = []
@@ -163,7 +164,9 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("victims", ["both", pytest.param("parent", marks=pytest.mark.slow), "ctrl-c"])
+@pytest.mark.parametrize(
+    "victims", ["both", *(pytest.param(who, marks=pytest.mark.slow) for who in ("parent", "ctrl-c"))]
+)
 def test_killed_in_the_second_episode(tmp_path: Path, victims: str):
     (tmp_path / "run.py").write_text(SECOND_EPISODE)
     root = tmp_path / "d"
@@ -195,6 +198,7 @@ def test_killed_in_the_second_episode(tmp_path: Path, victims: str):
     assert not (tmp_path / "d.staging").exists()
 
 
+@pytest.mark.slow
 def test_a_dataset_of_another_kind_is_told_before_anything_moves(tmp_path: Path):
     (tmp_path / "d").mkdir()
     recorder = Recorder(spec(tmp_path / "d"))

@@ -341,6 +341,7 @@ for realtime in (False, True):
 """
 
 
+@pytest.mark.slow
 def test_pictures_are_those_of_the_env_and_of_their_episode(tmp_path: Path):
     pytest.importorskip("gym_aloha")
     from ebt_policy.envs.rendering import find_backend
