@@ -225,7 +225,7 @@ def test_emulated_servos_are_looked_at_and_keep_their_goals(
 
     from ebt_policy.hardware.feetech_bus import EmulatedBus
 
-    monkeypatch.setattr(sdk_port, "time", SimpleNamespace(time=lambda: time.time() / 8))
+    monkeypatch.setattr(sdk_port, "time", SimpleNamespace(time=lambda: time.time() / 40))
     names = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
     planner.needs, planner.action_size = {"observation.state": (6,)}, 6
     with EmulatedBus() as bus:

@@ -170,7 +170,7 @@ def test_on_emulated_servos(
 
     from ebt_policy.hardware.feetech_bus import EmulatedBus
 
-    monkeypatch.setattr(sdk_port, "time", SimpleNamespace(time=lambda: time.time() / 8))
+    monkeypatch.setattr(sdk_port, "time", SimpleNamespace(time=lambda: time.time() / 40))
     monkeypatch.setattr(measuring, "STEPS", 6)
     monkeypatch.setattr(measuring, "WARNING_S", 0.0)
     names = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
