@@ -48,6 +48,7 @@ def deploy(*options: str) -> None:
             if ended in ("quit", "error"):
                 raise SystemExit(130 if ended == "quit" else 1)
 
+    options = tuple(option.replace("--measure-latency", "--measure_latency") for option in options)
     before = sys.argv
     # LeRobot's parser reads the command line itself, and wants a value for everything.
     sys.argv = ["ebt-policy deploy", *(f"{option}=true" if option in FLAGS else option for option in options)]

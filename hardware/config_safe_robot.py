@@ -27,6 +27,9 @@ class SafetyOptions:
     ramp_s: float = 1.0
     start_gate: float | None = 30.0
     following_error: float | None = None
+    max_temperature: float | None = (
+        65.0  # of a motor, degrees Celsius; its own protection lets go at about 70
+    )
     # Computes, checks and logs what it would send, and sends nothing.
     shadow: bool = False
     event_log: str | None = None  # a file of JSON lines

@@ -70,7 +70,7 @@ def run_case(case: Case) -> Row:
     else:
         reaction = GO_ON
     waits = reaction in (HOLD, STOP, ERROR, END)
-    allowed = WATCHDOG_S + BRAKING_S if waits else None
+    allowed = WATCHDOG_S + BRAKING_S + case.delay if waits else None
     return Row(
         case.name,
         case.reaction,

@@ -30,6 +30,7 @@ class Case:
     lift: Act = lambda cell: None
     remainder: bool = False
     lasts: float = 3.0  # seconds
+    delay: float = 0.0  # seconds until it is looked at
 
 
 def _plans(change: Callable[[Plan], Answer]) -> Act:
@@ -154,6 +155,7 @@ CASES: tuple[Case, ...] = (
     Case("a joint reads NaN", ERROR, _arm(reading=np.array([0.0, np.nan, 0.0])), _arm(reading=None)),
     Case("readings stand still", STOP, _stalled, _arm(reading=None)),
     Case("a joint is blocked", STOP, _arm(blocked=True), _arm(blocked=False)),
+    Case("a motor is too hot", STOP, _arm(temperature=80), _arm(temperature=40), delay=2.0),
     # The computer and the human.
     Case("computer pauses for 0.15 s", GO_ON, _pause(0.15)),
     Case("computer pauses for 1 s", GO_ON, _pause(1.0)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,11 @@ class FaultyArm(Robot):
         self.reading: np.ndarray | None = None  # instead of the truth
         self.blocked = False
         self.cameras: dict[str, Any] = {}
+        self.temperature = 40
+        self.bus = SimpleNamespace(motors={}, calibration={}, sync_read=self._temperatures)
+
+    def _temperatures(self, register: str, normalize: bool) -> dict[str, int]:
+        return dict.fromkeys(JOINTS, self.temperature)
 
     def __str__(self) -> str:
         return "the simulated arm"

@@ -23,6 +23,7 @@ from ebt_policy.hardware.timing import Punctuality, Stopwatch
 
 _FRAMES = 64  # kept for a policy that does not answer
 _LATENCIES = 50
+_HEALTH_S = 2.0  # between two looks at the motors' temperatures
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class ControlLoop:
         self._worked: dict[str, float] = {}  # when it last did
         self._bus_held = False  # for longer than a lost packet
         self._blind = ""  # why nothing can be seen
+        self._next_health = 0.0
 
     def run(self, seconds: float) -> Outcome:
         """One episode of at most `seconds`. Whatever ends it, the arm is left braking or at rest."""
@@ -163,6 +165,11 @@ class ControlLoop:
         measured = None if floats is None else [floats[f"{name}.pos"] for name in self.arm.joints]
         if floats is not None or "send" not in self._failing:  # else nobody knows from where it would move
             self._send(target, measured, now)
+        if now >= self._next_health:
+            self._next_health = now + _HEALTH_S
+            hot = self.arm.too_hot()
+            if hot and not self.arm.stopped:
+                self.arm.stop(hot)
         if seen is not None and self._sent and self._on_sent is not None:
             self._on_sent(Sent(seen, self._sent))
         return target
@@ -309,6 +316,7 @@ class ControlLoop:
         self._failing, self._worked, self._bus_held = {}, {}, False
         self._latencies.clear()
         self._next_sample = self.clock.now()
+        self._next_health = self._next_sample + _HEALTH_S
         self._sent = {}
         self._restart()
 

@@ -170,6 +170,20 @@ class SafeRobot(Robot):
         if self.filter is not None:
             self.filter.hold(reason)
 
+    def too_hot(self) -> str:
+        """Which motor is hotter than `max_temperature`, "" for none, or where nobody can tell. Costs one reading of the bus."""
+        allowed, bus = self.config.max_temperature, getattr(self.robot, "bus", None)
+        if allowed is None or not hasattr(bus, "sync_read"):
+            return ""
+        try:
+            found = bus.sync_read("Present_Temperature", normalize=False)
+        except Exception:  # no such register, or a fault of the bus, which reading the joints will show
+            return ""
+        hottest = max(found, key=found.get, default="")
+        if not hottest or found[hottest] <= allowed:
+            return ""
+        return f"motor '{hottest}' has {found[hottest]:g} °C; {allowed:g} are allowed. Let it cool down, and look for what it pushes against"
+
     @property
     def at_rest(self) -> bool:
         """Whether what is commanded stands still."""

@@ -141,3 +141,15 @@ def test_lerobot_makes_it_by_its_type_and_options(tmp_path: Path):
 def test_options_that_describe_no_robot_are_named(tmp_path: Path):
     with pytest.raises(UserError, match="describes no LeRobot robot"):
         SafeRobot(SafeRobotConfig(robot={"type": "nobody"}, calibration_dir=tmp_path))
+
+
+def test_a_hot_motor_is_named(guarded, arm: FakeArm):
+    robot, _ = guarded(max_temperature=60.0)
+    assert robot.too_hot() == ""  # this bus cannot be asked
+    temperatures = {"shoulder": 41, "elbow": 60, "gripper": 33}
+    arm.bus.sync_read = lambda register, normalize: temperatures
+    assert robot.too_hot() == ""
+    temperatures["elbow"] = 61
+    assert "'elbow' has 61 °C; 60 are allowed" in robot.too_hot()
+    robot.config.max_temperature = None
+    assert robot.too_hot() == ""
