@@ -34,9 +34,11 @@ class PolicyOptions:
 
 @dataclass(kw_only=True)
 class StreamOptions:
-    """max_age_s: a picture older than this is stale. max_skew_s: pictures may be this far apart. frozen_s: the
+    """aligned: for data whose joints are those of when its pictures were taken; LeRobot's are not (see `watching.Eyes`).
+    max_age_s: a picture older than this is stale. max_skew_s: pictures may be this far apart. frozen_s: the
     same picture for so long means a frozen camera; null for files. latency_s: from light to
-    picture, by camera (`--measure_latency`); actuation_s: from command to motion.
+    picture, by camera (`--measure_latency`); actuation_s: from command to motion, where the data's actions
+    are measured motion and not commands.
     """
 
     max_age_s: float = 0.3
@@ -44,6 +46,7 @@ class StreamOptions:
     frozen_s: float | None = 1.0
     latency_s: dict[str, float] = field(default_factory=dict)
     actuation_s: float = 0.0
+    aligned: bool = False
 
 
 @dataclass(kw_only=True)

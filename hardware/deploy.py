@@ -79,7 +79,7 @@ def deploy(
                 if deployed.recording is not None:
                     deployed.recording.end(outcome.success)
                 print(_line(episode, outcome, deployed.twin), flush=True)
-                _write(output / "episodes.json", outcomes, deployed.twin)
+                _write(output / "episodes.json", outcomes)
                 if outcome.end in ("quit", "error"):
                     break
     return outcomes
@@ -133,7 +133,7 @@ def deploying(
         loop = ControlLoop(
             arm,
             thinker,
-            Eyes(observer, body.streams),
+            Eyes(observer, body.streams, 1 / (fps * body.speed), config.streams.aligned),
             LoopConfig(
                 fps * body.speed,
                 body.control_hz,
@@ -261,5 +261,5 @@ def _line(episode: int, outcome: Outcome, twin: SimRobot | None) -> str:
     )
 
 
-def _write(path: Path, outcomes: list[Outcome], twin: SimRobot | None) -> None:
+def _write(path: Path, outcomes: list[Outcome]) -> None:
     provenance.write_json(path, plain([dataclasses.asdict(outcome) for outcome in outcomes]))

@@ -134,7 +134,7 @@ def run_bus_case(case: BusCase) -> BusRun:
         loop = ControlLoop(
             arm,
             Thinker(planner),
-            Eyes(observer, Streams([], 1.0)),
+            Eyes(observer, Streams([], 1.0), 1 / FPS),
             LoopConfig(fps=FPS, control_hz=HZ, patience_s=1.5),
             clock,
             on_event=events.append,

@@ -187,7 +187,7 @@ class Cell:
         self.loop = ControlLoop(
             self.safe,
             self.thinker,  # type: ignore[arg-type]
-            Eyes(observer, streams),
+            Eyes(observer, streams, 1 / FPS),
             LoopConfig(fps=FPS, control_hz=HZ, patience_s=1.5),
             self.clock,
             self.commands,

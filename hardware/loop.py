@@ -110,6 +110,7 @@ class ControlLoop:
         self._failing: dict[str, float] = {}  # since when the bus fails to read, to send
         self._worked: dict[str, float] = {}  # when it last did
         self._bus_held = False  # for longer than a lost packet
+        self._retake = False  # after a stop
         self._blind = ""  # why nothing can be seen
         self._next_health = 0.0
 
@@ -181,8 +182,9 @@ class ControlLoop:
             wrong = [name for name in self.arm.joints if not np.isfinite(floats[f"{name}.pos"])]
             if wrong:
                 raise ValueError(f"joint '{wrong[0]}' shows {floats[f'{wrong[0]}.pos']}")
-            if self._bus_held:  # nobody knows where the arm went meanwhile: what is sent next begins there
-                self.arm.begin()
+            if self._bus_held or self._retake:
+                self.arm.begin()  # nobody knows where the arm went meanwhile: what is sent next begins there
+                self._retake = False
         except Exception as error:  # each robot raises its own
             self._bus_failed("read", f"the joints cannot be read: {error}")
             return None
@@ -304,6 +306,8 @@ class ControlLoop:
             if command is Command.STOP:
                 self.arm.stop("asked to")
             elif command is Command.RESET:
+                if self.arm.stopped:
+                    self._retake = True  # a human may have moved it meanwhile
                 self.arm.reset()
                 self._restart()
             else:
@@ -313,7 +317,7 @@ class ControlLoop:
     def _begin(self) -> None:
         self._outcome = Outcome("", "", 0.0, Stopwatch().punctuality(), evaluations=0.0)
         self._ended, self._blind = ("", ""), ""
-        self._failing, self._worked, self._bus_held = {}, {}, False
+        self._failing, self._worked, self._bus_held, self._retake = {}, {}, False, False
         self._latencies.clear()
         self._next_sample = self.clock.now()
         self._next_health = self._next_sample + _HEALTH_S
