@@ -160,30 +160,34 @@ def bench(
             are the same.
         address: Of the Ray cluster: auto, host:port or ray://host:port; local starts one on this machine.
     """
-    from ebt_policy.eval.arm_config import is_arm_bench, is_fault_bench
-    from ebt_policy.eval.monitor_config import is_monitor_bench
-    from ebt_policy.eval.served_bench import is_server_bench
+    from ebt_policy.errors import UserError
+    from ebt_policy.eval.bench_file import bench_kind
 
-    if is_monitor_bench(config):
+    kind = bench_kind(config)
+    if kind == "monitor":
         from ebt_policy.eval.monitor_bench import monitor_bench
 
         print(monitor_bench(config, output, processes))
         return
-    if is_server_bench(config):
+    if kind == "server":
         from ebt_policy.eval.served_bench import server_bench
 
         print(server_bench(config, output))
         return
-    if is_fault_bench(config):
+    if kind == "faults":
         from ebt_policy.hardware.fault_bench import fault_bench
 
         print(fault_bench(config, output))
         return
-    if is_arm_bench(config):
+    if kind == "arm":
         from ebt_policy.eval.arm_bench import arm_bench
 
         print(arm_bench(config, output, resume))
         return
+    if kind is not None:
+        raise UserError(
+            f"{config}: no bench has the kind '{kind}'. Kinds: monitor, server, faults, arm; none for policies."
+        )
     from ebt_policy.eval.bench import bench as run
     from ebt_policy.eval.ray_backend import Cluster
 

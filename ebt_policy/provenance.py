@@ -3,11 +3,13 @@
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -82,3 +84,16 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Atomic, indented JSON."""
     write_atomic(path, json.dumps(value, indent=2) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """For JSON, which has no NaN and no paths: what is no finite number becomes None, in mappings and sequences too."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if getattr(value, "ndim", None) == 0:  # a scalar of numpy, which is not imported for it
+        value = value.item()
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value

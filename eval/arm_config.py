@@ -8,10 +8,7 @@ from typing import Any
 
 import yaml
 
-from ebt_policy.errors import UserError
-from ebt_policy.recipe import did_you_mean
-
-KIND = "arm"
+from ebt_policy.eval.bench_file import record
 
 
 @dataclass(frozen=True)
@@ -34,28 +31,8 @@ class ArmBench:
     parts: tuple[str, ...] = ("punctuality", "parity", "thinking")
 
 
-def is_arm_bench(path: Path) -> bool:
-    return _kind(path) == KIND
-
-
-def is_fault_bench(path: Path) -> bool:
-    """That one has no options: configs/bench_faults.yaml."""
-    return _kind(path) == "faults"
-
-
-def _kind(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text()).get("kind")
-    except (OSError, yaml.YAMLError, AttributeError):  # whoever reads it next says what is wrong with it
-        return None
-
-
 def read_arm_bench(path: Path) -> ArmBench:
     """Raises UserError for options that do not exist."""
     data: dict[str, Any] = yaml.safe_load(path.read_text())
     data.pop("kind")
-    known = ArmBench.__dataclass_fields__
-    for name in data:
-        if name not in known:
-            raise UserError(f"{path} has no option '{name}'.{did_you_mean(name, list(known))}")
-    return ArmBench(**{name: tuple(v) if isinstance(v, list) else v for name, v in data.items()})
+    return record(ArmBench, data, str(path))

@@ -5,7 +5,6 @@ another process, cameras that decode JPEG pictures 30 times a second as USB came
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import time
@@ -19,29 +18,20 @@ from lerobot.cameras.camera import Camera
 from lerobot.cameras.opencv import OpenCVCameraConfig
 from lerobot.robots.robot import Robot
 
-JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
-LOW, HIGH = 1000, 3100
+from ebt_policy.hardware.feetech_so101 import JOINTS, driver, in_the_middle
+
 SIZE = (480, 640)
 
 
 @contextlib.contextmanager
 def emulated_so101(folder: Path, cameras: tuple[str, ...]) -> Iterator[Robot]:
     """LeRobot's SO-101 driver, calibrated, not yet connected. The servos answer from another process, as fast as real ones."""
-    from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
-
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     bus = context.Process(target=_servos, args=(theirs,), daemon=True)
     bus.start()
     try:
-        port = ours.recv()
-        folder.mkdir(parents=True, exist_ok=True)
-        calibration = {
-            name: {"id": i, "drive_mode": 0, "homing_offset": 0, "range_min": LOW, "range_max": HIGH}
-            for i, name in enumerate(JOINTS, start=1)
-        }
-        (folder / "emulated.json").write_text(json.dumps(calibration))
-        robot = SO101Follower(SO101FollowerConfig(port=port, id="emulated", calibration_dir=folder))
+        robot: Any = driver(ours.recv(), folder)
         robot.cameras = {name: FilmCamera(i) for i, name in enumerate(cameras)}
         yield robot
     finally:
@@ -56,10 +46,7 @@ def _servos(pipe: Any) -> None:
     with contextlib.suppress(AttributeError, OSError):  # servos wait for nobody's processor
         os.setpriority(os.PRIO_PROCESS, 0, -20)
     with EmulatedBus(line_timing=True) as bus:
-        for i in range(1, 7):
-            bus.servo(i).set("Min_Position_Limit", LOW)
-            bus.servo(i).set("Max_Position_Limit", HIGH)
-            bus.servo(i).turn_to(2048)
+        in_the_middle(bus)
         pipe.send(bus.port)
         with contextlib.suppress(EOFError):
             pipe.recv()  # until the other side is gone

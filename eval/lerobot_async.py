@@ -37,7 +37,7 @@ def check_installed() -> None:
 
 
 def serve_until_closed(pipe: Connection, policy: str | None, n_action_steps: int, folder: Path) -> None:
-    """A child's main, as `hardware.malformed.serve_until_closed`. policy: None for one that costs nothing.
+    """A child's main, as `hardware.attack.serve_until_closed`. policy: None for one that costs nothing.
 
     folder: where LeRobot makes its folder of logs.
     """

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ebt_policy.errors import UserError
+from ebt_policy.eval.bench_file import record
 from ebt_policy.recipe import did_you_mean
-
-KIND = "monitor"  # `kind: monitor` in the file sets it apart from a bench of policies
 
 
 @dataclass(frozen=True)
@@ -55,22 +54,13 @@ class MonitorBench:
     alphas: tuple[float, ...] = (0.05, 0.10)
 
 
-def is_monitor_bench(path: Path) -> bool:
-    """Whether the file is one of these; one that cannot be read is not."""
-    try:
-        data = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError):
-        return False
-    return isinstance(data, dict) and data.get("kind") == KIND
-
-
 def load_monitor_bench(path: Path) -> MonitorBench:
-    """Reads and checks a file of `is_monitor_bench`. Raises UserError naming the key that is missing or unknown."""
+    """Reads and checks a file of kind `monitor`. Raises UserError naming the key that is missing or unknown."""
     data: dict[str, Any] = yaml.safe_load(path.read_text())
     data.pop("kind")
-    tasks = tuple(_record(MonitorTask, task, f"{path}, tasks") for task in data.pop("tasks", []))
-    rows = tuple(_record(DetectorRow, row, f"{path}, detectors") for row in data.pop("detectors", []))
-    config = _record(MonitorBench, data | {"name": path.stem, "tasks": tasks, "detectors": rows}, str(path))
+    tasks = tuple(record(MonitorTask, task, f"{path}, tasks") for task in data.pop("tasks", []))
+    rows = tuple(record(DetectorRow, row, f"{path}, detectors") for row in data.pop("detectors", []))
+    config = record(MonitorBench, data | {"name": path.stem, "tasks": tasks, "detectors": rows}, str(path))
     names = [row.name for row in rows]
     if config.reference not in names:
         raise UserError(
@@ -79,16 +69,3 @@ def load_monitor_bench(path: Path) -> MonitorBench:
     if not tasks:
         raise UserError(f"{path}: 'tasks' is missing.")
     return config
-
-
-def _record[T](kind: type[T], data: Any, where: str) -> T:
-    if not isinstance(data, dict):
-        raise UserError(f"{where}: expected a mapping of keys to values, found {data!r}.")
-    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
-    for key in data:
-        if key not in known:
-            raise UserError(f"{where}: unknown key '{key}'.{did_you_mean(str(key), known)}")
-    try:
-        return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in data.items()})
-    except TypeError as error:
-        raise UserError(f"{where}: {error}") from error

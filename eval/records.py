@@ -9,22 +9,9 @@ import typing
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-import numpy as np
-
 from ebt_policy.errors import UserError
 
 _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-
-
-def to_plain(value: Any) -> Any:
-    """Dicts, lists and scalars for JSON, which has no NaN: what is not a finite number becomes None."""
-    if isinstance(value, dict):
-        return {name: to_plain(v) for name, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return finite(value) if isinstance(value, float) else value
 
 
 def from_plain[T](kind: type[T], record: Any, where: str = "") -> T:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,10 @@ import numpy as np
 import yaml
 
 from ebt_policy.errors import UserError
+from ebt_policy.eval.bench_file import record
 from ebt_policy.eval.report import Table
 from ebt_policy.provenance import run_record, write_atomic, write_json
-from ebt_policy.recipe import did_you_mean
 
-KIND = "server"
 _PACKAGES = ("msgspec", "websockets", "grpcio", "protobuf", "hypothesis")
 _TIMEOUT_S = 30.0
 
@@ -59,28 +58,16 @@ class Line:
     lerobots: Sequence[float]
 
 
-def is_server_bench(path: Path) -> bool:
-    """Whether the file is one of these; one that cannot be read is not."""
-    try:
-        data = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError):
-        return False
-    return isinstance(data, dict) and data.get("kind") == KIND
-
-
 def load_server_bench(path: Path) -> ServerBench:
-    """Reads a file of `is_server_bench`. Raises UserError naming a key that is unknown or a value of another kind."""
+    """Reads a file of kind `server`. Raises UserError naming a key that is unknown or a value of another kind."""
     data: dict[str, Any] = yaml.safe_load(path.read_text())
     data.pop("kind")
-    defaults = {field.name: field.default for field in fields(ServerBench)}
-    for name, value in data.items():
-        if name not in defaults:
-            raise UserError(f"{path}: unknown key '{name}'.{did_you_mean(str(name), list(defaults))}")
-        if isinstance(value, list):
-            data[name] = value = tuple(value)
-        if type(value) is not type(defaults[name]):
-            raise UserError(f"{path}: expected '{name}' to be like {defaults[name]!r}, found {value!r}.")
-    return ServerBench(**data)
+    config, usual = record(ServerBench, data, str(path)), ServerBench()
+    for name in data:
+        value, like = getattr(config, name), getattr(usual, name)
+        if type(value) is not type(like):
+            raise UserError(f"{path}: expected '{name}' to be like {like!r}, found {value!r}.")
+    return config
 
 
 def server_bench(path: Path, output: Path | None = None) -> Path:
@@ -89,7 +76,7 @@ def server_bench(path: Path, output: Path | None = None) -> Path:
     folder = (output or Path("runs") / path.stem).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        from ebt_policy.hardware import malformed
+        from ebt_policy.hardware import attack, malformed
     except ModuleNotFoundError as missing:
         raise UserError(
             f"This bench needs {missing.name}: pip install 'lerobot_policy_ebt[serve]' psutil"
@@ -106,8 +93,8 @@ def server_bench(path: Path, output: Path | None = None) -> Path:
     # Latency first: it is short, and both parts write down what they found.
     lines = _latency(config, folder)
     print(_latency_table(lines).markdown(), flush=True)
-    attacked = malformed.attack(messages, config.frames, config.handshakes, folder, config.seed)
-    tables = [_latency_table(lines), _attack_table(attacked, malformed.CAP_MIB)]
+    attacked = attack.attack(messages, config.frames, config.handshakes, folder, config.seed)
+    tables = [_latency_table(lines), _attack_table(attacked, attack.CAP_MIB)]
     print(tables[1].markdown())
     record = run_record()
     record["versions"] |= {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -135,7 +122,7 @@ def server_bench(path: Path, output: Path | None = None) -> Path:
 
 # -- latency -----------------------------------------------------------------------------------------------------------
 def _latency(config: ServerBench, folder: Path) -> list[Line]:
-    from ebt_policy.hardware.malformed import Constant
+    from ebt_policy.hardware.attack import Constant
     from ebt_policy.hardware.wire import Feature
 
     seen = _observations(config)
@@ -176,8 +163,8 @@ def _line(
 ) -> Line:
     """Both servers at once, asked in turn; which one is first alternates."""
     from ebt_policy.eval import lerobot_async
+    from ebt_policy.hardware.attack import child, serve_until_closed
     from ebt_policy.hardware.client import RemotePolicy
-    from ebt_policy.hardware.malformed import child, serve_until_closed
 
     with (
         child(serve_until_closed, make, folder / "server.log") as (port, _),

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ebt_policy.errors import UserError
-from ebt_policy.eval.records import finite, from_plain, to_plain
+from ebt_policy.eval.records import finite, from_plain
 from ebt_policy.eval.video import encode
-from ebt_policy.provenance import write_atomic, write_json
+from ebt_policy.provenance import plain, write_atomic, write_json
 
 if TYPE_CHECKING:  # they bring torch, which nobody needs to look at an episode
     from ebt_policy.calibration import Calibration
@@ -84,7 +84,7 @@ class Timeline:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which has no NaN: what is not a finite number becomes None."""
-        return to_plain(asdict(self))
+        return plain(asdict(self))
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Self:

@@ -23,7 +23,7 @@ from ebt_policy.hardware.body import make_body
 from ebt_policy.hardware.clock import Clock
 from ebt_policy.hardware.commands import HELP, Command, Commands, from_keys, from_signals
 from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions
-from ebt_policy.hardware.events import EventLog, plain
+from ebt_policy.hardware.events import EventLog
 from ebt_policy.hardware.loop import ControlLoop, LoopConfig, Outcome, Sent
 from ebt_policy.hardware.observer import Observer
 from ebt_policy.hardware.planning import InlineThinker, Planner, Thinker
@@ -97,7 +97,7 @@ def deploying(
     with contextlib.ExitStack() as stack:
         output = Path(config.output)
         output.mkdir(parents=True, exist_ok=True)
-        options = plain(dataclasses.asdict(config)) | {"robot_type": config.robot.type}
+        options = provenance.plain(dataclasses.asdict(config)) | {"robot_type": config.robot.type}
         provenance.write_json(output / "run.json", provenance.run_record() | {"config": options})
         log = EventLog(output / "events.jsonl")
         stack.callback(log.close)
@@ -218,8 +218,10 @@ def undisturbed() -> Iterator[None]:
     """No pauses of Python's own: the collector waits, threads take turns often, and this one goes first where that is allowed."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_S)
+    thread, niceness = threading.get_native_id(), None
     with contextlib.suppress(AttributeError, OSError):  # not on Windows; elsewhere a matter of rights
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PRIORITY)
+        niceness = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, PRIORITY)
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -229,6 +231,9 @@ def undisturbed() -> Iterator[None]:
         gc.enable()
         gc.unfreeze()
         sys.setswitchinterval(before)
+        if niceness is not None:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
 def _scene_is_ready(commands: Commands) -> bool:
@@ -262,4 +267,4 @@ def _line(episode: int, outcome: Outcome, twin: SimRobot | None) -> str:
 
 
 def _write(path: Path, outcomes: list[Outcome]) -> None:
-    provenance.write_json(path, plain([dataclasses.asdict(outcome) for outcome in outcomes]))
+    provenance.write_json(path, provenance.plain([dataclasses.asdict(outcome) for outcome in outcomes]))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import queue
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from ebt_policy.provenance import plain
 
 CAPACITY = 1024
 
@@ -56,16 +54,3 @@ class EventLog:
                     file.write(line + "\n")
             except OSError:
                 self.failed += 1
-
-
-def plain(value: Any) -> Any:
-    """For JSON, which has no NaN and no paths: what is no finite number becomes None, in mappings and sequences too."""
-    if isinstance(value, Mapping):
-        return {str(name): plain(v) for name, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import threading
 import time
@@ -21,6 +20,7 @@ from ebt_policy.hardware.fault_world import WATCHDOG_S
 from ebt_policy.hardware.feetech_bus import EmulatedBus
 from ebt_policy.hardware.feetech_faults import FaultKind
 from ebt_policy.hardware.feetech_protocol import ErrorBit
+from ebt_policy.hardware.feetech_so101 import JOINTS, driver, in_the_middle
 from ebt_policy.hardware.loop import ControlLoop, LoopConfig, Outcome
 from ebt_policy.hardware.observer import Observer
 from ebt_policy.hardware.planning import Plan, Question, Thinker
@@ -28,8 +28,6 @@ from ebt_policy.hardware.safe_robot import SafeRobot
 from ebt_policy.hardware.streams import Streams
 from ebt_policy.hardware.watching import Eyes
 
-JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
-LOW, HIGH, MIDDLE = 1000, 3100, 2048
 HZ, FPS, TICKS = 50.0, 25.0, 16
 FAULT_AT_S, LASTS_S, END_S = 2.0, 1.2, 5.0
 Act = Callable[[EmulatedBus], Any]
@@ -96,22 +94,12 @@ class BusRun:
 
 def run_bus_case(case: BusCase) -> BusRun:
     """One episode of END_S seconds in real time. Raises ModuleNotFoundError without LeRobot's extra for Feetech servos."""
-    from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
-
     events: list[Any] = []
     sent: list[tuple[float, np.ndarray]] = []
     clock = WallClock()
     with tempfile.TemporaryDirectory() as folder, EmulatedBus(line_timing=True) as bus:
-        for i in range(1, 7):
-            bus.servo(i).set("Min_Position_Limit", LOW)
-            bus.servo(i).set("Max_Position_Limit", HIGH)
-            bus.servo(i).turn_to(MIDDLE)
-        calibration = {
-            name: {"id": i, "drive_mode": 0, "homing_offset": 0, "range_min": LOW, "range_max": HIGH}
-            for i, name in enumerate(JOINTS, start=1)
-        }
-        (Path(folder) / "arm.json").write_text(json.dumps(calibration))
-        robot = SO101Follower(SO101FollowerConfig(port=bus.port, id="arm", calibration_dir=Path(folder)))
+        in_the_middle(bus)
+        robot = driver(bus.port, Path(folder))
         send = robot.send_action
 
         def remembered(action: Any) -> Any:

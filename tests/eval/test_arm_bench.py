@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from ebt_policy.cli_measure import bench
 from ebt_policy.errors import UserError
 from ebt_policy.eval import arm_bench as benches
-from ebt_policy.eval.arm_config import ArmBench, is_arm_bench, is_fault_bench, read_arm_bench
+from ebt_policy.eval.arm_config import ArmBench, read_arm_bench
+from ebt_policy.eval.bench_file import bench_kind
 from ebt_policy.eval.report import Table
 
 
@@ -19,10 +21,18 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_file_says_its_kind(file: Path, tmp_path: Path):
-    assert is_arm_bench(file) and not is_fault_bench(file)
     configs = Path(benches.__file__).parents[1] / "configs"
-    assert is_fault_bench(configs / "bench_faults.yaml") and is_arm_bench(configs / "bench_arm.yaml")
-    assert not is_arm_bench(configs / "bench_pusht.yaml") and not is_arm_bench(tmp_path / "none.yaml")
+    kinds = {path.stem: bench_kind(path) for path in configs.glob("bench_*.yaml")}
+    assert kinds["bench_pusht"] is None and bench_kind(tmp_path / "none.yaml") is None
+    for kind in ("arm", "faults", "monitor", "server"):
+        assert kinds[f"bench_{kind}"] == kind
+    assert bench_kind(file) == "arm"
+
+
+def test_a_kind_that_nobody_knows_is_refused(file: Path):
+    file.write_text("kind: amr\n")
+    with pytest.raises(UserError, match="'amr'.*monitor, server, faults, arm"):
+        bench(file)
 
 
 def test_an_unknown_option_is_refused_by_name(file: Path):

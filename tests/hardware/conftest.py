@@ -1,9 +1,13 @@
-"""A policy server for one test: `decider` answers, `url` is where."""
+"""For one test: a policy server, `decider` answers, `url` is where; and `twin`, which makes connected twins."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from policy_server import FakeDecider, serving
+from sim_twin import twins
+
+from ebt_policy.hardware.sim_robot import SimRobot
 
 
 @pytest.fixture
@@ -15,3 +19,8 @@ def decider() -> FakeDecider:
 def url(decider: FakeDecider) -> Iterator[str]:
     with serving(decider) as address:
         yield address
+
+
+@pytest.fixture
+def twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., SimRobot]]:
+    yield from twins(tmp_path, monkeypatch)

@@ -75,7 +75,9 @@ def test_a_stalled_disk_costs_frames_and_no_time(tmp_path: Path):
         spent.append(time.perf_counter() - began)
     assert np.quantile(spent, 0.95) < 1e-3
     assert taken < 20 and recorder.dropped == 200 - taken
-    assert not recorder.note({"kind": "decision"}) and recorder.lines_dropped == 1
+    # The feeder may take one more in hand at any moment, and leave room for as many lines.
+    refused = sum(not recorder.note({"kind": "decision"}) for _ in range(20))
+    assert 0 < refused == recorder.lines_dropped
     began = time.perf_counter()
     recorder.end_episode(True)  # is never dropped
     recorder.discard_episode()

@@ -7,136 +7,17 @@ import threading
 import time
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lerobot.utils.errors import DeviceAlreadyConnectedError, DeviceNotConnectedError
+from sim_twin import GENTLE, START, TASK, Quick, command, eventually, follow, joints, poses, stepped
 
 from ebt_policy.envs import environment
-from ebt_policy.envs.aloha import TASKS
-from ebt_policy.envs.simulated import Diverged, Score, SimulatedEnv
 from ebt_policy.errors import UserError
-from ebt_policy.hardware.clock import SteppedClock, WallClock
 from ebt_policy.hardware.config_safe_robot import SafeRobotConfig
-from ebt_policy.hardware.config_sim_robot import SimRobotConfig
 from ebt_policy.hardware.safe_robot import SafeRobot
 from ebt_policy.hardware.sim_robot import SimRobot
-
-TASK = "aloha_transfer_cube"
-START = np.linspace(-0.5, 0.5, 14)
-# Radians per second, as a twin needs around it where an arm has degrees.
-GENTLE = {"fps": 50.0, "velocity": 3.0, "acceleration": 12.0, "start_gate": 0.5, "ramp_s": 0.0}
-
-
-class Quick:
-    """A simulator without physics: the arm is at once where it is told. Solved at tick `solved_at`."""
-
-    def __init__(self, tick_s: float = 0.0, solved_at: int = 10**9, fails: Exception | None = None) -> None:
-        self.tick_s, self.solved_at, self.fails = tick_s, solved_at, fails
-        self.ticks, self.all_ticks, self.at, self.closed = 0, 0, START.copy(), False
-        self.threads: set[int] = set()
-
-    def reset(self, seed: int) -> None:
-        self.ticks, self.at, self.seed = 0, START.copy(), seed
-
-    def tick(self, action: np.ndarray) -> None:
-        self.threads.add(threading.get_ident())
-        self.ticks += 1
-        self.all_ticks += 1
-        time.sleep(self.tick_s)
-        if self.fails is not None and self.ticks == 3:
-            raise self.fails
-        self.at = action.copy()
-
-    def state(self) -> np.ndarray:
-        return self.at
-
-    def environment_state(self) -> np.ndarray:
-        return np.full(7, float(self.ticks))
-
-    def score(self) -> Score:
-        return Score(0.0, self.ticks == self.solved_at)
-
-    def picture(self, camera: str, height: int, width: int) -> np.ndarray:
-        return np.full((height, width, 3), self.ticks, np.uint8)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-@pytest.fixture
-def twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A connected twin; with quick=, of a world without physics."""
-    made = []
-
-    def make(quick: Quick | None = None, max_ticks: int = 400, **options) -> SimRobot:
-        if quick is not None:
-            spec = environment(TASK)
-
-            def env(names=(), size=(96, 96)) -> gym.Env:
-                inner = SimulatedEnv(TASKS["transfer_cube"], lambda: quick, cameras=names, image_size=size)
-                return gym.wrappers.TimeLimit(inner, max_ticks)
-
-            fake = dataclasses.replace(spec, make=lambda render: env(), make_with_cameras=env)
-            monkeypatch.setattr("ebt_policy.hardware.sim_robot.environment", lambda name: fake)
-        else:
-            pytest.importorskip("gym_aloha")
-        robot = SimRobot(SimRobotConfig(id="twin", calibration_dir=tmp_path, **options))
-        made.append(robot)
-        robot.connect()
-        return robot
-
-    yield make
-    for robot in made:
-        if robot.is_connected:
-            robot.disconnect()
-
-
-def joints(observation: dict) -> np.ndarray:
-    """(14,)"""
-    return np.array([value for key, value in observation.items() if key.endswith(".pos")])
-
-
-def poses(observation: dict) -> np.ndarray:
-    """(E,)"""
-    return np.array([value for key, value in observation.items() if key.startswith("environment_state.")])
-
-
-def command(robot: SimRobot, values) -> dict[str, float]:
-    return dict(zip(robot.action_features, map(float, values), strict=True))
-
-
-def eventually(condition, seconds: float = 20.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
-
-
-def follow(robot: SimRobot, actions: np.ndarray) -> list[np.ndarray]:
-    """What is observed before each action (T, A), and after the last."""
-    seen, begin = [], robot.clock.now()
-    for k, action in enumerate(actions):
-        observation = robot.get_observation()
-        seen.append(np.concatenate([joints(observation), poses(observation)]))
-        robot.send_action(command(robot, action))
-        robot.clock.sleep_until(begin + (k + 1) / robot.fps)
-    observation = robot.get_observation()
-    return [*seen, np.concatenate([joints(observation), poses(observation)])]
-
-
-def stepped(env: gym.Env, seed: int, actions: np.ndarray) -> tuple[list[np.ndarray], bool]:
-    """The same of the env itself, and whether it was solved."""
-    observation, _ = env.reset(seed=seed)
-    seen, solved, over = [observation], False, False
-    for action in actions:
-        if not over:
-            observation, _, terminated, truncated, info = env.step(action)
-            solved, over = solved or info["is_success"], terminated or truncated
-        seen.append(observation)
-    return [np.concatenate([o["agent_pos"], o["environment_state"]]) for o in seen], solved
 
 
 # -- parity ------------------------------------------------------------------------------------------------------------
@@ -179,40 +60,7 @@ def test_a_demonstration_ends_as_in_the_env(twin, name: str):
     assert solved or name != TASK
 
 
-# -- the clocks --------------------------------------------------------------------------------------------------------
-def test_simulated_time_takes_whole_ticks_and_loses_none():
-    steps = []
-    clock = SteppedClock(50, lambda: steps.append(clock.now()))
-    clock.sleep_until(0.019)
-    assert not steps and clock.now() == 0.019
-    t = 0.0
-    for _ in range(10_000):  # sums of a rounded period
-        t += 0.02
-        clock.sleep_until(t)
-    assert len(steps) == 10_000 and steps[0] == pytest.approx(0.02) and clock.now() == pytest.approx(200)
-    clock.sleep_until(1.0)  # long ago
-    assert clock.now() == pytest.approx(200) and len(steps) == 10_000
-    clock.sleep_until(200.01)
-    clock.restart()
-    clock.sleep_until(200.025)
-    assert len(steps) == 10_000
-    clock.sleep_until(200.03)
-    assert len(steps) == 10_001
-
-
-def test_the_wall_clock_never_wakes_early():
-    clock = WallClock()
-    late, spent = [], time.process_time()
-    for k in range(60):
-        due = clock.now() + 0.0003 * (k + 1)
-        clock.sleep_until(due)
-        late.append(clock.now() - due)
-    assert min(late) >= 0
-    assert np.median(late) < 0.005  # generous: of a machine that may be busy
-    assert time.process_time() - spent < 0.25  # of .55 s
-    clock.sleep_until(clock.now() - 1)
-
-
+# -- time ---------------------------------------------------------------------------------------------------------------
 def test_the_wall_is_kept_up_with(twin):
     """Generous: the machine may be busy, and a late tick stretches time."""
     quick = Quick()
@@ -363,115 +211,6 @@ def test_a_process_that_cannot_draw_any_more_is_told_so(twin, monkeypatch: pytes
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     with pytest.raises(UserError, match="Set MUJOCO_GL"):
         twin(sim_cameras=["top"])
-
-
-# -- refusals and failures ---------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"task": "nowhere"}, "Unknown environment 'nowhere'"),
-        ({"task": f"{TASK}+earthquake"}, "Unknown disturbance 'earthquake'"),
-        (
-            {"task": "robosuite_lift"},
-            "actions of robosuite_lift are none.*aloha_transfer_cube, aloha_insertion",
-        ),
-        ({"task": "pusht_keypoints+push"}, "actions of pusht_keypoints are none"),
-        ({"sim_cameras": ["wrist"]}, "no camera 'wrist'. It has: top"),
-        ({"camera_fps": 0.0}, "camera_fps is 0.0"),
-    ],
-)
-def test_what_it_cannot_be_is_refused_by_name(tmp_path: Path, options: dict, message: str):
-    with pytest.raises(UserError, match=message):
-        SimRobot(SimRobotConfig(calibration_dir=tmp_path, **options))
-
-
-@pytest.mark.parametrize(
-    ("action", "message"),
-    [
-        ({"left_knee.pos": 0.0}, "no joint for 'left_knee.pos'"),
-        ({"left_waist": 0.0}, "no joint for 'left_waist'"),
-        ({"left_waist.pos": float("nan")}, "target of 'left_waist.pos' is nan"),
-    ],
-)
-def test_a_bad_command_is_refused_and_the_last_one_held(twin, action: dict, message: str):
-    robot = twin(Quick(), realtime=False)
-    with pytest.raises(UserError, match=message):
-        robot.send_action({"right_waist.pos": 0.3} | action)
-    robot.clock.sleep_until(0.1)
-    assert np.array_equal(joints(robot.get_observation()), START)
-
-
-def test_it_minds_whether_it_is_connected(twin):
-    robot = twin(Quick(), realtime=False)
-    with pytest.raises(DeviceAlreadyConnectedError):
-        robot.connect()
-    robot.disconnect()
-    robot.clock.sleep_until(1.0)  # nothing is left to move
-    for use in (
-        robot.get_observation,
-        lambda: robot.send_action({}),
-        lambda: robot.reset(0),
-        robot.disconnect,
-    ):
-        with pytest.raises(DeviceNotConnectedError):
-            use()
-    robot.connect()
-    assert robot.ticks == 0
-
-
-@pytest.mark.parametrize("quick", [Quick(), Quick(fails=RuntimeError("no"))])
-def test_its_thread_ends_with_the_connection(twin, quick: Quick):
-    before = set(threading.enumerate())
-    robot = twin(quick, sim_cameras=[])
-    assert eventually(lambda: robot.ticks > 1)
-    assert set(threading.enumerate()) - before or quick.fails
-    robot.disconnect()
-    assert not set(threading.enumerate()) - before and quick.closed and robot.ticks > 1
-
-
-def test_its_thread_ends_with_the_robot(twin, tmp_path: Path):
-    quick = Quick()
-    twin(quick).disconnect()
-    robot = SimRobot(SimRobotConfig(calibration_dir=tmp_path))
-    robot.connect()
-    before = set(threading.enumerate())
-    del robot
-    assert eventually(lambda: len(before - set(threading.enumerate())) == 1)
-
-
-@pytest.mark.parametrize("realtime", [False, True])
-def test_physics_that_diverges_ends_the_episode_unsolved(twin, realtime: bool):
-    robot = twin(Quick(fails=Diverged("too fast")), realtime=realtime)
-    robot.clock.sleep_until(robot.clock.now() + 0.2)
-    assert eventually(lambda: robot.finished) and not robot.success and robot.ticks == 3
-    robot.get_observation()
-    robot.send_action({})
-    robot.reset(1)
-    assert robot.ticks < 3
-
-
-def test_a_simulation_that_fails_is_finished_and_says_why(twin):
-    robot = twin(Quick(fails=RuntimeError("no more memory")))
-    assert eventually(lambda: robot.finished) and not robot.success
-    for use in (robot.get_observation, lambda: robot.send_action({})):
-        with pytest.raises(DeviceNotConnectedError, match="no more memory.*connect again"):
-            use()
-    with pytest.raises(RuntimeError, match="no more memory"):
-        robot.reset(0)
-    assert robot.is_connected
-    robot.disconnect()
-
-
-def test_a_world_that_cannot_be_made_leaves_nothing_behind(twin, tmp_path: Path):
-    quick = Quick()
-    twin(quick).disconnect()
-    quick.reset = lambda seed: (_ for _ in ()).throw(UserError("Install the extra"))
-    before = threading.active_count()
-    for realtime in (True, False):
-        robot = SimRobot(SimRobotConfig(calibration_dir=tmp_path, realtime=realtime))
-        with pytest.raises(UserError, match="Install the extra"):
-            robot.connect()
-        assert not robot.is_connected and threading.active_count() == before
 
 
 # -- in LeRobot's commands and behind the filter -----------------------------------------------------------------------
