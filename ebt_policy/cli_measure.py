@@ -167,7 +167,7 @@ def bench(
     if kind == "monitor":
         from ebt_policy.eval.monitor_bench import monitor_bench
 
-        print(monitor_bench(config, output, processes))
+        print(monitor_bench(config, output, processes, tasks))
         return
     if kind == "server":
         from ebt_policy.eval.served_bench import server_bench

@@ -21,6 +21,7 @@ import numpy as np
 from ebt_policy import provenance
 from ebt_policy.calibration import Calibration, calibrated
 from ebt_policy.envs import environment
+from ebt_policy.errors import UserError
 from ebt_policy.eval.bench_report import write_pages
 from ebt_policy.eval.calibrate import fit_and_score
 from ebt_policy.eval.detectors import VERSION, Detector, add_values, detectors
@@ -48,6 +49,7 @@ from ebt_policy.eval.watched_episodes import (
     write_watched,
 )
 from ebt_policy.provenance import run_record, sha256, write_json
+from ebt_policy.recipe import did_you_mean
 from ebt_policy.runner import Runner, find_checkpoint, load_runner
 from ebt_policy.signals import DEFAULT_SIGNALS, SIGNALS
 
@@ -79,16 +81,27 @@ class Measured:
     draws: np.ndarray  # AUROC of each draw, the same episodes for every detector
 
 
-def monitor_bench(path: Path, output: Path | None = None, processes: int | None = None) -> Path:
-    """Runs the bench and returns the path of the (last) task's report.html. Raises UserError for mistakes in the file."""
+def monitor_bench(
+    path: Path, output: Path | None = None, processes: int | None = None, only: Sequence[str] = ()
+) -> Path:
+    """Runs the bench and returns the path of the (last) task's report.html. only: environments of the only tasks to run.
+
+    Raises UserError for mistakes in the file.
+    """
     config = load_monitor_bench(path)
     folder = output or Path("runs") / config.name
-    for task in config.tasks:
+    known = [task.env for task in config.tasks]
+    for name in only:
+        if name not in known:
+            raise UserError(f"{path} has no task '{name}'.{did_you_mean(name, known)}")
+    tasks = [task for task in config.tasks if not only or task.env in only]
+    for task in tasks:
+        find_checkpoint(task.policy)
         for name in ("", *task.disturbances):
             environment(
                 f"{task.env}+{name}" if name else task.env
             )  # a mistake shows before hours of episodes
-    pages = [_run(config, task, folder / task.env, processes or usable_cores()) for task in config.tasks]
+    pages = [_run(config, task, folder / task.env, processes or usable_cores()) for task in tasks]
     return pages[-1]
 
 

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from ebt_policy.errors import UserError
+from ebt_policy.eval.monitor_bench import monitor_bench
 from ebt_policy.eval.monitor_config import load_monitor_bench
 
 SHIPPED = Path(__file__).resolve().parents[2] / "configs" / "bench_monitor.yaml"
@@ -33,6 +34,11 @@ def test_mistakes_are_named(tmp_path: Path, change: dict, message: str):
         load_monitor_bench(path)
 
 
+def test_a_task_that_the_file_has_not_is_named(tmp_path: Path):
+    with pytest.raises(UserError, match="no task 'pusht_keypoint'. Did you mean 'pusht_keypoints'"):
+        monitor_bench(SHIPPED, tmp_path, only=["pusht_keypoint"])
+
+
 @pytest.mark.slow
 def test_a_small_bench_runs_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pusht_keypoints: tuple[str, Path]
@@ -42,7 +48,7 @@ def test_a_small_bench_runs_and_resumes(
     monkeypatch.setenv("HF_LEROBOT_HOME", str(pusht_keypoints[1].parents[1]))
     monkeypatch.setattr(module, "PART", 8)
     data = yaml.safe_load(SHIPPED.read_text())
-    data["tasks"][0]["disturbances"] = ["target"]
+    data["tasks"] = [data["tasks"][0] | {"disturbances": ["target"]}]
     path = tmp_path / "bench_small.yaml"
     path.write_text(
         yaml.safe_dump(data | {"calibration_episodes": 24, "per_cell": 1, "at_most": 64, "alphas": [0.1]})
