@@ -69,7 +69,7 @@ def calibrate(
 
 
 def trace(
-    run: Positional[Path],
+    runs: Positional[tuple[Path, ...]],
     viewer: Literal["html", "rerun"] = "html",
     save: Path | None = None,
 ) -> None:
@@ -78,25 +78,31 @@ def trace(
     Record some first: ebt-policy eval --policy shipped:pusht_keypoints_ebt --episodes 8 --record 8 --output runs/eval
 
     html: RUN/index.html lists all episodes, the worst false alarms and misses first, and links to a page for each that
-    needs neither network nor server. rerun: one episode in the rerun viewer (pip install 'lerobot_policy_ebt[viz]').
+    needs neither network nor server. Of several runs the page shows the same seeds side by side, in step. rerun: one episode in
+    the rerun viewer (pip install 'lerobot_policy_ebt[viz]').
 
     Args:
-        run: A folder of `eval --record`, or the timeline (JSON) of one episode in it.
+        runs: A folder of `eval --record`, or the timeline (JSON) of one episode in it; or several such folders.
         viewer: Pages for a browser, or the rerun viewer.
         save: With --viewer rerun: write this file (.rrd) instead of opening the viewer.
     """
+    if not runs:
+        raise UserError("Which run? Expected a folder of eval --record, for example runs/eval.")
     if viewer == "rerun":
+        if len(runs) > 1:
+            raise UserError("The rerun viewer shows one run; leave out --viewer rerun to compare several.")
         from ebt_policy.eval.rerun_sink import trace as in_rerun
 
-        in_rerun(run, save)
+        in_rerun(runs[0], save)
         if save:
             print(f"Recording: {save}. Look at it with: rerun {save}")
         return
-    from ebt_policy.eval.gallery import write_pages
-
     if save:
         raise UserError("--save is for --viewer rerun; pages are written into RUN itself.")
-    print(f"Open in a browser: {write_pages(run)}")
+    from ebt_policy.eval.gallery import write_pages
+    from ebt_policy.eval.side_by_side import write_side_by_side
+
+    print(f"Open in a browser: {write_pages(runs[0]) if len(runs) == 1 else write_side_by_side(runs)}")
 
 
 def serve(

@@ -14,7 +14,6 @@ from rich.console import Console
 
 from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
-from ebt_policy.eval import figures
 from ebt_policy.eval.episodes import Episode
 from ebt_policy.eval.evaluate import EvaluationResult, evaluate
 from ebt_policy.eval.pages import write_html
@@ -28,7 +27,9 @@ from ebt_policy.eval.report import (
     points,
     verdict,
 )
-from ebt_policy.eval.video import data_url, encode
+from ebt_policy.eval.side_by_side import Column, side_by_side
+from ebt_policy.eval.timeline import timeline_of
+from ebt_policy.eval.video import encode
 from ebt_policy.provenance import run_record
 from ebt_policy.runner import load_runner
 
@@ -210,22 +211,16 @@ def _write(
     seconds: float,
 ) -> None:
     spec, first = environment(shows.env), measured[0]
-    scale = figures.EnergyScale.of([e for episodes in recorded for e in episodes])
-    seeds = []
-    for episodes in zip(*recorded, strict=True):
-        ticks = max(e.ticks for e in episodes)
-        shown = [
-            {
-                "policy": contender.name,
-                "success": episode.success,
-                "outcome": _outcome(episode),
-                "video": data_url(encode(episode.frames, spec.fps)),
-                "trace": figures.energy_trace(episode, scale, ticks),
-                "ticks_per_decision": episode.n_action_steps,
-            }
-            for contender, episode in zip(on_video, episodes, strict=True)
-        ]
-        seeds.append({"seed": episodes[0].seed, "shown": shown})
+    columns = [
+        Column(
+            contender.name,
+            [
+                (timeline_of(e, policy=contender.name, fps=spec.fps), encode(e.frames, spec.fps))
+                for e in episodes
+            ],
+        )
+        for contender, episodes in zip(on_video, recorded, strict=True)
+    ]
     record = run_record()
     machine = record["machine"]
     facts = {
@@ -247,16 +242,7 @@ def _write(
         title=f"{shows.title}: {' against '.join(c.name for c in on_video)}",
         claim=claim(results),
         table=table,
-        seeds=seeds,
         seed_rule=SEED_RULE.format(leader=on_video[0].name),
-        has_energy=scale is not None,
-        fps=spec.fps,
-        geometry=figures,
         facts=facts,
+        **side_by_side(columns),
     )
-
-
-def _outcome(episode: Episode) -> str:
-    if episode.success:
-        return f"solved at tick {episode.ticks_to_success}"
-    return f"not solved; coverage reached {episode.max_coverage:.2f}"

@@ -1,100 +1,19 @@
-"""Figures of a report: energy traces as inline SVG, curves over budgets and training as plotly."""
+"""Figures of a report: curves over budgets and training, by plotly."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ebt_policy.eval.episodes import Episode
 from ebt_policy.eval.statistics import Interval
-from ebt_policy.trace import StopReason, Trace
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
-
-# Geometry of a trace in SVG units; about one CSS pixel each at the width that the page gives it.
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 116, 36, 12, 8, 18
 
 _TICKS = [m * 10**e for e in range(-2, 5) for m in (1, 2, 5)]  # of logarithmic axes
 
 # Okabe and Ito's colours: told apart by colour-blind readers, and on light and dark alike.
 PALETTE = ("#e69f00", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#999999")
-
-
-@dataclass(frozen=True)
-class EnergyScale:
-    """A logarithmic axis in whole decades, shared by all traces of a page so that heights can be compared."""
-
-    low: int  # exponents of ten
-    high: int
-
-    @classmethod
-    def of(cls, episodes: Sequence[Episode]) -> EnergyScale | None:
-        """The decades that hold every recorded energy; None when no policy has an energy."""
-        energies = [trace.energy for episode in episodes for trace in episode.traces]
-        flat = np.concatenate([e.ravel() for e in energies]) if energies else np.empty(0)
-        flat = flat[np.isfinite(flat) & (flat > 0)]
-        if not len(flat):
-            return None
-        low = math.floor(math.log10(flat.min()))
-        return cls(low, max(math.ceil(math.log10(flat.max())), low + 1))
-
-    def y(self, energy: float) -> float:
-        exponent = math.log10(energy) if energy > 0 else self.low
-        share = min(max((exponent - self.low) / (self.high - self.low), 0.0), 1.0)
-        return round(TOP + (1 - share) * (HEIGHT - TOP - BOTTOM), 1)
-
-    @property
-    def decades(self) -> list[tuple[float, str]]:
-        """(y, label) of the grid lines, at most five."""
-        step = math.ceil((self.high - self.low) / 4)
-        return [(self.y(10.0**e), f"{10.0**e:g}") for e in range(self.low, self.high + 1, step)]
-
-
-@dataclass(frozen=True)
-class EnergyTrace:
-    """What one episode's SVG draws; for each decision (x, width, y of first energy, y of final energy)."""
-
-    decisions: list[tuple[float, float, float, float]]
-    readouts: list[str]  # one line per decision
-    scale: EnergyScale
-    pixels_per_tick: float
-    tick_marks: list[tuple[float, int]]
-
-
-def energy_trace(episode: Episode, scale: EnergyScale | None, ticks: int) -> EnergyTrace | None:
-    """Geometry of the trace on an axis of `ticks`; None for a policy without an energy."""
-    if scale is None or not any(trace.steps for trace in episode.traces):
-        return None
-    per_tick = (WIDTH - LEFT - RIGHT) / ticks
-    decisions, readouts = [], []
-    for i, trace in enumerate(episode.traces):
-        begin = i * episode.n_action_steps
-        end = min(begin + episode.n_action_steps, episode.ticks)
-        first, final = float(trace.energy[0, 0]), float(trace.final_energy[0])
-        decisions.append(
-            (
-                round(LEFT + begin * per_tick, 1),
-                round((end - begin) * per_tick, 1),
-                scale.y(first),
-                scale.y(final),
-            )
-        )
-        readouts.append(_readout(begin, trace))
-    step = next(s for s in (10, 20, 50, 100, 200, 500, 1000) if ticks / s <= 6)
-    marks = [(round(LEFT + t * per_tick, 1), t) for t in range(0, ticks + 1, step)]
-    return EnergyTrace(decisions, readouts, scale, per_tick, marks)
-
-
-def _readout(tick: int, trace: Trace) -> str:
-    energies = trace.energy[0][trace.accepted[0]]
-    path = " → ".join(f"{e:.3g}" for e in energies)
-    reason = StopReason(int(trace.stop_reason[0])).name.lower().replace("_", " ")
-    return f"tick {tick} · energy {path} · {int(trace.evaluations[0])} evaluations · stop: {reason}"
 
 
 @dataclass(frozen=True)

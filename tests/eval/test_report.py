@@ -8,7 +8,7 @@ from rich.console import Console
 
 from ebt_policy.errors import UserError
 from ebt_policy.eval.episodes import Episode
-from ebt_policy.eval.figures import HEIGHT, RIGHT, TOP, WIDTH, EnergyScale, Point, curves, energy_trace
+from ebt_policy.eval.figures import Point, curves
 from ebt_policy.eval.pages import write_html
 from ebt_policy.eval.report import Result, Table, compare, comparison_table, verdict, verdicts
 from ebt_policy.eval.statistics import Interval, wilson
@@ -118,29 +118,9 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
 
 def page(table: Table) -> dict:
     return {
-        "title": "t", "claim": "c", "table": table, "seeds": [], "seed_rule": "r", "has_energy": True,
-        "fps": 10, "geometry": None, "facts": {},
+        "title": "t", "claim": "c", "table": table, "rows": [], "seed_rule": "r", "has_energy": True,
+        "geometry": None, "facts": {},
     }  # fmt: skip
-
-
-def test_a_trace_has_one_line_per_decision_and_higher_energy_is_higher_up() -> None:
-    shown = episode(0, False, [(2.0, 0.02), (5.0, 0.1), (0.5, 0.2)])
-    scale = EnergyScale.of([shown, episode(1, True)])
-    assert scale == EnergyScale(-2, 1)
-    drawn = energy_trace(shown, scale, ticks=24)
-    assert drawn is not None and len(drawn.decisions) == len(drawn.readouts) == 3
-    assert drawn.readouts[1].startswith("tick 8 · energy 5 → 0.1 · 2 evaluations")
-    finals = [final for *_, final in drawn.decisions]
-    assert finals[0] > finals[1] > finals[2]  # SVG's y grows downwards
-    assert all(TOP <= first < final < HEIGHT for _, _, first, final in drawn.decisions)
-    x, width, *_ = drawn.decisions[-1]
-    assert x + width == pytest.approx(WIDTH - RIGHT, abs=0.2)
-
-
-def test_a_policy_without_energy_has_no_trace() -> None:
-    plain = episode(0, True)
-    assert EnergyScale.of([plain]) is None
-    assert energy_trace(plain, EnergyScale(0, 1), ticks=8) is None
 
 
 def test_curves_join_points_in_order_and_carry_their_intervals() -> None:
