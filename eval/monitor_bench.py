@@ -139,6 +139,7 @@ def _default_calibration(
 
 def _test_episodes(config: MonitorBench, task: MonitorTask, folder: Path, processes: int) -> list[_Part]:
     """Episodes until each cell is full, undisturbed and with each disturbance in turn, at most `at_most` of either."""
+    at_most = task.at_most or config.at_most
     found: list[_Part] = []
     halves = (("",), task.disturbances)
     for names in halves:
@@ -151,7 +152,7 @@ def _test_episodes(config: MonitorBench, task: MonitorTask, folder: Path, proces
             # Only whole rounds: every disturbance has the same seeds.
             whole = (part + 1) % len(names) == 0
             full = min(cells["success"], cells["failure"]) >= config.per_cell
-            if whole and (full or (part + len(names) + 1) * PART > config.at_most):
+            if whole and (full or (part + len(names) + 1) * PART > at_most):
                 break
     return found
 

@@ -17,7 +17,7 @@ from ebt_policy.recipe import did_you_mean
 class MonitorTask:
     """env: without disturbance. policy: watched; see `load_runner`. diffusion: a matched one, for its loss.
 
-    disturbances: KIND or KIND:STRENGTH, each on the same seeds; half the episodes have one of them.
+    disturbances: KIND or KIND:STRENGTH, each on the same seeds. at_most: of this task instead of the bench's.
     """
 
     env: str
@@ -25,6 +25,7 @@ class MonitorTask:
     disturbances: tuple[str, ...]
     diffusion: str | None = None
     max_evaluations: int | None = None
+    at_most: int | None = None
 
 
 @dataclass(frozen=True)
