@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ebt_policy.envs.disturbances import Exposure
 from ebt_policy.envs.mujoco_objects import MujocoObjects
-from ebt_policy.envs.rendering import ensure_rendering
+from ebt_policy.envs.rendering import ensure_rendering, opengl_explained
 from ebt_policy.envs.simulated import Diverged, Score, SimulatedEnv, Task, simulated_spec
 from ebt_policy.errors import UserError
 
@@ -83,10 +83,11 @@ class AlohaSimulator:
 
     def __init__(self, task: str) -> None:
         try:
-            from dm_control import mujoco
-            from dm_control.rl import control
-            from gym_aloha.constants import ASSETS_DIR, DT
-            from gym_aloha.tasks import sim
+            with opengl_explained():
+                from dm_control import mujoco
+                from dm_control.rl import control
+                from gym_aloha.constants import ASSETS_DIR, DT
+                from gym_aloha.tasks import sim
         except ImportError as error:
             raise UserError(
                 f"ALOHA needs gym-aloha ({error}). Install the extra: pip install 'lerobot_policy_ebt[aloha]'"

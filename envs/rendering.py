@@ -6,6 +6,8 @@ import functools
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ebt_policy.errors import UserError
 
@@ -38,3 +40,21 @@ def find_backend(backends: tuple[str, ...] = BACKENDS) -> str:
         "No OpenGL works here, and cameras need one. Install EGL (Debian, Ubuntu: apt-get install libegl1 "
         "libgl1-mesa-dri) or the software renderer (apt-get install libosmesa6). Tried " + "; ".join(failures)
     )
+
+
+@contextmanager
+def opengl_explained() -> Iterator[None]:
+    """Around the first import of MuJoCo, which loads the OpenGL that MUJOCO_GL names, and fails by an AttributeError of
+    PyOpenGL where that is not installed. Raises UserError then.
+    """
+    try:
+        yield
+    except AttributeError as error:
+        backend = os.environ.get("MUJOCO_GL")
+        if not backend:
+            raise
+        raise UserError(
+            f"MUJOCO_GL is '{backend}', and this machine cannot load that OpenGL ({error}). Unset MUJOCO_GL: what works is then "
+            "found, and episodes without pictures need none. Or install it (Debian, Ubuntu: apt-get install libosmesa6, "
+            "or libegl1 libgl1-mesa-dri)."
+        ) from error

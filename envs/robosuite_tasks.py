@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebt_policy.envs.mujoco_objects import MujocoObjects
-from ebt_policy.envs.rendering import ensure_rendering
+from ebt_policy.envs.rendering import ensure_rendering, opengl_explained
 from ebt_policy.envs.robosuite_exposures import EXPOSURES
 from ebt_policy.envs.simulated import Score, SimulatedEnv, Task, simulated_spec
 from ebt_policy.errors import UserError
@@ -112,7 +112,8 @@ class RobosuiteSimulator:
 
     def __init__(self, task: str, draws: bool) -> None:
         try:
-            robosuite, load_composite_controller_config = _import_robosuite()
+            with opengl_explained():
+                robosuite, load_composite_controller_config = _import_robosuite()
         except ImportError as error:
             raise UserError(
                 f"{task} needs robosuite ({error}). Install the extra: pip install "
