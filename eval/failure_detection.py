@@ -106,8 +106,9 @@ def at_alpha(test: Sequence[Scored], calibration: Sequence[float], alpha: float)
 def auroc(
     test: Sequence[Scored], positive: Sequence[str] = CELLS[2:], negative: Sequence[str] = CELLS[:2]
 ) -> float:
-    """Probability that an episode of the `positive` cells scores above one of the `negative` cells."""
-    return auc([e.worst for e in test if e.cell in positive], [e.worst for e in test if e.cell in negative])
+    """Probability that an episode of the `positive` cells scores above one of the `negative` cells; NaN where there is none."""
+    above, below = ([e.worst for e in test if e.cell in cells] for cells in (positive, negative))
+    return auc(above, below) if above and below else float("nan")
 
 
 def resampled(test: Sequence[Scored], rng: np.random.Generator) -> list[Scored]:

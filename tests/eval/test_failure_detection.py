@@ -89,3 +89,7 @@ def test_resampling_keeps_the_size_of_each_cell():
     drawn = resampled(results, np.random.default_rng(0))
     for cell in CELLS:
         assert sum(e.cell == cell for e in drawn) == sum(e.cell == cell for e in results)
+
+
+def test_without_failures_there_is_no_auroc_and_no_error():
+    assert np.isnan(auroc([]))

@@ -48,7 +48,7 @@ def test_a_small_bench_runs_and_resumes(
     monkeypatch.setenv("HF_LEROBOT_HOME", str(pusht_keypoints[1].parents[1]))
     monkeypatch.setattr(module, "PART", 8)
     data = yaml.safe_load(SHIPPED.read_text())
-    data["tasks"] = [data["tasks"][0] | {"disturbances": ["target"]}]
+    data["tasks"] = [data["tasks"][0] | {"disturbances": ["start:2"]}]
     path = tmp_path / "bench_small.yaml"
     path.write_text(
         yaml.safe_dump(data | {"calibration_episodes": 24, "per_cell": 1, "at_most": 64, "alphas": [0.1]})
