@@ -91,8 +91,9 @@ def at_alpha(test: Sequence[Scored], calibration: Sequence[float], alpha: float)
     found = [t for t in times if t is not None]
     silent = [e.alarm(threshold) is None for e in test if not e.failure]
     usual = [e.alarm(threshold) is not None for e in test if e.cell == CELLS[0]]
-    tpr, tnr = len(found) / len(times), float(np.mean(silent))
-    weighted = sum(1 - t for t in found) / len(times)
+    failures = len(times) or float("nan")
+    tpr, tnr = len(found) / failures, float(np.mean(silent))
+    weighted = sum(1 - t for t in found) / failures
     return AtAlpha(
         tpr=tpr,
         tnr=tnr,

@@ -91,5 +91,9 @@ def test_resampling_keeps_the_size_of_each_cell():
         assert sum(e.cell == cell for e in drawn) == sum(e.cell == cell for e in results)
 
 
-def test_without_failures_there_is_no_auroc_and_no_error():
-    assert np.isnan(auroc([]))
+def test_without_failures_there_are_no_figures_of_them_and_no_error():
+    episodes = [e for e in some() if e.success]
+    successes = scored(ENERGY, episodes, [e.decisions for e in episodes])
+    assert np.isnan(auroc(successes))
+    at = at_alpha(successes, np.linspace(1000, 1009, 99).tolist(), 0.1)
+    assert np.isnan([at.tpr, at.balanced_accuracy, at.time_weighted_accuracy]).all() and at.tnr == 1
