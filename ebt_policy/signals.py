@@ -6,6 +6,7 @@ normalised.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,8 +29,10 @@ SIGNALS = {
     "stillness": "inverse of how far the robot moved since the last decision",
     "start_rank": "how many of the other starts ended at a lower energy than the first; needs starts > 1",
     "start_spread": "RMS disagreement of the chunks that several starts ended at; needs starts > 1",
-    "transition": "energy of what was seen after the last chunk, given what was done; needs a transition energy",
+    "transition": "energy of what was seen after the last chunk, given what was done; needs a net",
+    "rnd": "how unlike the demonstrations what is seen is; needs a net",
 }
+LEARNED = ("transition", "rnd")  # need a net that was taught on the demonstrations: see learned_signals.py
 DEFAULT_SIGNALS = ("energy", "overlap", "acceleration", "stillness")
 _FLOOR = 1e-4  # of a signal, before its logarithm
 _REST = 1e-3  # RMS movement of a state in [-1, 1] that counts as none
@@ -47,11 +50,12 @@ def decision_signals(
     chunk (B, H, A). previous (B, H, A): the last chunk shifted to now, NaN or None where there is none; its last
     n_action_steps rows are padding. moved (B, S): change of the proprioceptive state since the last decision.
     """
+    final = trace.final_energy.astype(np.float64)
     nothing = np.full(len(chunk), np.nan)
     known = chunk.shape[1] - n_action_steps  # ticks that both chunks plan
     found: Signals = {
-        "energy": trace.final_energy.astype(np.float64),
-        "energy_drop": np.maximum(trace.energy_drop.astype(np.float64), 0),
+        "energy": final,
+        "energy_drop": np.maximum(trace.first_energy - final, 0),
         "residual": _last_finite(trace.residual_rms),
         "evaluations": trace.evaluations.astype(np.float64),
         "overlap": nothing if previous is None or known < 1 else _rms(chunk[:, :known] - previous[:, :known]),
@@ -81,11 +85,12 @@ class Statistic:
 
     def standardised(self, values: Mapping[str, float]) -> float:
         """Average z of one decision; NaN where a signal is missing."""
-        z = [
-            (np.log(max(values.get(name, np.nan), _FLOOR)) - centre) / width
-            for name, centre, width in zip(self.signals, self.location, self.scale, strict=True)
-        ]
-        return float(np.mean(z))
+        # Without numpy, which takes longer for a single number.
+        total = 0.0
+        for name, centre, width in zip(self.signals, self.location, self.scale, strict=True):
+            value = values.get(name, math.nan)
+            total += (math.log(max(value, _FLOOR)) - centre) / width
+        return total / len(self.signals)
 
     def running(self, values: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
         """(D,) the score after each of an episode's decisions."""
@@ -104,7 +109,7 @@ class RunningScore:
     def update(self, values: Mapping[str, float]) -> float:
         """The score after a further decision with these signals. An infinite signal makes it infinite."""
         z = self.statistic.standardised(values)
-        if np.isnan(z):
+        if math.isnan(z):
             return self.value
         if self.statistic.window is None:
             self.value = max(0.0, self.value + z - self.statistic.slack)

@@ -111,9 +111,14 @@ class Trace:
         return _pick(self.energy, _last(self._of_chunk()))
 
     @property
+    def first_energy(self) -> NDArray[np.float32]:
+        """(B,) energy of the first point that became the chunk; NaN where none was recorded."""
+        return _pick(self.energy, _first(self._of_chunk()))
+
+    @property
     def energy_drop(self) -> NDArray[np.float32]:
         """(B,) first recorded minus final energy: what thinking gained; NaN where none was recorded."""
-        return _pick(self.energy, _first(self._of_chunk())) - self.final_energy
+        return self.first_energy - self.final_energy
 
     def _of_chunk(self) -> NDArray[np.bool_]:
         return self.accepted & ~np.isnan(self.energy)

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from ebt_policy.calibration import Calibration
 from ebt_policy.errors import UserError
+from ebt_policy.learned_signals import LearnedSignals, learned
 from ebt_policy.monitor import Monitor, Reading
 from ebt_policy.noise import Noise
 from ebt_policy.recovery import Climb, Hold, Ladder
 from ebt_policy.runner import Runner, RunnerDecision
 from ebt_policy.signals import decision_signals, rows
-from ebt_policy.transition import TransitionEnergy, scene
+from ebt_policy.transition import scene
 
 MakeRunner = Callable[..., Runner]  # as load_runner without its first argument
 
@@ -35,7 +36,7 @@ class Watch:
         self.readings: list[Reading] = []
         self.rungs: list[str] = []
         self.state: np.ndarray | None = None  # normalised, at the last decision
-        self.scene: Tensor | None = None  # of a transition energy, likewise
+        self.scene: Tensor | None = None  # as learned signals see it, likewise
         # (n, A) normalised, the last actions; None where not all were executed.
         self.done: np.ndarray | None = None
         self.action: np.ndarray | None = None  # the last one commanded
@@ -68,12 +69,12 @@ class WatchedRunner:
         ladder: Ladder | None = None,
         hold: Hold | None = None,
         keep_inputs: bool = False,
-        transition: TransitionEnergy | None = None,
+        nets: LearnedSignals | None = None,
     ) -> None:
         """make_runner(max_evaluations=..., overrides=...) -> Runner: the policy, and the same thinking longer.
 
-        hold is needed for the rung of that name, transition for the signal. Raises UserError when the calibration is of
-        another checkpoint, or of the same one acting otherwise.
+        hold is needed for the rung of that name, nets for learned signals. Raises UserError when the calibration is of
+        another checkpoint, of the same one acting otherwise, or needs a net that is not given.
         """
         self._make_runner = make_runner
         self.runner = make_runner()
@@ -82,7 +83,12 @@ class WatchedRunner:
             _check(calibration, self.runner)
         if hold is None and "hold" in self._ladder.rungs:
             raise UserError("The ladder has the rung 'hold', and nothing says how this robot holds still.")
-        self._hold, self._keep_inputs, self._transition = hold, keep_inputs, transition
+        self._hold, self._keep_inputs, self._nets = hold, keep_inputs, nets or LearnedSignals()
+        # A signal that is never read would leave the score as it is, and no alarm would ever come.
+        if calibration is not None:
+            for name in learned(calibration.statistic.signals):
+                if name not in self._nets.names:
+                    raise UserError(f"The calibration uses the signal '{name}', and its net is not here.")
         self._others: dict[str, Runner] = {}
         self.config = self.runner.config
         self.n_obs_steps, self.n_action_steps = self.runner.n_obs_steps, self.runner.n_action_steps
@@ -119,8 +125,8 @@ class WatchedRunner:
             ]
             moved = decision.state - np.stack(known)
         found = rows(decision_signals(decision.trace, decision.chunk, self.n_action_steps, previous, moved))
-        if self._transition is not None:
-            self._add_transition(self._transition, observations, watches, found)
+        if self._nets.names:
+            self._add_learned(observations, watches, found)
         ticks = np.full(len(watches), self.n_action_steps)
         ended = np.zeros(len(watches), bool)
         taken: dict[str, list[int]] = {}
@@ -144,22 +150,29 @@ class WatchedRunner:
                 watch.chunks.append(decision.chunk[row])
         return dataclasses.replace(decision, ticks=ticks, ended=ended)
 
-    def _add_transition(
+    def _add_learned(
         self,
-        energy: TransitionEnergy,
         observations: dict[str, np.ndarray],
         watches: Sequence[Watch],
         found: Sequence[dict[str, float]],
     ) -> None:
-        """The energy of what is seen now, after what was done since the last decision, into each row's signals."""
+        """What nets say of what is seen now, after what was done since the last decision, into each row's signals."""
+        energy, novelty = self._nets.transition, self._nets.rnd
         with torch.no_grad():
             scenes = scene(self.runner.policy, self.runner.normalised(observations))
-            known = [
-                (i, watch.scene, watch.done)
-                for i, watch in enumerate(watches)
-                if watch.scene is not None and watch.done is not None
-            ]
-            if known:
+            if novelty is not None:
+                for i, value in enumerate(novelty(scenes).tolist()):
+                    found[i]["rnd"] = value
+            known = (
+                []
+                if energy is None
+                else [
+                    (i, watch.scene, watch.done)
+                    for i, watch in enumerate(watches)
+                    if watch.scene is not None and watch.done is not None
+                ]
+            )
+            if energy is not None and known:
                 index = [i for i, _, _ in known]
                 before = torch.stack([last for _, last, _ in known])
                 done = torch.from_numpy(np.stack([actions for _, _, actions in known])).float()

@@ -13,8 +13,9 @@ from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.parallel import usable_cores
 from ebt_policy.eval.recorded import recorded_signals
-from ebt_policy.eval.transition_data import fitted_transition
+from ebt_policy.eval.transition_data import fitted_signals
 from ebt_policy.eval.watched_episodes import watch_episodes
+from ebt_policy.learned_signals import beside, learned
 from ebt_policy.runner import load_runner
 from ebt_policy.signals import DEFAULT_SIGNALS, Statistic, fit_statistic
 from ebt_policy.watched import acting
@@ -46,11 +47,13 @@ def calibrate(
     if (env is None) == (dataset is None):
         raise UserError("Give either --env, to run episodes, or --dataset, with recorded successful ones.")
     runner = load_runner(policy, max_evaluations=max_evaluations, device=device)
-    transition = transition_folder(output) if "transition" in signals else None
-    if transition is not None:
+    nets = beside(output) if learned(signals) else None
+    if nets is not None:
         if env is None:
-            raise UserError("The transition energy is read while acting: calibrate it with --env.")
-        fitted_transition(runner, policy).save(transition)
+            raise UserError(
+                f"The signals {', '.join(learned(signals))} are read while acting: calibrate with --env."
+            )
+        fitted_signals(runner, policy, learned(signals)).save(nets)
     if env is not None:
         ran = watch_episodes(
             policy,
@@ -60,7 +63,8 @@ def calibrate(
             title=f"{policy}, {env}",
             max_evaluations=max_evaluations,
             device=device,
-            transition=transition,
+            nets=nets,
+            signals=signals,
         )
         seen: list[Values] = [episode.watch.signals for episode in ran if episode.success]
         horizon = -(-environment(env).max_ticks // runner.n_action_steps)
@@ -90,11 +94,6 @@ def _first_energy(episodes: Sequence[Values]) -> float | None:
     first = [one["energy"] + one["energy_drop"] for episode in episodes for one in episode]
     known = [energy for energy in first if np.isfinite(energy)]
     return float(np.median(known)) if known else None
-
-
-def transition_folder(calibration: Path) -> Path:
-    """Where a calibration's transition energy lies: beside it."""
-    return calibration.with_suffix(".transition")
 
 
 def fit_and_score(

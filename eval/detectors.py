@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebt_policy.eval.novelty import log_density_of_noise, random_distillation
+from ebt_policy.distillation import train_distillation
+from ebt_policy.eval.novelty import log_density_of_noise
 from ebt_policy.eval.transition_data import transitions
 from ebt_policy.eval.watched_episodes import WatchedEpisode
 from ebt_policy.noise import Noise
@@ -103,7 +104,7 @@ def _on_observations(policy: str | Path, device: str) -> list[Detector]:
 
     return [
         Detector("transition", transition),
-        Detector("rnd", on_scenes(random_distillation(scenes))),
+        Detector("rnd", on_scenes(torch.no_grad()(train_distillation(scenes, runner.checkpoint_sha256)))),
         Detector("logpzo", on_scenes(log_density_of_noise(scenes))),
     ]
 

@@ -85,7 +85,7 @@ def evaluate(
     episodes_folder: Path | None = None,
     calibration: Calibration | None = None,
     ladder: Ladder | None = None,
-    transition: Path | None = None,
+    nets: Path | None = None,
     show_progress: bool = True,
     cluster: Cluster | None = None,
 ) -> EvaluationResult:
@@ -95,7 +95,7 @@ def evaluate(
     takes one per usable core on the CPU and one on a GPU; the results are the same for every number. record:
     seeds whose frames are kept in the rows. json_path, parquet_path: files to write, atomically. episodes_folder:
     where the recorded episodes go, as video and timeline. calibration: watch every episode with it; ladder: and act on
-    alarms; transition: folder of the energy of that name. cluster: a Ray cluster that does the episodes, instead
+    alarms; nets: folder of its learned signals. cluster: a Ray cluster that does the episodes, instead
     of processes; the checkpoint travels there. Raises UserError for bad input.
     """
     if episodes < 1:
@@ -117,7 +117,7 @@ def evaluate(
     if calibration is not None:
         if cluster:
             raise UserError("Episodes on a Ray cluster cannot be watched yet. Leave out one of the two.")
-        watch = {"calibration": calibration, "ladder": ladder, "transition": transition}
+        watch = {"calibration": calibration, "ladder": ladder, "nets": nets}
         load = partial(_watched, env=env, watch=watch, **load.keywords)
         runner = load(str(policy))
     if cluster:

@@ -51,7 +51,7 @@ from ebt_policy.eval.watched_episodes import (
 from ebt_policy.provenance import run_record, sha256, write_json
 from ebt_policy.recipe import did_you_mean
 from ebt_policy.runner import Runner, find_checkpoint, load_runner
-from ebt_policy.signals import DEFAULT_SIGNALS, SIGNALS
+from ebt_policy.signals import DEFAULT_SIGNALS, LEARNED, SIGNALS
 
 PART = 100  # episodes in a file
 RESAMPLES = 500
@@ -185,7 +185,7 @@ def _add_values(task: MonitorTask, part: _Part, extra: Sequence[Detector]) -> No
     made_by = {"version": VERSION, "diffusion": task.diffusion and _sha256(task.diffusion)}
     if part.facts.get("values") != made_by:
         for episode in part.episodes:
-            episode.signals = {k: v for k, v in episode.signals.items() if k in SIGNALS and k != "transition"}
+            episode.signals = {k: v for k, v in episode.signals.items() if k in SIGNALS and k not in LEARNED}
     missing = [detector for detector in extra if detector.name not in part.episodes[0].signals]
     if missing:
         add_values(part.episodes, missing)

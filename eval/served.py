@@ -16,12 +16,11 @@ import numpy as np
 
 from ebt_policy.calibration import Calibration, read_calibration
 from ebt_policy.errors import UserError
-from ebt_policy.eval.calibrate import transition_folder
+from ebt_policy.learned_signals import LearnedSignals, beside, learned
 from ebt_policy.noise import Noise
 from ebt_policy.provenance import sha256
 from ebt_policy.runner import Runner, RunnerDecision, find_checkpoint, load_runner, shifted
 from ebt_policy.trace import StopReason
-from ebt_policy.transition import TransitionEnergy
 from ebt_policy.watched import WatchedRunner
 
 try:
@@ -49,12 +48,12 @@ class ServedRunner:
         heartbeat_s: float = 2.0,
         seed: int = 0,
         calibration: Calibration | None = None,
-        transition: TransitionEnergy | None = None,
+        nets: LearnedSignals | None = None,
     ) -> None:
         """policy: its name. fps: ticks a second it was trained at. seed: of its noise, from each episode's start on.
 
-        calibration: each decision then says its score and whether that is an alarm; transition: for the signal of that
-        name. Raises UserError when the calibration is of another checkpoint, or of this one acting otherwise.
+        calibration: each decision then says its score and whether that is an alarm; nets: for its learned signals.
+        Raises UserError when the calibration is of another checkpoint, or of this one acting otherwise.
         """
         config = runner.config
         self._runner, self._seed = runner, seed
@@ -79,7 +78,7 @@ class ServedRunner:
         )
         self._watched = None
         if calibration is not None:
-            self._watched = WatchedRunner(lambda **_: runner, calibration, transition=transition)
+            self._watched = WatchedRunner(lambda **_: runner, calibration, nets=nets)
             self._watch = self._watched.watch()
         self._noise = Noise.from_seeds([seed])
         self._chunk: np.ndarray | None = None  # (1, H, A) normalised, of the last decision
@@ -177,10 +176,10 @@ def serve(
         raise UserError(f"--heartbeat and --fps must be above 0, found {heartbeat_s} and {fps}.")
     thresholds = read_calibration(calibration) if calibration else None
     checkpoint = find_checkpoint(policy)
-    transition = None
-    if calibration and thresholds and "transition" in thresholds.statistic.signals:
+    nets = None
+    if calibration and thresholds:
         sha = sha256(checkpoint / "model.safetensors")
-        transition = TransitionEnergy.load(transition_folder(calibration), sha)
+        nets = LearnedSignals.load(beside(calibration), learned(thresholds.statistic.signals), sha)
     runner = load_runner(policy, max_evaluations, n_action_steps, device, overrides)
     served = ServedRunner(
         runner,
@@ -190,7 +189,7 @@ def serve(
         heartbeat_s=heartbeat_s,
         seed=seed,
         calibration=thresholds,
-        transition=transition,
+        nets=nets,
     )
     welcome = served.welcome
     warm_up = {

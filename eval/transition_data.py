@@ -1,19 +1,27 @@
-"""What a transition energy learns from: the demonstrations that the policy itself was trained on."""
+"""What learned signals learn from: the demonstrations that the policy itself was trained on."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ebt_policy.distillation import train_distillation
+from ebt_policy.learned_signals import LearnedSignals
 from ebt_policy.runner import Runner, find_checkpoint
-from ebt_policy.transition import TransitionEnergy, scene, train_transition
+from ebt_policy.transition import scene, train_transition
 
 
-def fitted_transition(runner: Runner, policy: str | Path) -> TransitionEnergy:
-    """Trained on the policy's own data. Raises UserError where the data cannot be read."""
-    return train_transition(*transitions(runner, policy), runner.checkpoint_sha256)
+def fitted_signals(runner: Runner, policy: str | Path, names: Collection[str]) -> LearnedSignals:
+    """The nets of `names`, trained on the policy's own data. Raises UserError where the data cannot be read."""
+    scenes, actions, following = transitions(runner, policy)
+    sha = runner.checkpoint_sha256
+    return LearnedSignals(
+        transition=train_transition(scenes, actions, following, sha) if "transition" in names else None,
+        rnd=train_distillation(scenes, sha) if "rnd" in names else None,
+    )
 
 
 def transitions(runner: Runner, policy: str | Path) -> tuple[Tensor, Tensor, Tensor]:

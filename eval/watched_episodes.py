@@ -20,10 +20,10 @@ from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.episodes import Episode
 from ebt_policy.eval.parallel import run_episodes
+from ebt_policy.learned_signals import LearnedSignals, learned
 from ebt_policy.provenance import sha256, write_atomic
 from ebt_policy.recovery import Ladder
 from ebt_policy.runner import Runner, find_checkpoint, load_runner
-from ebt_policy.transition import TransitionEnergy
 from ebt_policy.watched import WatchedRunner
 
 _FORMAT = 1
@@ -66,11 +66,12 @@ def watched_runner(
     calibration: Calibration | None = None,
     ladder: Ladder | None = None,
     keep_inputs: bool = False,
-    transition: Path | None = None,
+    nets: Path | None = None,
+    signals: Sequence[str] = (),
 ) -> WatchedRunner:
     """`policy` (see `load_runner`) watching itself in `env`. At module level: worker processes call it.
 
-    transition: folder of a transition energy.
+    nets: folder of learned signals; signals: which of them, where no calibration says so.
     """
 
     chosen = dict(overrides or {})
@@ -79,10 +80,11 @@ def watched_runner(
         return load_runner(policy, max_evaluations, n_action_steps, device, chosen | dict(overrides or {}))
 
     watched = partial(WatchedRunner, make, calibration, ladder, environment(env).hold, keep_inputs)
-    if transition is None:
+    if nets is None:
         return watched()
+    names = learned(calibration.statistic.signals if calibration is not None else signals)
     sha = sha256(find_checkpoint(policy) / "model.safetensors")
-    return watched(transition=TransitionEnergy.load(transition, sha))
+    return watched(nets=LearnedSignals.load(nets, names, sha))
 
 
 def watch_episodes(

@@ -171,16 +171,17 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
         return RemotePlanner(remote)
     from ebt_policy.calibration import read_calibration
     from ebt_policy.hardware.local_planner import LocalPlanner
+    from ebt_policy.learned_signals import LearnedSignals, beside, learned
     from ebt_policy.recovery import Ladder
     from ebt_policy.runner import find_checkpoint, load_runner
     from ebt_policy.watched import WatchedRunner
 
     folder = find_checkpoint(options.path)
-    calibration = None
+    calibration, nets = None, None
     if options.calibration:
-        calibration = read_calibration(
-            Path(options.calibration), provenance.sha256(folder / "model.safetensors")
-        )
+        file, digest = Path(options.calibration), provenance.sha256(folder / "model.safetensors")
+        calibration = read_calibration(file, digest)
+        nets = LearnedSignals.load(beside(file), learned(calibration.statistic.signals), digest)
     overrides = dict(options.set)
     if options.stop == "energy":
         if calibration is None or calibration.first_energy is None:
@@ -200,6 +201,7 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
         calibration,
         ladder if calibration is not None else None,
         hold=lambda state, last: state if last is None else last,
+        nets=nets,
     )
     planner = LocalPlanner(watched, fps)
     planner.warm_up()

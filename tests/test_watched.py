@@ -1,5 +1,6 @@
 """Watching changes nothing; the ladder changes what it says it does."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -91,8 +92,6 @@ def test_mistakes_are_named(make_runner: Callable):
     calibration = alarm_always(make_runner())
     with pytest.raises(UserError, match="holds still"):
         WatchedRunner(make_runner, calibration, Ladder())
-    import dataclasses
-
     other = dataclasses.replace(calibration, checkpoint_sha256="other")
     with pytest.raises(UserError, match="another checkpoint"):
         WatchedRunner(make_runner, other)
@@ -103,13 +102,16 @@ def test_mistakes_are_named(make_runner: Callable):
         fit_and_score([[{"energy": 1.0}]] * 10, ["energy"], 5, 0.1)
 
 
-def test_the_transition_energy_is_read_after_every_whole_chunk(make_runner: Callable):
+def test_learned_signals_are_read_of_what_is_seen_and_after_every_whole_chunk(make_runner: Callable):
     import torch
 
+    from ebt_policy.distillation import Distillation, DistillationConfig
+    from ebt_policy.learned_signals import LearnedSignals
     from ebt_policy.transition import TransitionConfig, TransitionEnergy
 
     energy = TransitionEnergy(TransitionConfig(scene=18, actions=16, checkpoint_sha256=""))
-    runner = WatchedRunner(make_runner, keep_inputs=True, transition=energy)
+    novelty = Distillation(DistillationConfig(scene=18, checkpoint_sha256=""))
+    runner = WatchedRunner(make_runner, keep_inputs=True, nets=LearnedSignals(energy, novelty))
     (episode,) = rollout(runner, ENV, [7])
     watch = episode.watch
     assert "transition" not in watch.signals[0]
@@ -119,4 +121,14 @@ def test_the_transition_energy_is_read_after_every_whole_chunk(make_runner: Call
     ]
     with torch.no_grad():
         expected = energy(scenes[0], torch.from_numpy(watch.chunks[0][None, :8]), scenes[1])
+        unlike = [float(novelty(s)) for s in scenes]
     assert watch.signals[1]["transition"] == pytest.approx(float(expected), rel=1e-4)
+    assert [one["rnd"] for one in watch.signals[:2]] == pytest.approx(unlike, rel=1e-4)
+
+
+def test_a_calibration_whose_net_is_missing_is_refused(make_runner: Callable):
+    """Its score would stay where it is, and never alarm."""
+    calibration = alarm_always(make_runner())
+    statistic = Statistic(("energy", "rnd"), (0.0, 0.0), (1.0, 1.0))
+    with pytest.raises(UserError, match="signal 'rnd', and its net is not here"):
+        WatchedRunner(make_runner, dataclasses.replace(calibration, statistic=statistic))
