@@ -37,7 +37,8 @@ def calibrate(
         episodes: How many to run; those that fail do not count.
         seed: Seed of the first.
         alpha: Rate of false alarms per successful episode.
-        signals: What the score is made of (default: energy overlap acceleration stillness).
+        signals: What the score is made of (default: energy overlap acceleration stillness). `rnd`, how unlike the demonstrations
+            what is seen is, finds more failures where it was measured; it needs the dataset that the policy was trained on.
         max_evaluations: Budget of function evaluations for each decision.
         processes: Worker processes.
         device: Torch device of the policy.
