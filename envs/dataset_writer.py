@@ -35,12 +35,29 @@ def staged(output: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+@contextmanager
+def ordinary_scheduling() -> Iterator[None]:
+    """SVT-AV1, LeRobot's encoder, run by root makes the calling thread a real-time one (SCHED_FIFO, 99): whatever it did
+    or started afterwards would starve the rest of the machine. Puts the thread back.
+    """
+    try:
+        yield
+    finally:
+        if hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 def write_episodes(folder: Path, repo_id: str, fps: int, task: str, episodes: Iterable[Episode]) -> int:
     """Write `episodes`, taken one by one, as a LeRobot dataset into the new `folder`; how many there were.
 
     The first episode tells the features: uint8 (T, H, W, 3) becomes a video, all else float32 (T, ...). Without
     an episode nothing is written.
     """
+    with ordinary_scheduling():
+        return _write_episodes(folder, repo_id, fps, task, episodes)
+
+
+def _write_episodes(folder: Path, repo_id: str, fps: int, task: str, episodes: Iterable[Episode]) -> int:
     import datasets
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 

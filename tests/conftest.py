@@ -1,7 +1,7 @@
 """Fixtures shared by all tests: a tiny dataset that any machine can build, and the real ones where they exist."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,15 @@ def tiny_episode(rng: np.random.Generator, length: int) -> dict[str, np.ndarray]
         "observation.environment_state": keypoints.reshape(length, 16).astype(np.float32),
         "action": action.astype(np.float32),
     }
+
+
+@pytest.fixture(autouse=True)
+def ordinary_priority() -> Iterator[None]:
+    """A test that encodes video through LeRobot itself leaves no real-time thread to those that come after it."""
+    from ebt_policy.envs.dataset_writer import ordinary_scheduling
+
+    with ordinary_scheduling():
+        yield
 
 
 @pytest.fixture(scope="session")
