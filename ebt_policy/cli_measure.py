@@ -86,14 +86,11 @@ def evaluate(
     if ladder and not calibration:
         raise UserError("--ladder acts on alarms: say when one is raised with --calibration FILE.")
     from ebt_policy.calibration import read_calibration
-    from ebt_policy.learned_signals import beside, learned
+    from ebt_policy.learned_signals import beside
     from ebt_policy.recovery import Ladder
 
     folder = output or Path("runs/eval")
     thresholds = read_calibration(calibration) if calibration else None
-    nets = (
-        beside(calibration) if calibration and thresholds and learned(thresholds.statistic.signals) else None
-    )
     result = run(
         policy,
         env,
@@ -109,7 +106,7 @@ def evaluate(
         parquet_path=parquet,
         episodes_folder=folder / "episodes" if record else None,
         calibration=thresholds,
-        nets=nets,
+        nets=beside(calibration) if calibration else None,
         ladder=Ladder(rungs=ladder) if ladder else None,
     )
     low, high = result.success_ci95

@@ -6,20 +6,16 @@ cannot (Burda et al., arXiv 1810.12894; RND-OE of FIPER, arXiv 2510.09459). Lege
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ebt_policy.errors import UserError
-from ebt_policy.provenance import write_json
+from ebt_policy.saved_net import load_net, save_net
 
 WIDTH, STEPS, BATCH = 256, 3000, 256
-_WEIGHTS, _FACTS = "rnd.safetensors", "rnd.json"
 
 
 @dataclass(frozen=True)
@@ -44,23 +40,14 @@ class Distillation(nn.Module):
         return (self.copy(scenes) - self.target(scenes)).square().sum(1)
 
     def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous().cpu() for k, v in self.state_dict().items()}, folder / _WEIGHTS)
-        write_json(folder / _FACTS, asdict(self.config))
+        save_net(self, folder, "rnd")
 
     @classmethod
     def load(cls, folder: Path, checkpoint_sha256: str | None = None) -> Distillation:
-        """From a folder of `save`. Raises UserError where there is none, or it belongs to another checkpoint."""
-        try:
-            made = cls(DistillationConfig(**json.loads((folder / _FACTS).read_text())))
-            made.load_state_dict(load_file(folder / _WEIGHTS))
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"{folder} holds no distilled net that can be read: {error}") from error
-        if checkpoint_sha256 not in (None, made.config.checkpoint_sha256):
-            raise UserError(
-                f"The distilled net in {folder} was made for another checkpoint. Calibrate again."
-            )
-        return made.eval()
+        """From a folder of `save`; see load_net."""
+        return load_net(
+            lambda facts: cls(DistillationConfig(**facts)), folder, "rnd", "distilled net", checkpoint_sha256
+        )
 
 
 def train_distillation(scenes: Tensor, checkpoint_sha256: str, seed: int = 0) -> Distillation:

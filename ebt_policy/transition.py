@@ -9,19 +9,15 @@ Legend: B batch, T observation steps, n ticks executed of a chunk, A action dime
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ebt_policy.errors import UserError
-from ebt_policy.provenance import write_json
+from ebt_policy.saved_net import load_net, save_net
 
-_WEIGHTS, _FACTS = "transition.safetensors", "transition.json"
 _LOG_SIGMA = (-7.0, 2.0)  # bounds: a coordinate that never moves must not make the energy infinite
 
 
@@ -65,27 +61,22 @@ class TransitionEnergy(nn.Module):
         return (0.5 * z.square() + log_sigma).sum(1)
 
     def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous().cpu() for k, v in self.state_dict().items()}, folder / _WEIGHTS)
-        write_json(folder / _FACTS, asdict(self.config))
+        save_net(self, folder, "transition")
 
     @classmethod
     def load(cls, folder: Path, checkpoint_sha256: str | None = None) -> TransitionEnergy:
-        """From a folder of `save`. Raises UserError where there is none, or it belongs to another checkpoint."""
-        try:
-            energy = cls(TransitionConfig(**json.loads((folder / _FACTS).read_text())))
-            energy.load_state_dict(load_file(folder / _WEIGHTS))
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"{folder} holds no transition energy that can be read: {error}") from error
-        if checkpoint_sha256 not in (None, energy.config.checkpoint_sha256):
-            raise UserError(
-                f"The transition energy in {folder} was made for another checkpoint. Train it again."
-            )
-        return energy.eval()
+        """From a folder of `save`; see load_net."""
+        return load_net(
+            lambda facts: cls(TransitionConfig(**facts)),
+            folder,
+            "transition",
+            "transition energy",
+            checkpoint_sha256,
+        )
 
 
 def scene(policy: PreTrainedPolicy, observations: dict[str, Tensor]) -> Tensor:
-    """What the transition energy sees of normalised observations (B, T, ...): (B, S).
+    """What learned signals see of normalised observations (B, T, ...): (B, S).
 
     The last frame's vectors; the policy's own encoding where it has cameras.
     """

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate
 
 from ebt_policy.eval.timeline import Timeline, TimelineDecision
+from ebt_policy.eval.trace_page import stop_words
 
 # Geometry in SVG units; about one CSS pixel each at the width that the page gives it.
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 116, 36, 12, 8, 18
@@ -87,9 +88,11 @@ def energy_trace(episode: Timeline, scale: EnergyScale | None, ticks: int) -> En
 def _readout(decision: TimelineDecision) -> str:
     energies = [e for e in decision.energy if e is not None]
     # A step that raised the energy was not kept.
-    kept = energies[:1] + [e for before, e in pairwise(energies) if e <= before]
+    kept = [e for e, lowest in zip(energies, accumulate(energies, min), strict=True) if e == lowest]
     path = " → ".join(f"{e:.3g}" for e in kept)
     rung = f" · {decision.rung}" if decision.rung else ""
-    reason = decision.stop_reason.lower().replace("_", " ")
+    reason = stop_words(decision.stop_reason)
     alarm = "ALARM · " if decision.alarm else ""
-    return f"{alarm}tick {decision.tick} · energy {path} · {decision.evaluations} evaluations · stop: {reason}{rung}"
+    return (
+        f"{alarm}tick {decision.tick} · energy {path} · {decision.evaluations} evaluations · {reason}{rung}"
+    )

@@ -41,7 +41,7 @@ class Badge:
 def write_page(page: Path, timeline: Timeline, gallery: str = "") -> None:
     """The episode on one page that needs nothing but itself. gallery: address of the page that lists it."""
     decisions = timeline.decisions
-    stops = {name: _stop(name) for name in sorted({d.stop_reason for d in decisions})}
+    stops = {name: stop_words(name) for name in sorted({d.stop_reason for d in decisions})}
     badges = [Badge("alarm", count(timeline.alarms, "alarm"))] if timeline.alarms else []
     if disturbed := disturbance(timeline):
         badges.append(Badge("disturbed", disturbed))
@@ -129,5 +129,6 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _stop(name: str) -> str:
+def stop_words(name: str) -> str:
+    """A StopReason by its name, in words."""
     return STOPS.get(name, name.lower().replace("_", " "))

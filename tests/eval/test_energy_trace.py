@@ -31,6 +31,8 @@ def test_a_trace_has_one_line_per_decision_and_higher_energy_is_higher_up():
 def test_a_step_that_was_not_kept_is_not_told():
     drawn = energy_trace(episode((2.0, 3.0, 1.0)), EnergyScale(-1, 1), ticks=8)
     assert drawn is not None and "energy 2 → 1 ·" in drawn.readouts[0][1]
+    drawn = energy_trace(episode((2.0, 3.0, 2.5)), EnergyScale(-1, 1), ticks=8)
+    assert drawn is not None and "energy 2 ·" in drawn.readouts[0][1]
 
 
 def test_alarms_and_disturbances_are_where_they_were():
