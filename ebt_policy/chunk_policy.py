@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
 from ebt_policy.errors import UserError
-from ebt_policy.noise import Noise
-from ebt_policy.optimise import parameter_groups
-from ebt_policy.trace import Decision, Trace
+from ebt_policy.model.noise import Noise
+from ebt_policy.model.parameter_groups import parameter_groups
+from ebt_policy.model.trace import Decision, Trace
 
 
 @contextmanager

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ebt_policy import objectives
 from ebt_policy.chunk_policy import ChunkPolicy, escape, grad_island
 from ebt_policy.configuration_ebt import EBTConfig
-from ebt_policy.descent import DescentRule, ExtraEnergy, best_of, minimise
-from ebt_policy.energy import EnergyTransformer, Evaluation
-from ebt_policy.noise import Noise
-from ebt_policy.trace import Decision, Trace
-from ebt_policy.unrolled import unrolled_descent
+from ebt_policy.model import objectives
+from ebt_policy.model.descent import DescentRule, ExtraEnergy, best_of, minimise
+from ebt_policy.model.energy import EnergyTransformer, Evaluation
+from ebt_policy.model.noise import Noise
+from ebt_policy.model.trace import Decision, Trace
+from ebt_policy.model.unrolled import unrolled_descent
 
 
 class EBTPolicy(ChunkPolicy):

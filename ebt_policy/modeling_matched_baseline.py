@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ebt_policy.chunk_policy import ChunkPolicy
 from ebt_policy.configuration_matched_baseline import MatchedBaselineConfig
-from ebt_policy.encoders import ObservationEncoder
-from ebt_policy.noise import Noise
-from ebt_policy.trace import Decision, Trace
-from ebt_policy.trunk import Trunk
+from ebt_policy.model.encoders import ObservationEncoder
+from ebt_policy.model.noise import Noise
+from ebt_policy.model.trace import Decision, Trace
+from ebt_policy.model.trunk import Trunk
 
 TWO_PASS_LEVEL = 0.9  # arXiv 2512.01809, section 4
 

@@ -7,8 +7,8 @@ from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.configuration_matched_baseline import MatchedBaselineConfig
 from ebt_policy.envs.configuration_pusht import EBTPushTEnv
 from ebt_policy.envs.configuration_simulated import EBTAlohaEnv, EBTRobosuiteEnv
-from ebt_policy.hardware.config_safe_robot import SafeRobotConfig
-from ebt_policy.hardware.config_sim_robot import SimRobotConfig
+from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig
+from ebt_policy.hardware.sim.config_sim_robot import SimRobotConfig
 
 __all__ = [
     "EBTAlohaEnv",

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from ebt_policy.envs.disturbances import Exposure
+from ebt_policy.envs.disturbances.exposure import Exposure
 from ebt_policy.envs.mujoco_objects import MujocoObjects
 from ebt_policy.envs.rendering import ensure_rendering, opengl_explained
 from ebt_policy.envs.simulated import Diverged, Score, SimulatedEnv, Task, simulated_spec

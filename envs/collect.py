@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ebt_policy.envs import environment
 from ebt_policy.envs.dataset_writer import refuse_existing, staged, write_episodes
 from ebt_policy.envs.experts import Expert, expert
+from ebt_policy.envs.registry import environment
 from ebt_policy.errors import UserError
 from ebt_policy.provenance import run_record, write_json
 

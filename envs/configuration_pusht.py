@@ -10,8 +10,8 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGE, OBS_STATE
 
-from ebt_policy.envs import environment
-from ebt_policy.envs.disturbances import make_disturbed, parse
+from ebt_policy.envs.disturbances.kinds import parse
+from ebt_policy.envs.registry import environment, make_disturbed
 from ebt_policy.envs.vector import make_vector
 from ebt_policy.errors import UserError
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ebt_policy.envs.disturbances import Vector
+from ebt_policy.envs.disturbances.exposure import Vector
 
 TOUCH = 0.001  # how deep objects may be in each other where one is put
 STEP = 0.005  # by which an object is let down

@@ -12,9 +12,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from ebt_policy.envs import environment, environments
-from ebt_policy.envs.disturbances import KINDS
+from ebt_policy.envs.disturbances.exposure import KINDS
 from ebt_policy.envs.experts import experts
+from ebt_policy.envs.registry import environment, environments
 from ebt_policy.errors import UserError
 from ebt_policy.provenance import write_json
 

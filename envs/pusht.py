@@ -12,9 +12,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from ebt_policy.envs import EnvSpec
-from ebt_policy.envs.disturbances import Exposure
+from ebt_policy.envs.disturbances.exposure import Exposure
 from ebt_policy.envs.pusht_objects import PushTObjects
+from ebt_policy.envs.spec import EnvSpec
 from ebt_policy.errors import UserError
 
 MAX_TICKS = 300

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ebt_policy.envs.disturbances import Vector
+from ebt_policy.envs.disturbances.exposure import Vector
 
 TOUCH = 0.5  # pixels: how deep the block may be in something where it is put
 WALLS = (5.0, 506.0)

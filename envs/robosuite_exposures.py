@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ebt_policy.envs.disturbances import Exposure, Region
+from ebt_policy.envs.disturbances.exposure import Exposure, Region
 
 _ON_TABLE: Region = (-0.25, 0.25, -0.3, 0.3)
 _IN_BIN: Region = (-0.07, 0.27, -0.47, -0.03)

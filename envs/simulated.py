@@ -13,9 +13,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from ebt_policy.envs import EnvSpec
-from ebt_policy.envs.disturbances import Disturbable, Exposure
-from ebt_policy.recovery import Hold
+from ebt_policy.envs.disturbances.exposure import Disturbable, Exposure
+from ebt_policy.envs.spec import EnvSpec, Hold
 
 
 class Diverged(Exception):

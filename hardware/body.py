@@ -10,12 +10,12 @@ from lerobot.robots.robot import Robot
 from lerobot.robots.utils import make_robot_from_config
 
 from ebt_policy.errors import UserError
-from ebt_policy.hardware.clock import Clock, SteppedClock, WallClock
 from ebt_policy.hardware.config_deploy import DeployConfig
-from ebt_policy.hardware.config_safe_robot import SafeRobotConfig, SafetyOptions
-from ebt_policy.hardware.safe_robot import SafeRobot
-from ebt_policy.hardware.sim_robot import SimRobot
-from ebt_policy.hardware.streams import CameraStream, Streams
+from ebt_policy.hardware.control.clock import Clock, SteppedClock, WallClock
+from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig, SafetyOptions
+from ebt_policy.hardware.safety.safe_robot import SafeRobot
+from ebt_policy.hardware.sensing.streams import CameraStream, Streams
+from ebt_policy.hardware.sim.sim_robot import SimRobot
 
 # A simulated arm breaks nothing, and has to do what the policy was measured with.
 _SIMULATED = SafetyOptions(velocity=1e3, acceleration=1e6, margin=0.0, ramp_s=0.0, start_gate=None)

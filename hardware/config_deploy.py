@@ -7,8 +7,8 @@ from typing import Any
 
 from lerobot.robots.config import RobotConfig
 
-from ebt_policy.hardware.config_safe_robot import SafetyOptions
-from ebt_policy.hardware.config_sim_robot import SimRobotConfig
+from ebt_policy.hardware.safety.config_safe_robot import SafetyOptions
+from ebt_policy.hardware.sim.config_sim_robot import SimRobotConfig
 
 
 @dataclass(kw_only=True)

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,19 @@ import numpy as np
 from lerobot.robots.robot import Robot
 
 from ebt_policy import provenance
-from ebt_policy.errors import UserError
 from ebt_policy.hardware.body import make_body
-from ebt_policy.hardware.clock import Clock
-from ebt_policy.hardware.commands import HELP, Command, Commands, from_keys, from_signals
-from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions
-from ebt_policy.hardware.events import EventLog
-from ebt_policy.hardware.loop import ControlLoop, LoopConfig, Outcome, Sent
-from ebt_policy.hardware.observer import Observer
-from ebt_policy.hardware.planning import InlineThinker, Planner, Thinker
-from ebt_policy.hardware.recording import Recording
-from ebt_policy.hardware.safe_robot import SafeRobot
-from ebt_policy.hardware.sim_robot import SimRobot
-from ebt_policy.hardware.watching import Eyes
+from ebt_policy.hardware.config_deploy import DeployConfig
+from ebt_policy.hardware.control.clock import Clock
+from ebt_policy.hardware.control.commands import HELP, Command, Commands, from_keys, from_signals
+from ebt_policy.hardware.control.loop import ControlLoop, LoopConfig, Outcome, Sent
+from ebt_policy.hardware.control.planning import InlineThinker, Planner, Thinker
+from ebt_policy.hardware.control.watching import Eyes
+from ebt_policy.hardware.planners.make import make_planner
+from ebt_policy.hardware.recording.recording import Recording
+from ebt_policy.hardware.safety.events import EventLog
+from ebt_policy.hardware.safety.safe_robot import SafeRobot
+from ebt_policy.hardware.sensing.observer import Observer
+from ebt_policy.hardware.sim.sim_robot import SimRobot
 
 OnPlan = Callable[[Mapping[str, Any]], None]
 PRIORITY = -15  # "nice" of the loop's thread
@@ -149,70 +148,6 @@ def deploying(
             (lambda: twin.finished) if twin is not None else (lambda: False),
         )
         yield Deployed(arm, loop, clock, planner, twin, recording)
-
-
-def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None = None) -> Planner:
-    """The policy that these options name, warmed up: the first thoughts of a process are slow.
-
-    fps: its ticks a second here. trained_fps: those of its data, where known; a server that says otherwise is refused.
-    """
-    if bool(options.path) == bool(options.server):
-        raise UserError(
-            "Give either --policy.path, a policy on this computer, or --policy.server, an address."
-        )
-    if options.server:
-        from ebt_policy.hardware.client import RemotePolicy
-        from ebt_policy.hardware.contract import Expectation, read_token
-        from ebt_policy.hardware.remote_planner import RemotePlanner
-
-        token = read_token(Path(options.token_file) if options.token_file else None)
-        remote = RemotePolicy(options.server, Expectation(fps=trained_fps), token)
-        remote.connect()
-        return RemotePlanner(remote)
-    from ebt_policy.calibration import read_calibration
-    from ebt_policy.hardware.local_planner import LocalPlanner
-    from ebt_policy.learned_signals import LearnedSignals, beside, learned
-    from ebt_policy.recovery import Ladder
-    from ebt_policy.runner import find_checkpoint, load_runner
-    from ebt_policy.watched import WatchedRunner
-
-    folder = find_checkpoint(options.path)
-    calibration, nets = None, None
-    if options.calibration:
-        file, digest = Path(options.calibration), provenance.sha256(folder / "model.safetensors")
-        calibration = read_calibration(file, digest)
-        nets = LearnedSignals.load(beside(file), learned(calibration.statistic.signals), digest)
-    overrides = dict(options.set)
-    if options.stop == "energy":
-        if calibration is None or calibration.first_energy is None:
-            raise UserError(
-                "--policy.stop=energy needs --policy.calibration with the energy at the first evaluation: make one with "
-                "`ebt-policy calibrate`."
-            )
-        # What begins as low as usual needs no second thought. Noise shrinks from one evaluation to the next, and with it
-        # every energy: only first ones compare.
-        overrides |= {"stop_energy": calibration.first_energy, "min_evaluations": 1}
-    elif options.stop != "budget":
-        raise UserError(f"--policy.stop is '{options.stop}'; expected budget or energy.")
-    # Trying again gained nothing where it was measured (docs/results.md): an alarm holds, and one that stays asks.
-    ladder = Ladder(rungs=("hold", "ask") if options.ladder is None else tuple(options.ladder))
-    watched = WatchedRunner(
-        partial(_load, load_runner, options, overrides),
-        calibration,
-        ladder if calibration is not None else None,
-        hold=lambda state, last: state if last is None else last,
-        nets=nets,
-    )
-    planner = LocalPlanner(watched, fps)
-    planner.warm_up()
-    return planner
-
-
-def _load(load: Callable[..., Any], options: PolicyOptions, base: Mapping[str, Any], **changes: Any) -> Any:
-    """A runner as the options say, changed as a rung of the ladder asks."""
-    overrides = {**base, **changes.pop("overrides", {})}
-    budget = changes.pop("max_evaluations", options.max_evaluations)
-    return load(options.path, budget, options.n_action_steps, options.device, overrides)
 
 
 @contextlib.contextmanager

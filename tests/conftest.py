@@ -15,7 +15,7 @@ from tiny_policies import TINY_POLICIES
 from untrained_policies import checkpoint, stub_runner  # noqa: F401  (fixtures)
 
 if TYPE_CHECKING:
-    from ebt_policy.recipe import TrainRecipe
+    from ebt_policy.training.recipe import TrainRecipe
 
 TINY_REPO_ID = "tests/tiny_pusht"
 TINY_EPISODES = 4
@@ -97,7 +97,7 @@ def pusht_keypoints() -> tuple[str, Path]:
 @pytest.fixture
 def tiny_recipe(tiny_dataset: tuple[str, Path]) -> "Callable[..., TrainRecipe]":
     """tiny_recipe("ebt", steps=20, ...) -> a recipe on the tiny dataset that trains in a second, deterministically."""
-    from ebt_policy.recipe import decode_recipe
+    from ebt_policy.training.recipe import decode_recipe
 
     def make(policy: str = "ebt", **changes: Any) -> "TrainRecipe":
         repo_id, root = tiny_dataset

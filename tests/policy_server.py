@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 from websockets.sync.client import ClientConnection, connect
 
-from ebt_policy.hardware import wire
-from ebt_policy.hardware.server import Decided, Decider, PolicyServer
-from ebt_policy.hardware.wire import Array, Feature, Hello, Observe, Welcome
+from ebt_policy.hardware.remote import wire
+from ebt_policy.hardware.remote.server import Decided, Decider, PolicyServer
+from ebt_policy.hardware.remote.wire import Array, Feature, Hello, Observe, Welcome
 
 STATE = "observation.state"
 TIMEOUT_S = 20.0  # far beyond what anything takes: only a test that fails waits for it

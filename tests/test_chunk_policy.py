@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from ebt_policy.chunk_policy import shift
 from ebt_policy.errors import UserError
+from ebt_policy.model.noise import Noise
 from ebt_policy.modeling_ebt import EBTPolicy
-from ebt_policy.noise import Noise
 
 POLICIES = [
     ("ebt", {}),

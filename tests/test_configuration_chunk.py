@@ -10,8 +10,8 @@ from core_fixtures import make_batch, make_policy
 from lerobot.configs.types import FeatureType, PolicyFeature
 
 from ebt_policy import EBTConfig
+from ebt_policy.inference.runner import find_checkpoint, list_shipped
 from ebt_policy.modeling_ebt import EBTPolicy
-from ebt_policy.runner import find_checkpoint, list_shipped
 
 VGA = {"top": (480, 640)}
 

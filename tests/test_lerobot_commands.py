@@ -14,12 +14,12 @@ from lerobot.policies.factory import get_policy_class
 from safetensors.torch import load_file, save_file
 from tiny_policies import TINY_POLICIES
 
-from ebt_policy.checkpoint import last_checkpoint
 from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.errors import UserError
 from ebt_policy.modeling_ebt import EBTPolicy
 from ebt_policy.processor_ebt import make_ebt_pre_post_processors
-from ebt_policy.train import train
+from ebt_policy.training.checkpoint import last_checkpoint
+from ebt_policy.training.train import train
 
 PUSHT = ["--env.obs_type=environment_state_agent_pos", "--env.episode_length=10"]
 ONE_EPISODE = ["--eval.n_episodes=1", "--eval.batch_size=1", "--policy.device=cpu"]

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebt_policy.noise import Noise
-from ebt_policy.runner import RunnerDecision
-from ebt_policy.trace import Trace
+from ebt_policy.inference.runner import RunnerDecision
+from ebt_policy.model.noise import Noise
+from ebt_policy.model.trace import Trace
 
 OPTIONS = {
     "ebt": {"width": 16, "layers": 1, "attention_heads": 2},

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ebt_policy.envs.aloha import AlohaSimulator
-from ebt_policy.envs.experts import Script, Style
+from ebt_policy.envs.experts.base import Script, Style
 from ebt_policy.envs.experts.kinematics import Pose
 from ebt_policy.envs.experts.viperx import Hand, Motion, up
 

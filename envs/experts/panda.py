@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from ebt_policy.envs.experts import Action, Style
+from ebt_policy.envs.experts.base import Action, Style
 from ebt_policy.envs.robosuite_tasks import RobosuiteSimulator
 
 STEP, TURN = 0.05, 0.5  # metres and radians of a full action (OSC's scale)

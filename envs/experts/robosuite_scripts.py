@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ebt_policy.envs.experts import Action, Script, Style
+from ebt_policy.envs.experts.base import Action, Script, Style
 from ebt_policy.envs.experts.panda import Hand, Pose, Vector, heading, near, up
 from ebt_policy.envs.robosuite_tasks import RobosuiteSimulator
 

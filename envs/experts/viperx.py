@@ -13,7 +13,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ebt_policy.envs.aloha import AlohaSimulator
-from ebt_policy.envs.experts import Action, Style
+from ebt_policy.envs.experts.base import Action, Style
 from ebt_policy.envs.experts.kinematics import Arm, Pose, Vector
 
 # Metres of the tool and radians of a joint a tick, at most: 0.35 m/s and 1.25 rad/s.

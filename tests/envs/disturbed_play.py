@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 
 from ebt_policy.envs import environment
-from ebt_policy.envs.disturbances import make_disturbed
+from ebt_policy.envs.registry import make_disturbed
 
 PUSHT = "pusht_keypoints"
 SEED = 3

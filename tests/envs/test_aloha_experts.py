@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from ebt_policy.envs.experts import Actions, Expert, Style, expert
+from ebt_policy.envs.experts import Expert, expert
+from ebt_policy.envs.experts.base import Actions, Style
 
 pytest.importorskip("gym_aloha")
 

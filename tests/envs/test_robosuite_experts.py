@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from ebt_policy.envs.experts import Style
+from ebt_policy.envs.experts.base import Style
 
 pytest.importorskip("robosuite")
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ebt_policy.eval.timeline import Timeline, TimelineDecision
+from ebt_policy.eval.rollout.timeline import Timeline, TimelineDecision
 
 TICKS, PER_DECISION, FPS = 40, 8, 10.0
 

@@ -7,7 +7,7 @@ import pytest
 from policy_server import FakeDecider, serving
 from sim_twin import twins
 
-from ebt_policy.hardware.sim_robot import SimRobot
+from ebt_policy.hardware.sim.sim_robot import SimRobot
 
 
 @pytest.fixture

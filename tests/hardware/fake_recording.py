@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from ebt_policy.hardware.episode_writer import DatasetSpec
+from ebt_policy.hardware.recording.episode_writer import DatasetSpec
 
 FPS = 20
 VIDEO = "observation.images.front"

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from fake_arm import FakeArm, FakeArmConfig
 
-from ebt_policy.hardware.clock import SteppedClock
-from ebt_policy.hardware.commands import Command, Commands
-from ebt_policy.hardware.config_safe_robot import SafeRobotConfig
-from ebt_policy.hardware.loop import ControlLoop, LoopConfig, Outcome, Sent
-from ebt_policy.hardware.planning import Answer, Plan, Question, Seen, answered
-from ebt_policy.hardware.safe_robot import SafeRobot
+from ebt_policy.hardware.control.clock import SteppedClock
+from ebt_policy.hardware.control.commands import Command, Commands
+from ebt_policy.hardware.control.loop import ControlLoop, LoopConfig, Outcome, Sent
+from ebt_policy.hardware.control.planning import Answer, Plan, Question, Seen, answered
+from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig
+from ebt_policy.hardware.safety.safe_robot import SafeRobot
 
 HZ = 50.0
 Timed = Callable[[float], object]

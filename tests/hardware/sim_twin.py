@@ -13,8 +13,8 @@ import pytest
 from ebt_policy.envs import environment
 from ebt_policy.envs.aloha import TASKS
 from ebt_policy.envs.simulated import Score, SimulatedEnv
-from ebt_policy.hardware.config_sim_robot import SimRobotConfig
-from ebt_policy.hardware.sim_robot import SimRobot
+from ebt_policy.hardware.sim.config_sim_robot import SimRobotConfig
+from ebt_policy.hardware.sim.sim_robot import SimRobot
 
 TASK = "aloha_transfer_cube"
 START = np.linspace(-0.5, 0.5, 14)
@@ -71,7 +71,7 @@ def twins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
                 return gym.wrappers.TimeLimit(inner, max_ticks)
 
             fake = dataclasses.replace(spec, make=lambda render: env(), make_with_cameras=env)
-            monkeypatch.setattr("ebt_policy.hardware.sim_robot.environment", lambda name: fake)
+            monkeypatch.setattr("ebt_policy.hardware.sim.sim_robot.environment", lambda name: fake)
         else:
             pytest.importorskip("gym_aloha")
         robot = SimRobot(SimRobotConfig(id="twin", calibration_dir=tmp_path, **options))

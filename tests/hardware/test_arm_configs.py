@@ -5,14 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ebt_policy.recipe import recipe_names
+from ebt_policy.training.recipe import recipe_names
 
 FILES = sorted((Path(__file__).parents[2] / "configs" / "arms").glob("*.yaml"))
 # In a process of its own: other tests import cameras and robots, which would hide that the command does not.
 PROGRAM = """
 import json, sys
-import ebt_policy.hardware.check as checking
-from ebt_policy.cli_deploy import deploy
+import ebt_policy.hardware.setup.check as checking
+from ebt_policy.cli.deploy import deploy
 seen = []
 checking.check = lambda config: seen.append(config) is None
 for path in sys.argv[1:]:

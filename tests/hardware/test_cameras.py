@@ -9,8 +9,8 @@ import pytest
 from lerobot.cameras.opencv import OpenCVCamera, OpenCVCameraConfig
 
 from ebt_policy.errors import UserError
-from ebt_policy.hardware import camera_stream
-from ebt_policy.hardware.streams import CameraStream, Streams
+from ebt_policy.hardware.sensing import camera_stream
+from ebt_policy.hardware.sensing.streams import CameraStream, Streams
 
 
 def until(condition, timeout_s: float = 30.0) -> None:

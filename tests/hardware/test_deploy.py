@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from ebt_policy.errors import UserError
-from ebt_policy.eval.rollout import rollout
-from ebt_policy.hardware import local_planner
-from ebt_policy.hardware.commands import Commands
+from ebt_policy.eval.rollout.rollout import rollout
 from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions
-from ebt_policy.hardware.config_sim_robot import SimRobotConfig
+from ebt_policy.hardware.control.commands import Commands
 from ebt_policy.hardware.deploy import deploy, deploying
-from ebt_policy.hardware.sim_robot import SimRobot
-from ebt_policy.runner import load_runner, shifted
+from ebt_policy.hardware.planners import local_planner
+from ebt_policy.hardware.sim.config_sim_robot import SimRobotConfig
+from ebt_policy.hardware.sim.sim_robot import SimRobot
+from ebt_policy.inference.runner import load_runner, shifted
 
 TASK, POLICY = "aloha_transfer_cube", "shipped:aloha_transfer_cube_ebt"
 

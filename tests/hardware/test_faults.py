@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ebt_policy.hardware.fault_bench import run_case, table
-from ebt_policy.hardware.fault_list import CASES
-from ebt_policy.hardware.fault_world import HZ, VELOCITY, motion
+from ebt_policy.hardware.emulation.fault_bench import run_case, table
+from ebt_policy.hardware.emulation.fault_list import CASES
+from ebt_policy.hardware.emulation.fault_world import HZ, VELOCITY, motion
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

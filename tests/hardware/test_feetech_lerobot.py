@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from ebt_policy.hardware.config_safe_robot import SafeRobotConfig
-from ebt_policy.hardware.feetech_bus import EmulatedBus
-from ebt_policy.hardware.feetech_faults import FaultKind
-from ebt_policy.hardware.safe_robot import SafeRobot
+from ebt_policy.hardware.emulation.feetech_bus import EmulatedBus
+from ebt_policy.hardware.emulation.feetech_faults import FaultKind
+from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig
+from ebt_policy.hardware.safety.safe_robot import SafeRobot
 
 sdk_port = pytest.importorskip("scservo_sdk.port_handler", reason="needs the extra feetech")
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig  # noqa: E402

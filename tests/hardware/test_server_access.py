@@ -6,11 +6,11 @@ from policy_server import STATE, TIMEOUT_S, FakeDecider, hear, raw, serving, sta
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ebt_policy.errors import UserError
-from ebt_policy.hardware import wire
-from ebt_policy.hardware.client import Expectation, RemotePolicy
-from ebt_policy.hardware.contract import read_token
-from ebt_policy.hardware.server import MAX_CONNECTIONS, PolicyServer
-from ebt_policy.hardware.wire import Fault, Feature, Hello
+from ebt_policy.hardware.remote import wire
+from ebt_policy.hardware.remote.client import Expectation, RemotePolicy
+from ebt_policy.hardware.remote.contract import read_token
+from ebt_policy.hardware.remote.server import MAX_CONNECTIONS, PolicyServer
+from ebt_policy.hardware.remote.wire import Fault, Feature, Hello
 
 TOKEN = "0123456789abcdef"
 

@@ -10,8 +10,8 @@ from sim_twin import START, TASK, Quick, eventually, joints
 
 from ebt_policy.envs.simulated import Diverged
 from ebt_policy.errors import UserError
-from ebt_policy.hardware.config_sim_robot import SimRobotConfig
-from ebt_policy.hardware.sim_robot import SimRobot
+from ebt_policy.hardware.sim.config_sim_robot import SimRobotConfig
+from ebt_policy.hardware.sim.sim_robot import SimRobot
 
 
 @pytest.mark.parametrize(

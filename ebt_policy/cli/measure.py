@@ -1,0 +1,213 @@
+"""Commands of `ebt-policy` that measure: demo, eval, bench, energy."""
+
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from ebt_policy.cli.options import Overrides, key_values
+from ebt_policy.errors import UserError
+
+
+def demo(
+    task: Literal["pusht", "lift", "transfer_cube"] = "pusht",
+    episodes: int = 50,
+    seed: int = 100_000,
+    output: Path | None = None,
+    open_browser: bool = False,
+    processes: int | None = None,
+) -> None:
+    """EBT and Diffusion Policy side by side on PushT, in under three minutes; no dataset, no network.
+
+    Prints the comparison and writes a report with videos and energy traces. lift (robosuite) and transfer_cube (ALOHA)
+    show EBT alone, in MuJoCo: they need the extra of that name, and OpenGL for the videos.
+
+    Args:
+        task: Which of the shipped policies to watch.
+        episodes: Episodes for each policy, on the same seeds.
+        seed: Seed of the first episode; the others count up from it.
+        output: Folder for the report (default: runs/demo, or runs/demo_TASK).
+        open_browser: Show the report when it is done.
+        processes: Worker processes (default: one for each core).
+    """
+    from ebt_policy.eval.benchmarks.demo import demo as run
+
+    folder = output or Path("runs/demo" if task == "pusht" else f"runs/demo_{task}")
+    run(episodes, seed, folder, task=task, processes=processes, open_browser=open_browser)
+
+
+def evaluate(
+    policy: str,
+    env: str = "pusht_keypoints",
+    episodes: int = 500,
+    seed: int = 100_000,
+    max_evaluations: int | None = None,
+    n_action_steps: int | None = None,
+    json: Path | None = None,
+    parquet: Path | None = None,
+    record: int = 0,
+    output: Path | None = None,
+    calibration: Path | None = None,
+    ladder: tuple[str, ...] = (),
+    processes: int | None = None,
+    device: str = "cpu",
+    overrides: Overrides = (),
+) -> None:
+    """Success rate, coverage, function evaluations and latency of one policy on fixed seeds.
+
+    Args:
+        policy: A run or checkpoint folder, or shipped:NAME (shipped:list names what comes with the package).
+        env: An environment; `ebt-policy envs` lists them.
+        episodes: How many, on seeds counting up from --seed.
+        seed: Seed of the first episode.
+        max_evaluations: Budget of function evaluations for each decision.
+        n_action_steps: Ticks executed of each chunk (default: as trained).
+        json: Where to write the figures.
+        parquet: Where to write one row for each episode, with its traces.
+        record: Keep video and timeline of the first so many episodes, for `ebt-policy trace` (about 60 MB of memory
+            each while it runs).
+        output: Folder for what --record keeps (default: runs/eval).
+        calibration: Watch for failure, with the thresholds in this file of `ebt-policy calibrate`.
+        ladder: What to do about alarms, rung by rung: think, sample, shorten, hold, ask.
+        processes: Worker processes (default: one for each core). The result does not depend on it.
+        device: Torch device of the policy.
+        overrides: Options of the policy, e.g. --set start=zero --set sampler=ddim:10
+    """
+    from ebt_policy.eval.rollout.evaluate import evaluate as run
+    from ebt_policy.inference.runner import list_shipped
+
+    if policy in ("shipped:", "shipped:list"):
+        print("\n".join(f"shipped:{name}" for name in list_shipped()))
+        return
+    if output and not record:
+        raise UserError(
+            "--output is the folder for recorded episodes: say how many with --record, e.g. --record 8."
+        )
+    if ladder and not calibration:
+        raise UserError("--ladder acts on alarms: say when one is raised with --calibration FILE.")
+    from ebt_policy.monitoring.calibration import read_calibration
+    from ebt_policy.monitoring.learned_signals import beside
+    from ebt_policy.monitoring.recovery import Ladder
+
+    folder = output or Path("runs/eval")
+    thresholds = read_calibration(calibration) if calibration else None
+    result = run(
+        policy,
+        env,
+        episodes,
+        seed,
+        max_evaluations=max_evaluations,
+        n_action_steps=n_action_steps,
+        overrides=key_values(overrides),
+        processes=processes,
+        device=device,
+        record=range(seed, seed + record),
+        json_path=json,
+        parquet_path=parquet,
+        episodes_folder=folder / "episodes" if record else None,
+        calibration=thresholds,
+        nets=beside(calibration) if calibration else None,
+        ladder=Ladder(rungs=ladder) if ladder else None,
+    )
+    low, high = result.success_ci95
+    print(
+        f"success {result.success_rate:.3f} (95 % {low:.3f} to {high:.3f}, {episodes} episodes), "
+        f"coverage {result.mean_max_coverage:.3f} max, {result.mean_final_coverage:.3f} final"
+    )
+    print(
+        f"{result.evaluations_per_decision:.2f} function evaluations a decision, latency "
+        f"{result.latency_ms['p50']:.1f} ms median, {result.latency_ms['p95']:.1f} ms 95th percentile"
+    )
+    if calibration:
+        alarmed = [any(r.alarm for r in row.watch.readings) for row in result.rows]
+        failed = [not row.success for row in result.rows]
+        false = sum(a and not f for a, f in zip(alarmed, failed, strict=True))
+        print(
+            f"alarms in {sum(alarmed) - false} of {sum(failed)} failures and in {false} of "
+            f"{episodes - sum(failed)} successes"
+        )
+    if record:
+        print(f"Recorded: {folder}/episodes. Look at them with: ebt-policy trace {folder}")
+
+
+def bench(
+    config: Positional[Path],
+    output: Path | None = None,
+    resume: bool = True,
+    rows: tuple[str, ...] = (),
+    tasks: tuple[str, ...] = (),
+    processes: int | None = None,
+    backend: Literal["processes", "ray"] = "processes",
+    address: str = "local",
+) -> None:
+    """A table of policies: trains what is missing, evaluates all on the same seeds, writes report.md and .html.
+
+    Files of another `kind` measure something else: `monitor`, failure detectors on one policy's episodes; `server`, the policy
+    server under attack and its latency; `faults`, what the control loop does about each of them; `arm`, the whole deployment
+    on this machine (configs/bench_monitor.yaml and so on).
+
+    Args:
+        config: A bench file, e.g. configs/bench_pusht.yaml
+        output: Folder (default: runs/<config>). An interrupted bench goes on where it stopped.
+        resume: Keep what is there and still fits.
+        rows: Names of the only rows to do, without a report: several processes can share the work.
+        tasks: Likewise, the only environments of a bench that has several.
+        processes: Worker processes for the episodes.
+        backend: Who runs the episodes: processes of this machine, or a Ray cluster (training stays here). The results
+            are the same.
+        address: Of the Ray cluster: auto, host:port or ray://host:port; local starts one on this machine.
+    """
+    from ebt_policy.errors import UserError
+    from ebt_policy.eval.benchmarks.bench_file import bench_kind
+
+    kind = bench_kind(config)
+    if kind == "monitor":
+        from ebt_policy.eval.benchmarks.monitor_bench import monitor_bench
+
+        print(monitor_bench(config, output, processes, tasks))
+        return
+    if kind == "server":
+        from ebt_policy.eval.benchmarks.served_bench import server_bench
+
+        print(server_bench(config, output))
+        return
+    if kind == "faults":
+        from ebt_policy.hardware.emulation.fault_bench import fault_bench
+
+        print(fault_bench(config, output))
+        return
+    if kind == "arm":
+        from ebt_policy.eval.benchmarks.arm_bench import arm_bench
+
+        print(arm_bench(config, output, resume))
+        return
+    if kind is not None:
+        raise UserError(
+            f"{config}: no bench has the kind '{kind}'. Kinds: monitor, server, faults, arm; none for policies."
+        )
+    from ebt_policy.eval.benchmarks.bench import bench as run
+    from ebt_policy.eval.rollout.ray_backend import Cluster
+
+    cluster = Cluster(address, processes) if backend == "ray" else None
+    run(config, output, resume, rows=rows, tasks=tasks, processes=processes, cluster=cluster)
+
+
+def energy(
+    policy: str,
+    dataset: str | None = None,
+    root: Path | None = None,
+    noise: float = 0.15,
+    json: Path | None = None,
+) -> None:
+    """Does the energy mean something? Expert chunks against the same with noise, on held-out episodes.
+
+    Args:
+        policy: A run or checkpoint folder, or shipped:NAME.
+        dataset: Repo id (default: what the policy was trained on).
+        root: A local folder instead of LeRobot's cache.
+        noise: Standard deviation of the noise, in normalised action units.
+        json: Where to write the figures.
+    """
+    from ebt_policy.eval.benchmarks.energy_quality import energy_quality
+
+    energy_quality(policy, dataset, root, noise=noise, json_path=json)

@@ -1,0 +1,80 @@
+"""Commands of `ebt-policy` that make policies: train, doctor, export, throughput."""
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from ebt_policy.cli.options import Overrides, key_values
+
+
+def train(
+    config: str = "pusht_keypoints",
+    output: Path | None = None,
+    resume: bool = False,
+    steps: int | None = None,
+    seed: int | None = None,
+    overrides: Overrides = (),
+) -> None:
+    """Train a policy (ebt, matched_baseline, diffusion, act, ...) on a LeRobot dataset.
+
+    Args:
+        config: Name of a shipped recipe, or path of a YAML file.
+        output: Run folder (default: runs/<config>). Holds recipe, versions, logs and checkpoints.
+        resume: Go on with the run in that folder.
+        steps: Optimiser steps.
+        seed: Seed of the weights, the noise and the order of the data.
+        overrides: e.g. --set policy.type=diffusion --set dataset.repo_id=me/my_arm --set batch_size=64
+    """
+    from ebt_policy.training.recipe import load_recipe
+    from ebt_policy.training.train import train as run
+
+    values = key_values(overrides)
+    values |= {k: v for k, v in {"steps": steps, "seed": seed}.items() if v is not None}
+    folder = output or Path("runs") / Path(config).stem
+    print(
+        f"Policy: {run(load_recipe(config, values), folder, resume=resume)}/checkpoints/last/pretrained_model"
+    )
+
+
+def doctor(
+    dataset: Positional[str],
+    root: Path | None = None,
+) -> None:
+    """Looks for faults in a dataset before they cost a training: each finding says where, what and what to do.
+
+    Args:
+        dataset: Repo id, e.g. lerobot/pusht_keypoints
+        root: A local folder instead of LeRobot's cache.
+    """
+    from ebt_policy.data.doctor import doctor as run
+    from ebt_policy.data.doctor import print_findings
+
+    findings = run(dataset, root)
+    print_findings(findings)
+    if any(finding.severity == "error" for finding in findings):
+        raise SystemExit(1)
+
+
+def export(policy: str, output: Path) -> None:
+    """Copy a checkpoint with half-precision weights, to ship or upload it.
+
+    Args:
+        policy: A run or checkpoint folder.
+        output: A new folder.
+    """
+    from ebt_policy.inference.runner import find_checkpoint
+    from ebt_policy.training.export import export as run
+
+    print(run(find_checkpoint(policy), output))
+
+
+def throughput(config: str = "pusht_keypoints", json: Path | None = None) -> None:
+    """Samples per second of the data path and of training, beside LeRobot's own, in one run.
+
+    Args:
+        config: Name of a shipped recipe, or path of a YAML file.
+        json: Where to write the figures.
+    """
+    from ebt_policy.eval.benchmarks.throughput import throughput as run
+
+    run(config, json_path=json)

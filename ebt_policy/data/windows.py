@@ -1,0 +1,223 @@
+"""Demonstrations as windows in memory: one vectorised gather per batch, no file access per sample."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from lerobot.datasets.compute_stats import get_feature_stats
+from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+from lerobot.utils.constants import ACTION, OBS_PREFIX
+from torch import Tensor
+
+from ebt_policy.data.goal_alignment import GoalAlignment
+from ebt_policy.data.images import decode_cameras
+from ebt_policy.data.source import open_metadata, read_table, split_episodes
+from ebt_policy.data.symmetry import Symmetry
+from ebt_policy.errors import UserError
+
+__all__ = ["Symmetry", "Windows", "open_metadata", "split_episodes"]
+
+
+class Windows:
+    """A LeRobot dataset cut into training samples, equal to LeRobotDataset's with delta_timestamps.
+
+    Frames (F, doubled where there is a symmetry) lie in memory once per feature; a sample is a frame number,
+    its window is gathered around it and clamped to its episode. B batch, T observation steps, H horizon.
+    """
+
+    meta: LeRobotDatasetMetadata
+    stats: dict[str, dict[str, np.ndarray]]
+    """LeRobot's statistics (min, max, mean, std, count, quantiles) over the frames in use, mirrored ones
+    included; for cameras those that come with the dataset."""
+    episode_index: Tensor
+    """(len(self),) int64: the dataset's episode of each sample; a mirrored sample keeps its original's."""
+
+    def __init__(
+        self,
+        meta: LeRobotDatasetMetadata,
+        columns: dict[str, Tensor],
+        pixels: dict[str, Tensor],
+        episode_index: Tensor,
+        *,
+        deltas: dict[str, Sequence[int] | None],
+        drop_n_last_frames: int = 0,
+        symmetry: Symmetry | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        """columns: feature -> (F, ...); pixels: camera -> (F, C, H, W) uint8; episode_index: (F,), in runs;
+        deltas: frames relative to the current one for each of these features, None for no window."""
+        n_frames = len(episode_index)
+        self.meta = meta
+        self._real_frames, self._symmetry = n_frames, symmetry
+        if symmetry is not None:
+            mapped = [key for key in columns if key == ACTION or key.startswith(OBS_PREFIX)]
+            symmetry.check(
+                {key: columns[key].shape[-1] for key in mapped},
+                {key: (frames.shape[-2], frames.shape[-1]) for key, frames in pixels.items()},
+            )
+            columns = {
+                key: torch.cat([values, symmetry.features[key](values) if key in mapped else values])
+                for key, values in columns.items()
+            }
+            episode_index = episode_index.repeat(2)
+        self.stats = {key: _statistics(values) for key, values in columns.items()}
+        self.stats |= {key: meta.stats[key] for key in pixels if meta.stats and key in meta.stats}
+        self._columns = {key: values.to(device) for key, values in columns.items()}
+        self._pixels = {key: frames.to(device) for key, frames in pixels.items()}
+
+        first, last = _episode_borders(episode_index, n_frames)
+        samples = torch.nonzero(torch.arange(len(episode_index)) <= last - drop_n_last_frames).flatten()
+        if len(samples) == 0:
+            raise UserError(
+                f"No frame is left of dataset {meta.repo_id!r} after drop_n_last_frames={drop_n_last_frames}."
+            )
+        self.episode_index = episode_index[samples].to(device)
+        self._samples, self._first, self._last = samples.to(device), first.to(device), last.to(device)
+
+        # One gather index serves all features that share their offsets.
+        self._groups: dict[tuple[int, ...] | None, list[str]] = {}
+        for key in [*columns, *pixels]:
+            offsets = deltas[key]
+            self._groups.setdefault(None if offsets is None else tuple(offsets), []).append(key)
+        self._offsets = {
+            offsets: torch.tensor(offsets, device=device) for offsets in self._groups if offsets is not None
+        }
+
+    @classmethod
+    def from_lerobot(
+        cls,
+        repo_id: str,
+        root: str | Path | None = None,
+        *,
+        features: Sequence[str],
+        observation_delta_indices: Sequence[int] | None,
+        action_delta_indices: Sequence[int] | None,
+        episodes: Sequence[int] | None = None,
+        drop_n_last_frames: int = 0,
+        goal_alignment: GoalAlignment | None = None,
+        symmetry: Symmetry | None = None,
+        device: str | torch.device = "cpu",
+        image_cache_gb: float = 4.0,
+        resize_shape: tuple[int, int] | None = None,
+    ) -> Self:
+        """Read `features` (the policy's inputs and outputs; any other numeric column may be named too) once.
+
+        observation_delta_indices, action_delta_indices: as in a LeRobot policy's config, in frames.
+        drop_n_last_frames: frames at the end of each episode that start no sample.
+        goal_alignment, symmetry: move each episode onto its goal, then add its mirror image.
+        image_cache_gb: bound on the decoded pictures, which lie on `device` with all else.
+        resize_shape: (height, width) of the pictures of all cameras, as in the policy's config; None: their own.
+        Raises UserError: no such dataset, feature or episode; NaN or infinity; pictures beyond the bound.
+        """
+        meta = open_metadata(repo_id, root)
+        for key in features:
+            _check_feature(meta, key)
+        cameras = [key for key in features if key in meta.camera_keys]
+        low_dimensional = [key for key in features if key not in cameras]
+        table = read_table(meta, episodes, cameras)
+        wanted = sorted({*low_dimensional, "episode_index", "frame_index"})
+        arrays = table.select_columns(wanted).with_format("numpy")[:]
+        columns = {key: _column(meta, key, arrays) for key in low_dimensional}
+        episode_index = torch.as_tensor(arrays["episode_index"])
+        if goal_alignment is not None:
+            goal_alignment.check(columns, cameras)
+            columns = goal_alignment(columns, episode_index)
+
+        def offsets(key: str) -> Sequence[int] | None:
+            if key == ACTION:
+                return action_delta_indices
+            return observation_delta_indices if key.startswith(OBS_PREFIX) else None
+
+        return cls(
+            meta,
+            columns,
+            decode_cameras(meta, table, cameras, image_cache_gb, resize_shape),
+            episode_index,
+            deltas={key: offsets(key) for key in features},
+            drop_n_last_frames=drop_n_last_frames,
+            symmetry=symmetry,
+            device=device,
+        )
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        """Samples `indices` (B,) int64 in LeRobot's batch convention, raw values, on the device.
+
+        `observation.*` (B, T, D), cameras (B, T, C, H, W) in 0..1, `action` (B, H, A), all float32, and for
+        each `<name>_is_pad` (B, T or H) bool: true where the window was clamped at its episode's border.
+        Without offsets a feature has no window dimension and no padding flag.
+        """
+        frames = self._samples[indices.to(self._samples.device)]  # (B,)
+        batch: dict[str, Tensor] = {}
+        for offsets, keys in self._groups.items():
+            rows = frames
+            if offsets is not None:
+                wanted = frames[:, None] + self._offsets[offsets]  # (B, T)
+                rows = wanted.clamp(self._first[frames, None], self._last[frames, None])
+                is_pad = rows != wanted
+                batch |= {f"{key}_is_pad": is_pad for key in keys}
+            for key in keys:
+                batch[key] = self._columns[key][rows] if key in self._columns else self._pictures(key, rows)
+        return batch
+
+    def _pictures(self, key: str, rows: Tensor) -> Tensor:
+        """rows (B, ...) -> (B, ..., C, H, W) float32 in 0..1; mirrored frames are made here, not stored."""
+        pictures = self._pixels[key][rows % self._real_frames].to(torch.float32) / 255
+        if self._symmetry is not None:
+            mirrored = rows >= self._real_frames
+            pictures[mirrored] = self._symmetry.map_pixels(pictures[mirrored])
+        return pictures
+
+
+def _episode_borders(episode_index: Tensor, n_frames: int) -> tuple[Tensor, Tensor]:
+    """First and last frame number of each frame's episode, both (F,); copies of n_frames do not touch."""
+    number = torch.arange(len(episode_index))
+    starts = torch.ones(len(number), dtype=torch.bool)
+    starts[1:] = (episode_index[1:] != episode_index[:-1]) | (number[1:] % n_frames == 0)
+    run = starts.cumsum(0) - 1  # (F,)
+    first = number[starts]
+    last = torch.cat([first[1:], torch.tensor([len(number)])]) - 1
+    return first[run], last[run]
+
+
+def _statistics(values: Tensor) -> dict[str, np.ndarray]:
+    # In double precision: LeRobot takes the variance as a difference of squares.
+    array = values.numpy().astype(np.float64)
+    return get_feature_stats(array, axis=0, keepdims=array.ndim == 1)
+
+
+def _column(meta: LeRobotDatasetMetadata, key: str, arrays: dict[str, np.ndarray]) -> Tensor:
+    """(F, *shape) of one feature. Observations and actions are float32 and keep a dimension of size one,
+    which LeRobot drops for features of one number but policies need."""
+    values = torch.as_tensor(np.asarray(arrays[key]))
+    if key == ACTION or key.startswith(OBS_PREFIX):
+        values = values.to(torch.float32).reshape(len(values), *meta.features[key]["shape"])
+    elif values.is_floating_point():
+        values = values.to(torch.float32)
+    finite = values.isfinite().reshape(len(values), -1).all(1)  # (F,)
+    if not finite.all():
+        bad = int(torch.nonzero(~finite)[0])
+        episode, frame = arrays["episode_index"][bad], arrays["frame_index"][bad]
+        raise UserError(
+            f"{key}, episode {episode}, frame {frame}: the value is NaN or infinite "
+            f"({int((~finite).sum())} frames in all). `ebt-policy doctor` says more; leave these episodes "
+            "out or repair them."
+        )
+    return values
+
+
+def _check_feature(meta: LeRobotDatasetMetadata, key: str) -> None:
+    if key not in meta.features:
+        close = difflib.get_close_matches(key, meta.features, n=1)
+        raise UserError(
+            f"{key}: dataset {meta.repo_id!r} has no such feature. "
+            + (f"Did you mean {close[0]!r}? " if close else "")
+            + f"It has: {', '.join(meta.features)}."
+        )
+    if meta.features[key]["dtype"] in ("string", "language"):
+        raise UserError(f"{key}: text cannot be an input or output here. Leave this feature out.")

@@ -1,0 +1,315 @@
+"""Any LeRobot policy behind one call: raw observations in, raw actions and a Trace out.
+
+Legend: B episodes deciding together, T observation steps, H horizon, A action dimension.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import importlib.resources
+import io
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ebt_policy.errors import UserError
+from ebt_policy.model.noise import Noise
+from ebt_policy.model.trace import Decision, Trace
+from ebt_policy.provenance import sha256
+
+if TYPE_CHECKING:
+    from lerobot.configs.policies import PreTrainedConfig
+    from lerobot.policies.pretrained import PreTrainedPolicy
+
+SHIPPED = "shipped:"
+_FILES = ("model.safetensors", "policy_preprocessor.json", "policy_postprocessor.json")
+Decide = Callable[[dict[str, Tensor], Noise, Tensor | None], Decision]
+
+
+@dataclasses.dataclass
+class RunnerDecision:
+    """actions (B, n_action_steps, A) in the env's units; chunk (B, H, A) normalised, row 0 for the current
+    tick.
+
+    state (B, S): the proprioceptive state decided on, normalised; None where the policy sees none. ticks (B,): how
+    many of the actions to execute; None: all. ended (B,): episodes that end after them, for a human to take over.
+    """
+
+    actions: np.ndarray
+    chunk: np.ndarray
+    trace: Trace
+    state: np.ndarray | None = None
+    ticks: np.ndarray | None = None
+    ended: np.ndarray | None = None
+
+
+class Runner:
+    """A loaded policy with its processors. Build one with `load_runner`."""
+
+    def __init__(
+        self,
+        policy: PreTrainedPolicy,
+        preprocessor: Callable,
+        postprocessor: Callable,
+        *,
+        spec: str = "",
+        max_evaluations: int | None = None,
+        checkpoint_sha256: str = "",
+    ) -> None:
+        self.policy = policy
+        self.config = policy.config
+        self.device = str(policy.config.device)
+        self.checkpoint_sha256 = checkpoint_sha256
+        self.max_evaluations = max_evaluations
+        self.n_obs_steps: int = self.config.n_obs_steps
+        self.n_action_steps: int = self.config.n_action_steps
+        self._spec = spec
+        self.preprocessor, self._postprocessor = preprocessor, postprocessor
+        self._decide = _adapter(policy, max_evaluations)
+
+    def decide(
+        self, observations: Mapping[str, np.ndarray], noise: Noise, previous: np.ndarray | None = None
+    ) -> RunnerDecision:
+        """Decide for B episodes together; no row depends on another.
+
+        observations: raw values (B, T, ...) with T = n_obs_steps, oldest first. noise: one generator per row.
+        previous: (B, H, A) normalised chunks of the last decision, already shifted to the current tick, or
+        None. Raises UserError when the observations are not what the policy was trained on, or an action is
+        not finite.
+        """
+        batch = self.normalised(observations)
+        shifted = None if previous is None else torch.from_numpy(previous).to(self.device)
+        decision = self._decide(batch, noise, shifted)
+        chunk = decision.chunk.float()
+        if chunk.shape[1] < self.n_action_steps:
+            raise UserError(
+                f"The policy plans {chunk.shape[1]} ticks ahead; n_action_steps is {self.n_action_steps}. "
+                "Lower it."
+            )
+        actions = self.actions(chunk[:, : self.n_action_steps])
+        if not np.isfinite(actions).all():
+            raise UserError(
+                "The policy returned an action that is not a finite number, so nothing was executed. The "
+                "checkpoint or its normalisation statistics are damaged: look at the training log, and check "
+                "the data with `ebt-policy doctor`."
+            )
+        state = batch.get("observation.state")
+        return RunnerDecision(
+            actions=actions,
+            chunk=chunk.cpu().numpy(),
+            trace=decision.trace,
+            state=None if state is None else state[:, -1].cpu().numpy(),
+        )
+
+    def actions(self, chunk: Tensor) -> np.ndarray:
+        """Normalised chunks (B, any, A) in the env's units."""
+        return self._postprocessor(chunk).cpu().numpy()
+
+    def normalised(self, observations: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """Raw observations (B, T, ...) as the policy sees them. Raises UserError as `decide` does."""
+        self._check(observations)
+        wanted = {name: torch.from_numpy(observations[name]) for name in self.config.input_features}
+        return {k: v for k, v in self.preprocessor(wanted).items() if k.startswith("observation.")}
+
+    def describe(self) -> dict[str, Any]:
+        """What was run, JSON-able: for reports and file metadata."""
+        return {
+            "policy": self._spec,
+            "type": self.config.type,
+            "parameters": sum(p.numel() for p in self.policy.parameters()),
+            "n_obs_steps": self.n_obs_steps,
+            "n_action_steps": self.n_action_steps,
+            "max_evaluations": self.max_evaluations or getattr(self.config, "max_evaluations", None),
+            "device": self.device,
+            "checkpoint_sha256": self.checkpoint_sha256,
+        }
+
+    def _check(self, observations: Mapping[str, np.ndarray]) -> None:
+        for name, feature in self.config.input_features.items():
+            if name not in observations:
+                raise UserError(
+                    f"The policy needs '{name}', which the environment does not give; it gives "
+                    f"{', '.join(sorted(observations))}. Choose the environment that it was trained for."
+                )
+            found, expected = observations[name].shape[2:], tuple(feature.shape)
+            if found != expected:
+                raise UserError(
+                    f"The policy needs '{name}' of shape {expected}; the environment gives {found}."
+                )
+
+
+def shifted(chunk: np.ndarray, ticks: np.ndarray) -> np.ndarray:
+    """Chunks (B, H, A) seen `ticks` (B,) later: what was executed is dropped, the last action repeated."""
+    horizon = chunk.shape[1]
+    index = np.minimum(np.arange(horizon) + ticks[:, None], horizon - 1)
+    return np.take_along_axis(chunk, index[..., None], axis=1)
+
+
+def load_runner(
+    spec: str | Path,
+    max_evaluations: int | None = None,
+    n_action_steps: int | None = None,
+    device: str = "cpu",
+    overrides: Mapping[str, Any] | None = None,
+) -> Runner:
+    """Load a policy: the path of a run, a checkpoint or a pretrained_model folder, or `shipped:NAME`.
+
+    max_evaluations: budget of trunk evaluations per decision (for LeRobot's diffusion, its denoising steps).
+    n_action_steps: ticks executed per decision, when not the trained setting. overrides: config fields
+    changed before the policy is built; for diffusion policies, LeRobot's among them, `sampler` = "ddpm:100"
+    or "ddim:10" sets sampler and steps. Weights load strictly. Raises UserError for whatever the user can
+    correct.
+    """
+    from lerobot.configs.policies import PreTrainedConfig
+    from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+
+    import ebt_policy.registration  # noqa: F401  (LeRobot knows our policy types from here on)
+
+    folder = find_checkpoint(spec)
+    try:
+        config = PreTrainedConfig.from_pretrained(folder)
+    except ValueError as error:
+        raise UserError(f"{folder}/config.json cannot be read: {error}") from error
+    changes = dict(overrides or {}) | {"device": device}
+    if n_action_steps is not None:
+        changes["n_action_steps"] = n_action_steps
+    config = _override(config, changes, max_evaluations)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # LeRobot prints here
+            policy = get_policy_class(config.type).from_pretrained(folder, config=config, strict=True)
+    except RuntimeError as error:
+        raise UserError(f"The weights in {folder} do not fit the policy's config: {error}") from error
+    preprocessor, postprocessor = make_pre_post_processors(
+        config, pretrained_path=str(folder), preprocessor_overrides={"device_processor": {"device": device}}
+    )
+    return Runner(
+        policy.to(device).eval(),
+        preprocessor,
+        postprocessor,
+        spec=str(spec),
+        max_evaluations=max_evaluations,
+        checkpoint_sha256=sha256(folder / "model.safetensors"),
+    )
+
+
+def list_shipped() -> list[str]:
+    """Names of the checkpoints that come with the package."""
+    return sorted(config.parent.name for config in _shipped_folder().glob("*/config.json"))
+
+
+def find_checkpoint(spec: str | Path) -> Path:
+    """The pretrained_model folder that `spec` means. Raises UserError when there is none."""
+    if str(spec).startswith(SHIPPED):
+        name = str(spec).removeprefix(SHIPPED)
+        if name not in list_shipped():
+            available = ", ".join(list_shipped()) or "none in this installation"
+            raise UserError(f"No checkpoint called '{name}' comes with the package. Shipped: {available}.")
+        return _shipped_folder() / name
+    path = Path(spec)
+    for folder in (path, path / "pretrained_model", path / "checkpoints" / "last" / "pretrained_model"):
+        if (folder / "config.json").is_file():
+            missing = [name for name in _FILES if not (folder / name).is_file()]
+            if missing:
+                raise UserError(f"The checkpoint {folder} is incomplete: {', '.join(missing)} is missing.")
+            return folder
+    reason = "holds no checkpoint" if path.exists() else "does not exist"
+    raise UserError(
+        f"'{spec}' {reason}. Give a run, a checkpoint or a pretrained_model folder, or one of: "
+        f"{', '.join(SHIPPED + name for name in list_shipped()) or 'shipped:NAME'}."
+    )
+
+
+def _shipped_folder() -> Path:
+    return Path(str(importlib.resources.files("ebt_policy"))) / "shipped"
+
+
+def _override(
+    config: PreTrainedConfig, changes: dict[str, Any], max_evaluations: int | None
+) -> PreTrainedConfig:
+    known = {field.name for field in dataclasses.fields(config)}
+    if ":" in str(changes.get("sampler", "")) and "num_inference_steps" in known:
+        name, _, steps = changes.pop("sampler").partition(":")
+        if name not in ("ddpm", "ddim") or not steps.isdigit():
+            raise UserError(f"sampler is '{name}:{steps}'; expected for example 'ddpm:100' or 'ddim:10'.")
+        changes |= {"sampler": name} if "sampler" in known else {"noise_scheduler_type": name.upper()}
+        changes["num_inference_steps"] = int(steps)
+    if config.type == "diffusion" and max_evaluations is not None:
+        trained = (
+            changes.get("num_inference_steps") or config.num_inference_steps or config.num_train_timesteps
+        )
+        changes["num_inference_steps"] = min(trained, max_evaluations)
+    if config.type in ("act", "diffusion", "vqbet"):
+        changes["pretrained_backbone_weights"] = None  # the checkpoint replaces them: nothing to download
+    for name in changes:
+        if name not in known:
+            close = ", ".join(difflib.get_close_matches(name, known)) or ", ".join(sorted(known))
+            raise UserError(f"A '{config.type}' policy has no option '{name}'. Did you mean: {close}?")
+    try:
+        return dataclasses.replace(config, **changes)
+    except ValueError as error:
+        raise UserError(f"The '{config.type}' policy rejects these options: {error}") from error
+
+
+def _adapter(policy: PreTrainedPolicy, max_evaluations: int | None) -> Decide:
+    """How this policy decides: ours by itself, LeRobot's so that its rows stay independent."""
+    if hasattr(policy, "decide"):
+        return lambda batch, noise, previous: policy.decide(
+            batch, noise=noise, previous=previous, max_evaluations=max_evaluations
+        )
+    if policy.config.type == "diffusion":
+        return lambda batch, noise, previous: _timed(
+            lambda: _diffusion_chunk(policy, batch, noise), policy.diffusion.num_inference_steps
+        )
+    if policy.config.type == "act":
+        return lambda batch, noise, previous: _timed(lambda: policy.predict_action_chunk(_current(batch)), 1)
+    if max_evaluations is not None:
+        raise UserError(f"A '{policy.config.type}' policy has no budget of evaluations to limit.")
+    return lambda batch, noise, previous: _timed(lambda: _any_chunk(policy, batch, noise), 1)
+
+
+@torch.no_grad()
+def _timed(predict: Callable[[], Tensor], evaluations: int) -> Decision:
+    begin = time.perf_counter()
+    chunk = predict().cpu()  # also waits for the device
+    return Decision(chunk, Trace.without_steps(len(chunk), evaluations, time.perf_counter() - begin))
+
+
+def _diffusion_chunk(policy: Any, batch: dict[str, Tensor], noise: Noise) -> Tensor:
+    """LeRobot's diffusion, one generator per row; its plan, which begins in the past, is cut."""
+    config, model = policy.config, policy.diffusion
+    if config.image_features:
+        batch = batch | {"observation.images": torch.stack([batch[k] for k in config.image_features], dim=-4)}
+    start = noise.normal((config.horizon, config.action_feature.shape[0])).to(config.device)
+    plan = model.conditional_sample(
+        len(start),
+        global_cond=model._prepare_global_conditioning(batch),
+        generator=noise.generators,
+        noise=start,
+    )
+    return plan[:, config.n_obs_steps - 1 :]
+
+
+def _any_chunk(policy: Any, batch: dict[str, Tensor], noise: Noise) -> Tensor:
+    """Any other policy draws from the global generator: row by row, under a seed from the row's own noise."""
+    chunks = []
+    for i, generator in enumerate(noise.generators):
+        with torch.random.fork_rng():
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            policy.reset()
+            row = {k: v[i : i + 1] for k, v in batch.items()}
+            chunks.append(
+                policy.predict_action_chunk(row if policy.config.n_obs_steps > 1 else _current(row))
+            )
+    return torch.cat(chunks)
+
+
+def _current(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The newest observation without a time dimension: what policies with one observation step expect."""
+    return {name: values[:, -1] for name, values in batch.items()}

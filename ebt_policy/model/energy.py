@@ -1,0 +1,81 @@
+"""The energy of an action chunk: one scalar for each (observation, chunk), and what it needs to be minimised.
+
+Legend: B batch, H horizon, A action dimension, D width, L layers. Chunks are normalised.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ebt_policy.configuration_ebt import EBTConfig
+from ebt_policy.model.encoders import ObservationEncoder
+from ebt_policy.model.trunk import Trunk
+
+
+@dataclass
+class Evaluation:
+    """One evaluation of the energy: energy (B,), and the direction (B, H, A) in which it falls.
+
+    A full step along `direction` is the proposal D(x, o) of the residual head, and minus the gradient otherwise.
+    """
+
+    energy: Tensor
+    direction: Tensor
+
+
+class EnergyTransformer(nn.Module):
+    """E(context, chunk) -> (B,), without time input. Summed over the chunk, so natural step sizes are near 1.
+
+    residual: E = 1/2 ||x - D(x, o)||^2, bounded below, in squared action units, comparable across observations.
+    scalar:   E = sum of a linear read-out of the action tokens; a free offset for each observation.
+    dot:      E = <x, D(x, o)>, likewise with a free offset.
+    """
+
+    def __init__(self, config: EBTConfig) -> None:
+        super().__init__()
+        self.kind = config.head
+        self.encoder = ObservationEncoder(config)
+        self.trunk = Trunk(config)
+        if self.kind == "scalar":
+            self.trunk.head = nn.Linear(config.width, 1)
+            nn.init.normal_(
+                self.trunk.head.weight, std=0.02
+            )  # exactly zero would leave no gradient to start from
+
+    @property
+    def proposes(self) -> bool:
+        """Whether an evaluation brings a proposal D(x, o) for free: then no step needs autograd."""
+        return self.kind == "residual"
+
+    def context(self, observations: dict[str, Tensor]) -> Tensor:
+        """Everything that the inner loop needs of the observations, once per chunk: (B, L, 6, D)."""
+        return self.trunk.modulation(self.encoder(observations))
+
+    def proposal(self, chunk: Tensor, context: Tensor) -> Tensor:
+        """D(x, o) (B, H, A) of the residual head."""
+        return self.trunk(chunk, context)
+
+    def energy(self, chunk: Tensor, context: Tensor) -> Tensor:
+        """chunk (B, H, A), context (B, L, 6, D) -> (B,). Always summed in float32."""
+        if self.kind == "scalar":
+            return self.trunk.head(self.trunk.tokens(chunk, context)).float().sum((1, 2))
+        output = self.trunk(chunk, context).float()
+        if self.kind == "dot":
+            return (chunk * output).sum((1, 2))
+        return 0.5 * (chunk - output).square().sum((1, 2))
+
+    def gradient(self, chunk: Tensor, context: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
+        """Energy (B,) and dE/dchunk (B, H, A). The samples are independent: the sum's gradient is each one's own."""
+        chunk = chunk if chunk.requires_grad else chunk.detach().requires_grad_()
+        energy = self.energy(chunk, context)
+        (gradient,) = torch.autograd.grad(energy.sum(), chunk, create_graph=create_graph)
+        return energy, gradient
+
+    def evaluate(self, chunk: Tensor, context: Tensor) -> Evaluation:
+        """What descent needs at one point. Residual head: one forward pass; others: forward and backward."""
+        if self.proposes:
+            direction = self.proposal(chunk, context).float() - chunk
+            return Evaluation(0.5 * direction.square().sum((1, 2)), direction)
+        energy, gradient = self.gradient(chunk, context)
+        return Evaluation(energy.detach(), -gradient)

@@ -1,0 +1,172 @@
+"""What a decision shows of itself at no further model cost, and how several such signals become one running score.
+
+Legend: B samples decided together, H horizon, A action dimension, S proprioceptive state size. Chunks and states are
+normalised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebt_policy.errors import UserError
+from ebt_policy.model.trace import Trace
+
+Signals = dict[str, NDArray[np.float64]]
+
+# Every signal is positive, and larger is more suspicious.
+SIGNALS = {
+    "energy": "energy of the last accepted point: how far the chunk still is from a fixed point of D",
+    "energy_drop": "first minus final energy: how much thinking had to change",
+    "residual": "RMS of the proposed move when descent stopped",
+    "evaluations": "function evaluations used",
+    "overlap": "RMS difference from what the previous chunk had planned for the same ticks",
+    "acceleration": "largest second difference of the actions that are executed",
+    "stillness": "inverse of how far the robot moved since the last decision",
+    "start_rank": "how many of the other starts ended at a lower energy than the first; needs starts > 1",
+    "start_spread": "RMS disagreement of the chunks that several starts ended at; needs starts > 1",
+    "transition": "energy of what was seen after the last chunk, given what was done; needs a net",
+    "rnd": "how unlike the demonstrations what is seen is; needs a net",
+}
+LEARNED = ("transition", "rnd")  # need a net that was taught on the demonstrations: see learned_signals.py
+DEFAULT_SIGNALS = ("energy", "overlap", "acceleration", "stillness")
+_FLOOR = 1e-4  # of a signal, before its logarithm
+_REST = 1e-3  # RMS movement of a state in [-1, 1] that counts as none
+
+
+def decision_signals(
+    trace: Trace,
+    chunk: NDArray[np.float32],
+    n_action_steps: int,
+    previous: NDArray[np.float32] | None = None,
+    moved: NDArray[np.float32] | None = None,
+) -> Signals:
+    """Signals (B,) of one decision; NaN where one does not exist.
+
+    chunk (B, H, A). previous (B, H, A): the last chunk shifted to now, NaN or None where there is none; its last
+    n_action_steps rows are padding. moved (B, S): change of the proprioceptive state since the last decision.
+    """
+    final = trace.final_energy.astype(np.float64)
+    nothing = np.full(len(chunk), np.nan)
+    known = chunk.shape[1] - n_action_steps  # ticks that both chunks plan
+    found: Signals = {
+        "energy": final,
+        "energy_drop": np.maximum(trace.first_energy - final, 0),
+        "residual": _last_finite(trace.residual_rms),
+        "evaluations": trace.evaluations.astype(np.float64),
+        "overlap": nothing if previous is None or known < 1 else _rms(chunk[:, :known] - previous[:, :known]),
+        "acceleration": _acceleration(chunk[:, :n_action_steps]),
+        "stillness": nothing if moved is None else 1 / (_REST + _rms(moved[:, None])),
+        "start_rank": nothing if trace.start_rank is None else trace.start_rank.astype(np.float64),
+        "start_spread": nothing if trace.start_spread is None else trace.start_spread.astype(np.float64),
+    }
+    return found
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """From signals to a running score: logarithms, standardised on successful episodes, averaged and accumulated.
+
+    The score is Page's cumulative sum (Biometrika 41, 1954) of the average z: c <- max(0, c + z - slack). It rises while
+    decisions look worse than usual, and forgets when they look better. window: instead, the mean z over so many
+    decisions. Decisions that lack a signal (the first of an episode has no previous chunk) leave the score as it is.
+    location, scale: mean and standard deviation of each signal's logarithm.
+    """
+
+    signals: tuple[str, ...]
+    location: tuple[float, ...]
+    scale: tuple[float, ...]
+    slack: float = 0.0
+    window: int | None = None
+
+    def standardised(self, values: Mapping[str, float]) -> float:
+        """Average z of one decision; NaN where a signal is missing."""
+        # Without numpy, which takes longer for a single number.
+        total = 0.0
+        for name, centre, width in zip(self.signals, self.location, self.scale, strict=True):
+            value = values.get(name, math.nan)
+            total += (math.log(max(value, _FLOOR)) - centre) / width
+        return total / len(self.signals)
+
+    def running(self, values: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
+        """(D,) the score after each of an episode's decisions."""
+        score = RunningScore(self)
+        return np.array([score.update(one) for one in values], np.float64)
+
+
+class RunningScore:
+    """The score of an episode under way."""
+
+    def __init__(self, statistic: Statistic) -> None:
+        self.statistic = statistic
+        self.value = 0.0
+        self._recent: list[float] = []
+
+    def update(self, values: Mapping[str, float]) -> float:
+        """The score after a further decision with these signals. An infinite signal makes it infinite."""
+        z = self.statistic.standardised(values)
+        if math.isnan(z):
+            return self.value
+        if self.statistic.window is None:
+            self.value = max(0.0, self.value + z - self.statistic.slack)
+        else:
+            self._recent = [*self._recent, z][-self.statistic.window :]
+            self.value = float(np.mean(self._recent))
+        return self.value
+
+
+def fit_statistic(
+    episodes: Sequence[Sequence[Mapping[str, float]]],
+    signals: Sequence[str] = DEFAULT_SIGNALS,
+    slack: float = 0.0,
+    window: int | None = None,
+) -> Statistic:
+    """A Statistic standardised on the decisions of successful episodes, which calibration must not use again.
+
+    Raises UserError for an unknown signal, or one that this policy does not have.
+    """
+    location, scale = [], []
+    for name in signals:
+        seen = np.array([one.get(name, np.nan) for episode in episodes for one in episode], np.float64)
+        seen = seen[~np.isnan(seen)]
+        if not len(seen):
+            if name not in SIGNALS:
+                raise UserError(f"Unknown signal '{name}'. Signals: {', '.join(SIGNALS)}.")
+            raise UserError(
+                f"No decision has the signal '{name}' ({SIGNALS[name]}). Leave it out, or use a policy that has it."
+            )
+        logs = np.log(np.maximum(seen, _FLOOR))
+        location.append(float(logs.mean()))
+        scale.append(float(max(logs.std(), 1e-6)))
+    return Statistic(tuple(signals), tuple(location), tuple(scale), slack, window)
+
+
+def rows(signals: Signals) -> list[dict[str, float]]:
+    """[{signal: value}] for each of the B samples."""
+    names = list(signals)
+    return [dict(zip(names, map(float, row), strict=True)) for row in np.stack(list(signals.values()), 1)]
+
+
+def _rms(x: NDArray) -> NDArray[np.float64]:
+    """(B, ticks, A) -> (B,)."""
+    return np.sqrt(np.square(x, dtype=np.float64).mean((1, 2)))
+
+
+def _acceleration(actions: NDArray) -> NDArray[np.float64]:
+    """(B, n, A) -> (B,); NaN for fewer than three actions."""
+    if actions.shape[1] < 3:
+        return np.full(len(actions), np.nan)
+    return np.abs(np.diff(actions, n=2, axis=1)).max((1, 2)).astype(np.float64)
+
+
+def _last_finite(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(B, S) -> (B,) the last entry of each row that is not padding."""
+    taken = (~np.isnan(values)).sum(1)
+    if not values.shape[1]:
+        return np.full(len(values), np.nan)
+    picked = values[np.arange(len(values)), np.maximum(taken - 1, 0)]
+    return np.where(taken > 0, picked, np.nan).astype(np.float64)

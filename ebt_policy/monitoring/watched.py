@@ -1,0 +1,243 @@
+"""A Runner that watches itself: signals of every decision, their calibrated score, and what is done about alarms.
+
+Legend: B episodes deciding together, T observation steps, H horizon, A action dimension, n ticks executed of a chunk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ebt_policy.errors import UserError
+from ebt_policy.inference.runner import Runner, RunnerDecision
+from ebt_policy.model.noise import Noise
+from ebt_policy.monitoring.calibration import Calibration
+from ebt_policy.monitoring.learned_signals import LearnedSignals, learned
+from ebt_policy.monitoring.monitor import Monitor, Reading
+from ebt_policy.monitoring.recovery import Climb, Hold, Ladder
+from ebt_policy.monitoring.signals import decision_signals, rows
+from ebt_policy.monitoring.transition import scene
+
+MakeRunner = Callable[..., Runner]  # as load_runner without its first argument
+
+
+class Watch:
+    """What was seen of one episode, decision by decision. readings, rungs: empty without a calibration."""
+
+    def __init__(self, calibration: Calibration | None, ladder: Ladder, keep_inputs: bool) -> None:
+        self.monitor = None if calibration is None else Monitor(calibration)
+        self.climb = Climb(ladder)
+        self.signals: list[dict[str, float]] = []
+        self.readings: list[Reading] = []
+        self.rungs: list[str] = []
+        self.state: np.ndarray | None = None  # normalised, at the last decision
+        self.scene: Tensor | None = None  # as learned signals see it, likewise
+        # (n, A) normalised, the last actions; None where not all were executed.
+        self.done: np.ndarray | None = None
+        self.action: np.ndarray | None = None  # the last one commanded
+        # With keep_inputs: what the policy saw, {name: (T, ...)}, and what it planned, (H, A) normalised.
+        self.keep_inputs = keep_inputs
+        self.observations: list[dict[str, np.ndarray]] = []
+        self.chunks: list[np.ndarray] = []
+
+    def read(self, values: dict[str, float]) -> str:
+        """Takes in a decision's signals; returns the rung to take, "" for none."""
+        self.signals.append(values)
+        if self.monitor is None:
+            return ""
+        reading = self.monitor.update(values)
+        self.readings.append(reading)
+        rung = self.climb.step(reading.alarm)
+        self.rungs.append(rung)
+        if self.climb.done():
+            self.monitor.forgive()
+        return rung
+
+
+class WatchedRunner:
+    """Stands in for its Runner in a rollout. Without a ladder it decides exactly as the Runner does."""
+
+    def __init__(
+        self,
+        make_runner: MakeRunner,
+        calibration: Calibration | None = None,
+        ladder: Ladder | None = None,
+        hold: Hold | None = None,
+        keep_inputs: bool = False,
+        nets: LearnedSignals | None = None,
+    ) -> None:
+        """make_runner(max_evaluations=..., overrides=...) -> Runner: the policy, and the same thinking longer.
+
+        hold is needed for the rung of that name, nets for learned signals. Raises UserError when the calibration is of
+        another checkpoint, of the same one acting otherwise, or needs a net that is not given.
+        """
+        self._make_runner = make_runner
+        self.runner = make_runner()
+        self._calibration, self._ladder = calibration, ladder or Ladder(rungs=())
+        if calibration is not None:
+            _check(calibration, self.runner)
+        if hold is None and "hold" in self._ladder.rungs:
+            raise UserError("The ladder has the rung 'hold', and nothing says how this robot holds still.")
+        self._hold, self._keep_inputs, self._nets = hold, keep_inputs, nets or LearnedSignals()
+        # A signal that is never read would leave the score as it is, and no alarm would ever come.
+        if calibration is not None:
+            for name in learned(calibration.statistic.signals):
+                if name not in self._nets.names:
+                    raise UserError(f"The calibration uses the signal '{name}', and its net is not here.")
+        self._others: dict[str, Runner] = {}
+        self.config = self.runner.config
+        self.n_obs_steps, self.n_action_steps = self.runner.n_obs_steps, self.runner.n_action_steps
+        self.device = self.runner.device
+
+    def describe(self) -> dict[str, Any]:
+        return self.runner.describe() | {"ladder": dataclasses.asdict(self._ladder)}
+
+    def prepare(self) -> list[Runner]:
+        """Loads what the ladder's rungs need, so that no alarm has to wait for it; all the runners there are."""
+        for rung in self._ladder.rungs:
+            if rung in ("think", "sample"):
+                self._other(rung)
+        return [self.runner, *self._others.values()]
+
+    def watch(self) -> Watch:
+        """A Watch for a new episode, to be given to each of its decisions."""
+        return Watch(self._calibration, self._ladder, self._keep_inputs)
+
+    def decide(
+        self,
+        observations: dict[str, np.ndarray],
+        noise: Noise,
+        previous: np.ndarray | None,
+        watches: Sequence[Watch],
+    ) -> RunnerDecision:
+        """As Runner.decide, with the watches of the B episodes, which it writes to."""
+        decision = self.runner.decide(observations, noise, previous)
+        last = [watch.state for watch in watches]
+        moved = None
+        if decision.state is not None:
+            known = [
+                state if state is not None else np.full_like(decision.state[0], np.nan) for state in last
+            ]
+            moved = decision.state - np.stack(known)
+        found = rows(decision_signals(decision.trace, decision.chunk, self.n_action_steps, previous, moved))
+        if self._nets.names:
+            self._add_learned(observations, watches, found)
+        ticks = np.full(len(watches), self.n_action_steps)
+        ended = np.zeros(len(watches), bool)
+        taken: dict[str, list[int]] = {}
+        for row, (watch, values) in enumerate(zip(watches, found, strict=True)):
+            watch.state = None if decision.state is None else decision.state[row]
+            taken.setdefault(watch.read(values), []).append(row)
+        for rung, chosen in taken.items():
+            if rung in ("think", "sample"):
+                self._again(rung, chosen, decision, observations, noise, previous)
+            elif rung == "shorten":
+                ticks[chosen] = max(1, round(self._ladder.share * self.n_action_steps))
+            elif rung in ("hold", "ask"):
+                self._stay(chosen, decision, observations, watches)
+                ended[chosen] = rung == "ask"
+        for row, watch in enumerate(watches):
+            watch.action = decision.actions[row, ticks[row] - 1]
+            whole = ticks[row] == self.n_action_steps and np.isfinite(decision.chunk[row]).all()
+            watch.done = decision.chunk[row, : self.n_action_steps] if whole else None
+            if self._keep_inputs:
+                watch.observations.append({name: value[row] for name, value in observations.items()})
+                watch.chunks.append(decision.chunk[row])
+        return dataclasses.replace(decision, ticks=ticks, ended=ended)
+
+    def _add_learned(
+        self,
+        observations: dict[str, np.ndarray],
+        watches: Sequence[Watch],
+        found: Sequence[dict[str, float]],
+    ) -> None:
+        """What nets say of what is seen now, after what was done since the last decision, into each row's signals."""
+        energy, novelty = self._nets.transition, self._nets.rnd
+        with torch.no_grad():
+            scenes = scene(self.runner.policy, self.runner.normalised(observations))
+            if novelty is not None:
+                for i, value in enumerate(novelty(scenes).tolist()):
+                    found[i]["rnd"] = value
+            known = (
+                []
+                if energy is None
+                else [
+                    (i, watch.scene, watch.done)
+                    for i, watch in enumerate(watches)
+                    if watch.scene is not None and watch.done is not None
+                ]
+            )
+            if energy is not None and known:
+                index = [i for i, _, _ in known]
+                before = torch.stack([last for _, last, _ in known])
+                done = torch.from_numpy(np.stack([actions for _, _, actions in known])).float()
+                values = energy(before, done.to(before.device), scenes[index]).tolist()
+                for i, value in zip(index, values, strict=True):
+                    found[i]["transition"] = value
+        for watch, seen in zip(watches, scenes, strict=True):
+            watch.scene = seen
+
+    def _again(
+        self,
+        rung: str,
+        chosen: list[int],
+        decision: RunnerDecision,
+        observations: dict[str, np.ndarray],
+        noise: Noise,
+        previous: np.ndarray | None,
+    ) -> None:
+        """Decides once more for some rows, thinking longer or from several starts; their cost is added up."""
+        part = {name: value[chosen] for name, value in observations.items()}
+        before = None if previous is None or rung == "sample" else previous[chosen]
+        other = self._other(rung).decide(part, noise.rows(chosen), before)
+        decision.actions[chosen], decision.chunk[chosen] = other.actions, other.chunk
+        decision.trace.evaluations[chosen] += other.trace.evaluations
+
+    def _other(self, rung: str) -> Runner:
+        if rung not in self._others:
+            if rung == "think":
+                made = self._make_runner(max_evaluations=self._ladder.evaluations)
+            else:
+                made = self._make_runner(overrides={"starts": self._ladder.starts, "start": "noise"})
+            self._others[rung] = made
+        return self._others[rung]
+
+    def _stay(
+        self,
+        chosen: list[int],
+        decision: RunnerDecision,
+        observations: dict[str, np.ndarray],
+        watches: Sequence[Watch],
+    ) -> None:
+        """Replaces the actions of some rows by holding still; the plan is dropped, so the next start is afresh."""
+        for row in chosen:
+            state = observations["observation.state"][row, -1]
+            if self._hold is not None:
+                decision.actions[row] = self._hold(state, watches[row].action)
+            decision.chunk[row] = np.nan
+
+
+def acting(runner: Runner) -> dict[str, Any]:
+    """The options that scores depend on."""
+    names = ("n_action_steps", "max_evaluations", "start", "starts", "warm_start_share", "last_noise")
+    options = {name: getattr(runner.config, name) for name in names if hasattr(runner.config, name)}
+    if runner.max_evaluations is not None:
+        options["max_evaluations"] = runner.max_evaluations
+    return options
+
+
+def _check(calibration: Calibration, runner: Runner) -> None:
+    if calibration.checkpoint_sha256 != runner.checkpoint_sha256:
+        raise UserError("The calibration was made for another checkpoint. Calibrate this one.")
+    now = acting(runner)
+    for name, value in calibration.acting.items():
+        if now.get(name) != value:
+            raise UserError(
+                f"The calibration was made with {name} = {value}; here it is {now.get(name)}, and scores differ. Act as it "
+                "was calibrated, or calibrate this way of acting."
+            )

@@ -1,0 +1,100 @@
+"""The moving parts of the training loop: parameter groups, sample order, spike guard, weight average."""
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from functools import lru_cache
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from ebt_policy.errors import UserError
+
+
+def sample_order(step: int, batch_size: int, n_samples: int, seed: int) -> Tensor:
+    """Sample numbers (batch_size,) int64 of one step: every epoch is a permutation of its own.
+
+    A pure function of its arguments, so a resumed run needs no state to go on with the same data. A batch that
+    crosses the end of an epoch takes its last samples from the next one, so every batch is full.
+    """
+    position, parts, wanted = step * batch_size, [], batch_size
+    while wanted:
+        epoch, start = divmod(position, n_samples)
+        parts.append(_permutation(n_samples, seed, epoch)[start : start + wanted])
+        wanted -= len(parts[-1])
+        position += len(parts[-1])
+    return torch.cat(parts)
+
+
+@lru_cache(maxsize=2)
+def _permutation(n: int, seed: int, epoch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+    return torch.randperm(n, generator=generator)
+
+
+class SpikeGuard:
+    """Says which steps to leave out: not finite, or a gradient norm far above what is usual.
+
+    factor: skip above this many times the running median (method.md, stability). window: steps in the median.
+    patience: skipped steps in a row before giving up.
+    """
+
+    def __init__(self, factor: float = 8.0, window: int = 200, patience: int = 50) -> None:
+        self.factor, self.patience = factor, patience
+        self.norms: deque[float] = deque(maxlen=window)
+        self.skipped = 0
+        self.in_a_row = 0
+
+    def accepts(self, loss: float, grad_norm: float) -> bool:
+        """Whether to take this step. Raises UserError when too many in a row were refused."""
+        usual = median(self.norms) if len(self.norms) >= 20 else math.inf
+        if math.isfinite(loss) and math.isfinite(grad_norm) and grad_norm <= self.factor * usual:
+            self.norms.append(grad_norm)
+            self.in_a_row = 0
+            return True
+        self.skipped += 1
+        self.in_a_row += 1
+        if self.in_a_row >= self.patience:
+            raise UserError(
+                f"Training diverged: {self.in_a_row} steps in a row were skipped (loss {loss:.3g}, gradient norm "
+                f"{grad_norm:.3g}, usual {usual:.3g}). Lower optimizer.lr, raise warmup_steps, or run "
+                "`ebt-policy doctor` on the dataset."
+            )
+        return False
+
+    def state(self) -> dict:
+        """JSON-able."""
+        return {"norms": list(self.norms), "skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def restore(self, state: dict) -> None:
+        self.norms.clear()
+        self.norms.extend(state["norms"])
+        self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
+
+
+class WeightAverage:
+    """Exponential moving average of every tensor of a module, into a copy of it.
+
+    The decay is min(decay, (1 + t) / (10 + t)) at update t, so that the first, random weights are soon forgotten.
+    Counters and other integers are copied.
+    """
+
+    def __init__(self, average: nn.Module, source: nn.Module, decay: float) -> None:
+        self.decay = decay
+        pairs = list(zip(_tensors(average), _tensors(source), strict=True))
+        self._floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._others = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self, t: int) -> None:
+        """t: updates made before this one."""
+        averages, sources = zip(*self._floating, strict=True)
+        torch._foreach_lerp_(averages, sources, 1 - min(self.decay, (1 + t) / (10 + t)))
+        for average, source in self._others:
+            average.copy_(source)
+
+
+def _tensors(module: nn.Module) -> Iterable[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()

@@ -1,0 +1,188 @@
+"""Recipes: what to train, on what, for how long. One frozen tree, read from YAML, that re-creates a run."""
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ebt_policy.errors import UserError
+
+
+@dataclass(frozen=True)
+class DatasetRecipe:
+    """A LeRobot dataset and the part of it to use."""
+
+    repo_id: str
+    root: str | None = None  # a local folder instead of LeRobot's cache
+    episodes: tuple[int, ...] | None = None  # None: all
+    observations: tuple[str, ...] | None = None  # names of observation features; None: all that are there
+    held_out_fraction: float = 0.05  # of the episodes, never trained on: their loss shows over-fitting
+    symmetry: dict[str, Any] | str | None = None  # a name, or the fields of ebt_policy.data.symmetry.Symmetry
+    # Move each demonstration so that it ends on the goal: a name, or the fields of GoalAlignment.
+    goal_alignment: dict[str, Any] | str | None = None
+    image_cache_gb: float = 4.0
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """AdamW. Weight decay falls on matrices only: on gains and biases it only shrinks them."""
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = 1e-8
+    weight_decay: float = 1e-2
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """Everything `train` needs. Times are in optimiser steps."""
+
+    policy: dict[str, Any]  # "type" and the fields of the config that LeRobot registered under that type
+    dataset: DatasetRecipe
+    steps: int = 20_000
+    batch_size: int = 256  # over all processes
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    warmup_steps: int = 500  # linear, then a cosine to zero
+    grad_clip: float = 1.0  # on the norm over all parameters
+    ema_decay: float = 0.999  # the average is what is evaluated, saved and shipped
+    precision: Literal["bf16", "fp32"] = "bf16"
+    compile: bool = False
+    seed: int = 0
+    log_every: int = 50
+    eval_every: int = 1_000
+    checkpoint_every: int = 5_000
+    threads: int | None = None  # of torch on the CPU; None: as they are
+    device: str | None = None  # None: the accelerator where there is one
+
+    def __post_init__(self) -> None:
+        for name, good, expected in (
+            ("policy", bool(self.policy.get("type")), "a mapping with a 'type', for example {type: ebt}"),
+            ("steps", self.steps > 0, "a positive number"),
+            ("batch_size", self.batch_size > 0, "a positive number"),
+            ("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)"),
+            ("log_every", self.log_every > 0, "a positive number"),
+            ("eval_every", self.eval_every > 0, "a positive number"),
+            ("checkpoint_every", self.checkpoint_every > 0, "a positive number"),
+        ):
+            if not good:
+                raise UserError(f"Recipe: {name} must be {expected}, found {getattr(self, name)!r}.")
+        if not 0 <= self.dataset.held_out_fraction < 1:
+            raise UserError(
+                f"Recipe: dataset.held_out_fraction must be in [0, 1), found {self.dataset.held_out_fraction}."
+            )
+
+
+def load_recipe(name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainRecipe:
+    """Reads a recipe by the name of a shipped one (`pusht_keypoints`) or by the path of a YAML file.
+
+    `overrides` maps dotted keys to values: {"optimizer.lr": 3e-4, "policy.width": "256"}; strings are read as
+    YAML, a mapping replaces the whole branch. Another "policy.type" keeps the recipe's options that it has too
+    (observations, horizon, trunk): that makes a baseline matched. Raises UserError, with close matches, for an unknown name or key
+    and for a value of the wrong type.
+    """
+    data = yaml.safe_load(_read(name_or_path))
+    if not isinstance(data, dict):
+        raise UserError(f"Recipe '{name_or_path}' is not a mapping of keys to values.")
+    data = copy.deepcopy(data)
+    overrides = dict(overrides or {})
+    if "policy.type" in overrides:
+        _change_policy(data, str(overrides.pop("policy.type")))
+    for key, value in overrides.items():
+        _set(data, key, yaml.safe_load(value) if isinstance(value, str) else value)
+    return decode_recipe(data)
+
+
+def decode_recipe(data: Mapping[str, Any]) -> TrainRecipe:
+    """Mapping to recipe, with types checked. Raises UserError naming the key."""
+    import draccus
+    from draccus.utils import DecodingError
+
+    for key in ("policy", "dataset"):
+        if key not in data:
+            raise UserError(f"Recipe: '{key}' is missing.")
+    _check_keys(data, TrainRecipe, "")
+    if not data["dataset"].get("repo_id"):
+        raise UserError(
+            "Recipe: name the dataset, for example with --set dataset.repo_id=lerobot/pusht_keypoints."
+        )
+    try:
+        return draccus.decode(TrainRecipe, dict(data))
+    except DecodingError as error:
+        raise UserError(f"Recipe: {error}") from error
+
+
+def dump_recipe(recipe: TrainRecipe) -> str:
+    """YAML that `load_recipe` reads back to an equal recipe."""
+    import draccus
+
+    return yaml.safe_dump(draccus.encode(recipe), sort_keys=False)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    files = resources.files("ebt_policy.configs").iterdir()
+    return sorted(f.name[:-5] for f in files if f.name.endswith(".yaml") and not f.name.startswith("bench_"))
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """ " Did you mean 'x'?" or nothing; for the end of an error message."""
+    close = get_close_matches(word, known, n=2, cutoff=0.5)
+    return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+
+
+def _read(name_or_path: str | Path) -> str:
+    path = Path(name_or_path)
+    if path.is_file():
+        return path.read_text()
+    name = str(name_or_path)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        raise UserError(f"There is no recipe file '{name}'. Shipped recipes: {', '.join(recipe_names())}.")
+    if name not in recipe_names():
+        raise UserError(
+            f"There is no recipe named '{name}'.{did_you_mean(name, recipe_names())} "
+            f"Shipped recipes: {', '.join(recipe_names())}; or give the path of a YAML file."
+        )
+    return resources.files("ebt_policy.configs").joinpath(f"{name}.yaml").read_text()
+
+
+def _set(data: dict[str, Any], key: str, value: Any) -> None:
+    *branch, leaf = key.split(".")
+    for part in branch:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise UserError(f"Recipe: '{key}' cannot be set, '{part}' is a single value.")
+    data[leaf] = value
+
+
+def _change_policy(data: dict[str, Any], kind: str) -> None:
+    from lerobot.configs.policies import PreTrainedConfig
+
+    import ebt_policy.registration  # noqa: F401
+
+    config = PreTrainedConfig.get_known_choices().get(kind)  # an unknown one is named when the policy is made
+    kept = {k: v for k, v in data.get("policy", {}).items() if config and k in config.__dataclass_fields__}
+    resize, crop = kept.get("resize_shape"), kept.get("crop_shape")
+    if config and "crop_ratio" in config.__dataclass_fields__ and resize and crop:
+        # LeRobot's diffusion drops crop_shape where there is a resize_shape, and rounds their ratio's crop down.
+        kept.setdefault("crop_ratio", min(1.0, (crop[0] + 0.5) / resize[0]))
+    data["policy"] = kept | {"type": kind}
+
+
+def _check_keys(data: Mapping[str, Any], cls: type, where: str) -> None:
+    fields: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(cls)}
+    for key, value in data.items():
+        if key not in fields:
+            raise UserError(
+                f"Recipe: unknown key '{where}{key}'.{did_you_mean(str(key), list(fields))} "
+                f"Known: {', '.join(fields)}."
+            )
+        if (key == "policy" or dataclasses.is_dataclass(fields[key])) and not isinstance(value, Mapping):
+            raise UserError(f"Recipe: '{where}{key}' must be a mapping, found {value!r}.")
+        if dataclasses.is_dataclass(fields[key]):
+            _check_keys(value, fields[key], f"{where}{key}.")

@@ -1,0 +1,94 @@
+"""How punctual the control loop is on this machine: jitter, missed ticks and age of commands, also with everything stalled."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ebt_policy.eval.benchmarks.arm_stand_ins import emulated_so101, untrained
+from ebt_policy.eval.report.live_viewer import LiveViewer
+from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions, RecordOptions, StreamOptions
+from ebt_policy.hardware.control.loop import Outcome
+from ebt_policy.hardware.deploy import deploy
+from ebt_policy.hardware.safety.config_safe_robot import SafetyOptions
+
+FPS = 30.0
+CAMERAS = ("front", "wrist")
+# As configs/my_robot.yaml: about a second of plan, half of it executed.
+PLAN = {"horizon": 32, "n_action_steps": 16}
+SMALL = {"resize_shape": (240, 320), "crop_shape": (216, 288)}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One minute of one arrangement. dropped: lines, decisions and frames that were not written or shown."""
+
+    name: str
+    outcome: Outcome
+
+
+def measure(folder: Path, hz: float, seconds: float, tell: Callable[[str], None]) -> list[Line]:
+    """Each policy as it is, and with viewer, recorder and disk stalled on purpose."""
+    lines = []
+    for name, seen in (("state only", ()), ("two cameras", CAMERAS)):
+        policy = untrained(folder / f"policy-{len(seen)}", seen, **PLAN, **(SMALL if seen else {}))
+        for stalled in (False, True):
+            title = f"{name}, {'all stalled' if stalled else 'as it is'}"
+            tell(f"{title}: {seconds:.0f} s")
+            run = folder / title.replace(", ", "-").replace(" ", "_")
+            lines.append(Line(title, _run(run, policy, hz, seconds, stalled)))
+    return lines
+
+
+def _run(folder: Path, policy: Path, hz: float, seconds: float, stalled: bool) -> Outcome:
+    folder.mkdir(parents=True, exist_ok=True)
+    config = DeployConfig(
+        policy=PolicyOptions(path=str(policy)),
+        safety=SafetyOptions(start_gate=None),
+        streams=StreamOptions(),
+        record=RecordOptions(root=str(folder / "data")) if stalled else RecordOptions(),
+        fps=FPS,
+        speed=1.0,
+        control_hz=hz,
+        seconds=seconds,
+        output=str(folder),
+    )
+    with emulated_so101(folder / "arm", CAMERAS) as robot, contextlib.ExitStack() as stack:
+        listeners: dict[str, Any] = {}
+        if stalled:
+            listeners = stack.enter_context(_stalled(folder, seconds))
+        return deploy(config, robot=robot, **listeners)[0]
+
+
+@contextlib.contextmanager
+def _stalled(folder: Path, seconds: float) -> Iterator[dict[str, Any]]:
+    """A disk that takes nothing (a pipe that nobody reads), a viewer that never returns, and a recorder that stands still until
+    the episode is over.
+    """
+    log = folder / "events.jsonl"
+    log.unlink(missing_ok=True)
+    os.mkfifo(log)
+    forever = threading.Event()
+    viewer = LiveViewer(lambda decision, frame: forever.wait() and None)
+    stopped: list[int] = []
+
+    def on_frame(sent: Any) -> None:
+        if not stopped:  # the recorder has begun: now it stops
+            for child in multiprocessing.active_children():
+                if child.name == "recorder" and child.pid is not None:
+                    os.kill(child.pid, signal.SIGSTOP)
+                    stopped.append(child.pid)
+                    threading.Timer(seconds + 2, os.kill, (child.pid, signal.SIGCONT)).start()
+
+    try:
+        yield {"on_plan": lambda plan: viewer.log(plan), "on_frame": on_frame}
+    finally:
+        forever.set()
+        viewer.close()

@@ -1,0 +1,255 @@
+"""`ebt-policy bench`: trains what is missing, evaluates all on the same seeds, writes the report.
+
+    <output>/train/<row>-seed<k>/        the training runs
+    <output>/rows/<setting>-seed<k>.parquet   episodes; at an earlier checkpoint with -step<n>
+    <output>/report.md, report.html
+
+A bench of several tasks has these in <output>/<env>/ for each, and the overview in <output>.
+A file is written when it is complete, so an interrupted bench goes on at the first one that is missing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ebt_policy.errors import UserError
+from ebt_policy.eval.benchmarks.bench_config import BenchConfig, Row, Setting, load_suite
+from ebt_policy.eval.benchmarks.bench_overview import write_overview
+from ebt_policy.eval.benchmarks.bench_report import LearningPoint, TrainedRow, write_bench_report
+from ebt_policy.eval.report.report import Result
+from ebt_policy.eval.rollout.episodes import Episode, read_parquet
+from ebt_policy.eval.rollout.evaluate import evaluate
+from ebt_policy.eval.rollout.ray_backend import Cluster
+from ebt_policy.inference.runner import find_checkpoint
+from ebt_policy.monitoring.calibration import Calibration, read_calibration
+from ebt_policy.monitoring.recovery import Ladder
+from ebt_policy.provenance import sha256
+from ebt_policy.training.checkpoint import last_checkpoint
+from ebt_policy.training.recipe import TrainRecipe, did_you_mean, load_recipe
+from ebt_policy.training.run_log import read_metrics
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """One bench under way."""
+
+    config: BenchConfig
+    output: Path
+    processes: int | None
+    console: Console
+    cluster: Cluster | None
+
+
+def bench(
+    config: str | Path,
+    output: str | Path | None = None,
+    resume: bool = True,
+    *,
+    rows: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    processes: int | None = None,
+    show_progress: bool = True,
+    cluster: Cluster | None = None,
+) -> Path | None:
+    """Runs the bench described by the YAML file `config` and returns the path of report.html.
+
+    output: default runs/<name of the file>. resume: keep what is there and still fits; else the folder has
+    to be new. rows, tasks: names of the only rows and environments to train and evaluate; there is no report (of
+    all tasks) then, None is returned, and other processes may work on others in the same folder at the same time.
+    processes, cluster: see `evaluate`. Raises UserError for a mistake in the file, a recipe, a name or a run.
+    """
+    suite = load_suite(config)
+    _check_names(config, "row", rows, [row.name for row in suite.benches[0].rows])
+    _check_names(config, "task", tasks, [one.env for one in suite.benches])
+    folder = Path(output) if output is not None else Path("runs") / suite.name
+    if not resume and folder.exists() and any(folder.iterdir()):
+        raise UserError(
+            f"'{folder}' holds results. Choose another output folder, or go on with them (resume)."
+        )
+    for one in suite.benches:
+        for row in one.rows:  # a mistake in the last row must not show after a day of training
+            _recipe(one, row, seed=0)
+
+    pages, results = [], {}
+    for one in suite.benches:
+        if tasks and one.env not in tasks:
+            continue
+        place = folder / one.env if suite.several else folder
+        run = _Bench(one, place, processes, Console(quiet=not show_progress), cluster)
+        results[one.env], trained = _run(run, rows)
+        if not rows:
+            pages.append(write_bench_report(place, one, results[one.env], trained))
+    if rows or tasks:
+        return None
+    return write_overview(folder, suite, results) if suite.several else pages[0]
+
+
+def _run(run: _Bench, rows: Sequence[str]) -> tuple[list[Result], list[TrainedRow]]:
+    """One task: its rows (all, or those named) trained and evaluated."""
+    results: list[Result] = []
+    trained: list[TrainedRow] = []
+    for row in run.config.rows:
+        if rows and row.name not in rows:
+            continue
+        policies = {seed: _policy(run, row, seed) for seed in row.training_seeds}
+        results += [_result(run, row, setting, policies) for setting in row.settings]
+        if row.checkpoint is None:
+            trained.append(_trained(run, row, policies))
+    return results, trained
+
+
+def _check_names(config: str | Path, kind: str, wanted: Sequence[str], known: list[str]) -> None:
+    for name in wanted:
+        if name not in known:
+            raise UserError(
+                f"{config} has no {kind} '{name}'.{did_you_mean(name, known)} Its {kind}s: {', '.join(known)}."
+            )
+
+
+def _recipe(config: BenchConfig, row: Row, seed: int) -> TrainRecipe | None:
+    """The shared recipe with the row's policy and keys; None for a row that is not trained."""
+    if row.checkpoint is not None:
+        return None
+    from ebt_policy.training.train import policy_config
+
+    policy = {f"policy.{key}": value for key, value in row.policy.items()}
+    recipe = load_recipe(config.recipe, {**config.train, **policy, **row.train, "seed": seed})
+    policy_config(recipe, "cpu")
+    return recipe
+
+
+def _policy(run: _Bench, row: Row, seed: int) -> Path:
+    """The trained policy of a row, trained or taken up again where it is not finished."""
+    recipe = _recipe(run.config, row, seed)
+    if recipe is None:
+        return find_checkpoint(row.checkpoint or "")
+    from ebt_policy.training.train import RECIPE, train
+
+    folder = run.output / "train" / f"{_slug(row.name)}-seed{seed}"
+    last = last_checkpoint(folder)
+    if last is None or int(last.name) < recipe.steps:
+        run.console.print(
+            f"Training {row.name}, seed {seed}, for {run.config.env}", style="bold", highlight=False
+        )
+    return train(recipe, folder, resume=(folder / RECIPE).exists())
+
+
+def _result(run: _Bench, row: Row, setting: Setting, policies: dict[int, Path]) -> Result:
+    episodes, latencies = {}, []
+    for seed, policy in policies.items():
+        file = run.output / "rows" / f"{_slug(setting.name)}-seed{seed}.parquet"
+        episodes[seed], metadata = _evaluated(run, setting, policy, file, run.config.episodes)
+        latencies.append(metadata["latency_ms"])
+    p50, p95 = (sum(measured[p] for measured in latencies) / len(latencies) for p in ("p50", "p95"))
+    return Result(setting.name, setting.curve, episodes, (p50, p95))
+
+
+def _trained(run: _Bench, row: Row, policies: dict[int, Path]) -> TrainedRow:
+    """What training took, and the success at every checkpoint where the row asks for it."""
+    curve = [
+        _learning_point(run, row, setting, policies, checkpoint)
+        for setting in row.settings
+        if setting.name == row.learning_curve
+        for checkpoint in _checkpoints(policies.values())
+    ]
+    return TrainedRow.read(row.name, policies, curve)
+
+
+def _learning_point(
+    run: _Bench, row: Row, setting: Setting, policies: dict[int, Path], checkpoint: str
+) -> LearningPoint:
+    episodes, spent = {}, []
+    for seed, folder in policies.items():
+        file = run.output / "rows" / f"{_slug(setting.name)}-seed{seed}-step{checkpoint}.parquet"
+        policy = folder / "checkpoints" / checkpoint
+        n = run.config.learning_curve_episodes
+        episodes[seed], _ = _evaluated(run, setting, policy, file, n, latency=False)
+        spent.append([m for m in read_metrics(folder) if m["step"] <= int(checkpoint)][-1])
+    seconds = sum(m["seconds"] for m in spent) / len(spent)
+    return LearningPoint(spent[0]["samples"], seconds, Result(setting.name, row.name, episodes))
+
+
+def _checkpoints(folders: Iterable[Path]) -> list[str]:
+    """Names of the checkpoints (zero-padded steps) that all runs have, oldest first: an interruption leaves its own."""
+    names = [{p.name for p in (f / "checkpoints").iterdir() if p.name.isdecimal()} for f in folders]
+    return sorted(set.intersection(*names))
+
+
+def _evaluated(
+    run: _Bench, setting: Setting, policy: Path, file: Path, episodes: int, latency: bool = True
+) -> tuple[list[Episode], dict[str, Any]]:
+    """Episodes and metadata from `file`, measured first if missing or of another policy or setting."""
+    config = run.config
+    wanted = {
+        "env": config.env,
+        "seed": config.seed,
+        "episodes": episodes,
+        "checkpoint_sha256": sha256(find_checkpoint(policy) / "model.safetensors"),
+    }
+    acting: dict[str, Any] = {
+        "max_evaluations": setting.max_evaluations,
+        "overrides": dict(setting.overrides),
+    }
+    if setting.n_action_steps is not None:
+        acting["n_action_steps"] = setting.n_action_steps
+    ladder = Ladder(rungs=setting.ladder) if setting.ladder else None
+    if ladder:
+        acting["ladder"] = asdict(ladder) | {"rungs": list(ladder.rungs)}
+    if file.is_file():
+        rows, found = read_parquet(file)
+        same = all(found[k] == v for k, v in wanted.items()) and all(
+            found["policy"].get(k) == v for k, v in acting.items()
+        )
+        if same and (found["latency_ms"] or not latency):
+            return [replace(row, traces=[]) for row in rows], found
+    run.console.print(f"Evaluating {file.stem}, {episodes} episodes", style="bold", highlight=False)
+    measured = evaluate(
+        policy,
+        config.env,
+        episodes,
+        config.seed,
+        max_evaluations=setting.max_evaluations,
+        n_action_steps=setting.n_action_steps,
+        overrides=setting.overrides,
+        calibration=_calibration(run, setting, policy) if ladder else None,
+        ladder=ladder,
+        processes=run.processes,
+        cluster=run.cluster,
+        latency=latency,
+        parquet_path=file,
+        show_progress=not run.console.quiet,
+    )
+    return [replace(row, traces=[]) for row in measured.rows], measured.to_dict()
+
+
+def _calibration(run: _Bench, setting: Setting, policy: Path) -> Calibration:
+    """Alarms of the policy in the environment without its disturbance, calibrated once for all that share them."""
+    from ebt_policy.eval.failures.calibrate import calibrate
+
+    config, env = run.config, run.config.env.partition("+")[0]
+    sha = sha256(find_checkpoint(policy) / "model.safetensors")
+    budget = setting.max_evaluations or "trained"
+    file = run.output.parent / "calibrations" / f"{env}-{sha[:12]}-{budget}.json"
+    if file.is_file():
+        return read_calibration(file, sha).with_alpha(config.alpha)
+    run.console.print(f"Calibrating on {config.calibration_episodes} episodes of {env}", style="bold")
+    return calibrate(
+        str(policy),
+        file,
+        env=env,
+        episodes=config.calibration_episodes,
+        seed=config.calibration_seed,
+        alpha=config.alpha,
+        max_evaluations=setting.max_evaluations,
+        processes=run.processes,
+    )
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

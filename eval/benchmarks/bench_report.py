@@ -1,0 +1,206 @@
+"""The report of a bench: protocol, table, curves, provenance; as Markdown and as one HTML file."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ebt_policy.envs import environment
+from ebt_policy.eval.benchmarks.bench_config import BenchConfig
+from ebt_policy.eval.report.figures import Point, curves, plotly_div, plotly_script
+from ebt_policy.eval.report.pages import write_html
+from ebt_policy.eval.report.report import Result, Table, comparison_table, percent, verdicts
+from ebt_policy.provenance import run_record, write_atomic
+from ebt_policy.training.run_log import read_metrics
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+CHECKPOINT_RULE = "the last one, moving average (EMA) of the weights; none is chosen by its results"
+
+
+@dataclass(frozen=True)
+class LearningPoint:
+    """Success of one setting of a row after so many training samples and seconds (mean over seeds)."""
+
+    samples: int
+    seconds: float
+    result: Result
+
+
+@dataclass(frozen=True)
+class TrainedRow:
+    """What training a row took; seconds and held-out loss are means over its training seeds."""
+
+    name: str
+    parameters: int
+    steps: int
+    samples: int
+    seconds: float
+    held_out_loss: float | None
+    learning_curve: Sequence[LearningPoint]
+
+    @classmethod
+    def read(cls, name: str, runs: Mapping[int, Path], learning_curve: Sequence[LearningPoint]) -> TrainedRow:
+        """From run.json and metrics.jsonl of the row's runs (training seed -> folder)."""
+        metrics = [read_metrics(run) for run in runs.values()]
+        held_out = [[m["held_out_loss"] for m in rows if "held_out_loss" in m][-1:] for rows in metrics]
+        return cls(
+            name=name,
+            parameters=json.loads((next(iter(runs.values())) / "run.json").read_text())["parameters"],
+            steps=metrics[0][-1]["step"],
+            samples=metrics[0][-1]["samples"],
+            seconds=sum(rows[-1]["seconds"] for rows in metrics) / len(metrics),
+            held_out_loss=sum(h[0] for h in held_out) / len(held_out) if all(held_out) else None,
+            learning_curve=learning_curve,
+        )
+
+
+def write_bench_report(
+    output: Path, config: BenchConfig, results: Sequence[Result], trained: Sequence[TrainedRow]
+) -> Path:
+    """Writes report.md and report.html into `output` and returns the latter."""
+    main = comparison_table(results, environment(config.env).solved_when, config.reference, "Results")
+    compared = verdicts(results, config.reference)
+    tables = [training_table(trained)] if trained else []
+    if any(len(result.episodes) > 1 for result in results):
+        tables.append(by_training_seed(results))
+    if any(row.learning_curve for row in trained):
+        tables.append(learning_table(trained))
+    facts = _facts(config)
+    title = f"{config.env}: {len(results)} settings on the same {config.episodes} seeds"
+
+    figures = [(heading, plotly_div(figure)) for heading, figure in _figures(results, trained)]
+    return write_pages(output, title, facts, main, compared, config.reference, tables, figures)
+
+
+def write_pages(
+    output: Path,
+    title: str,
+    facts: Mapping[str, str],
+    main: Table,
+    compared: Sequence[str],
+    reference: str,
+    tables: Sequence[Table],
+    figures: Sequence[tuple[str, str]] = (),
+) -> Path:
+    """The same as report.md and, with `figures` (heading, markup), as report.html, whose path is returned."""
+    output.mkdir(parents=True, exist_ok=True)
+    parts = [
+        f"# {title}\n",
+        "".join(f"- {name}: {value}\n" for name, value in facts.items()),
+        main.markdown(),
+        f"## Against {reference}\n",
+        "".join(f"- {line}\n" for line in compared),
+        *(table.markdown() for table in tables),
+    ]
+    write_atomic(output / "report.md", "\n".join(parts))
+    page = output / "report.html"
+    write_html(
+        page,
+        "bench.html.j2",
+        title=title,
+        table=main,
+        verdicts=compared,
+        reference=reference,
+        figures=figures,
+        tables=tables,
+        facts=facts,
+        plotly_script=plotly_script() if figures else "",
+    )
+    return page
+
+
+def training_table(trained: Sequence[TrainedRow]) -> Table:
+    """What each policy was given: the comparison is only as fair as this table."""
+    rows = tuple(
+        (
+            row.name,
+            f"{row.parameters / 1e6:.2f} M",
+            f"{row.steps:,}",
+            f"{row.samples:,}",
+            f"{row.seconds / 60:.1f}",
+            "–" if row.held_out_loss is None else f"{row.held_out_loss:.4f}",
+        )
+        for row in trained
+    )
+    columns = ("Policy", "Parameters", "Steps", "Samples", "Minutes", "Held-out loss")
+    return Table(
+        columns, rows, "Training", ("Losses of different objectives cannot be compared with one another.",)
+    )
+
+
+def by_training_seed(results: Sequence[Result]) -> Table:
+    """Success of each training seed: how much of a difference may be the luck of one training run."""
+    seeds = sorted({seed for result in results for seed in result.episodes})
+
+    def cell(result: Result, seed: int) -> str:
+        if seed not in result.episodes:
+            return "–"
+        return percent(Result(result.name, result.family, {seed: result.episodes[seed]}).success)
+
+    rows = tuple((r.name, *(cell(r, seed) for seed in seeds)) for r in results)
+    return Table(("Policy", *(f"Training seed {s}" for s in seeds)), rows, "Success by training seed")
+
+
+def learning_table(trained: Sequence[TrainedRow]) -> Table:
+    rows = tuple(
+        (
+            point.result.name,
+            f"{point.samples:,}",
+            f"{point.seconds / 60:.1f}",
+            percent(point.result.success),
+            str(point.result.matrix("success").size),
+        )
+        for row in trained
+        for point in row.learning_curve
+    )
+    return Table(("Policy", "Samples", "Minutes", "Success", "n"), rows, "Success while training")
+
+
+def _figures(results: Sequence[Result], trained: Sequence[TrainedRow]) -> list[tuple[str, Figure]]:
+    by_evaluations: dict[str, list[Point]] = defaultdict(list)
+    by_latency: dict[str, list[Point]] = defaultdict(list)
+    for result in results:
+        spent = result.mean("evaluations_per_decision")
+        by_evaluations[result.family].append(Point(spent, result.success, result.name))
+        if result.latency_ms:
+            by_latency[result.family].append(Point(result.latency_ms[0], result.success, result.name))
+    made = [
+        ("Success against function evaluations", curves(by_evaluations, "evaluations per decision")),
+        ("Success against wall-clock", curves(by_latency, "median ms per decision, batch 1")),
+    ]
+    learning = {row.name: row.learning_curve for row in trained if row.learning_curve}
+    if learning:
+        samples = {
+            n: [Point(p.samples, p.result.success, p.result.name) for p in c] for n, c in learning.items()
+        }
+        minutes = {
+            n: [Point(p.seconds / 60, p.result.success, p.result.name) for p in c]
+            for n, c in learning.items()
+        }
+        made += [
+            ("Success against training samples", curves(samples, "training samples", log_x=False)),
+            ("Success against training time", curves(minutes, "minutes of training", log_x=False)),
+        ]
+    return made
+
+
+def _facts(config: BenchConfig) -> dict[str, str]:
+    record, spec = run_record(), environment(config.env)
+    machine, last_seed = record["machine"], config.seed + config.episodes - 1
+    return {
+        "Environment": f"{config.env}, {spec.max_ticks} ticks at {spec.fps} a second",
+        "Episodes": f"{config.episodes}, seeds {config.seed} to {last_seed} for every row",
+        "Training": f"recipe {config.recipe}: the same data, batch and steps for every row, see the table",
+        "Checkpoint": CHECKPOINT_RULE,
+        "Reference": config.reference,
+        "Command": record["command"],
+        "Commit": record["git"] or "not a checkout",
+        "Machine": f"{machine['system']} {machine['processor']}, {machine['cores']} cores",
+        "Versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+    }

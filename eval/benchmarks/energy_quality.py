@@ -1,0 +1,212 @@
+"""Does the energy mean something? Expert chunks against noised ones, and whether descent descends.
+
+Legend: n observations, K noises for each, B batch, H horizon, A action dimension.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from ebt_policy import provenance
+from ebt_policy.errors import UserError
+from ebt_policy.eval.report.report import Table
+from ebt_policy.eval.statistics.intervals import auc
+from ebt_policy.inference.runner import find_checkpoint, load_runner
+from ebt_policy.model.noise import Noise
+from ebt_policy.model.trace import Trace
+from ebt_policy.training.trained_on import held_out_episodes, training_data
+
+if TYPE_CHECKING:
+    from ebt_policy.data.windows import Windows
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class EnergyQuality:
+    """The figures; the names are those of the JSON file.
+
+    within_auc: mean over observations of the share of noised chunks with more energy than the expert's, and
+    the mean of the worst episode. pooled_auc: expert against noised chunks, all observations together.
+    descent_*: of the steps after the first evaluation, the share accepted; of these, the share on which the
+    energy fell.
+    final_step_fell: share of decisions whose returned chunk has less energy than the last one evaluated.
+    """
+
+    within_auc: float
+    within_auc_worst_episode: float
+    pooled_auc: float
+    expert_energy_median: float
+    noised_energy_median: float
+    descent_accepted: float
+    descent_fell_when_accepted: float
+    final_step_fell: float
+    noise: float
+    noises: int
+    observations: int
+    episodes: list[int]
+    max_evaluations: int
+    policy: str
+    checkpoint_sha256: str
+    versions: dict[str, str]
+
+    def table(self) -> Table:
+        rows = [
+            ("AUC within one observation (mean)", f"{self.within_auc:.4f}"),
+            ("AUC within one observation (worst episode)", f"{self.within_auc_worst_episode:.4f}"),
+            ("AUC pooled over observations", f"{self.pooled_auc:.4f}"),
+            ("Energy of expert chunks (median)", f"{self.expert_energy_median:.4g}"),
+            ("Energy of noised chunks (median)", f"{self.noised_energy_median:.4g}"),
+            ("Descent steps accepted", f"{self.descent_accepted:.2%}"),
+            ("Energy fell on accepted steps", f"{self.descent_fell_when_accepted:.2%}"),
+            ("Energy fell on the final step", f"{self.final_step_fell:.2%}"),
+        ]
+        note = (
+            f"{self.observations} observations of {len(self.episodes)} held-out episodes, {self.noises} "
+            f"noised chunks each, standard deviation {self.noise} in normalised units; descent of up to "
+            f"{self.max_evaluations} evaluations."
+        )
+        return Table(("Energy", "Value"), tuple(rows), "", (note,))
+
+
+def energy_quality(
+    policy: str | Path,
+    dataset: str | None = None,
+    root: str | Path | None = None,
+    *,
+    episodes: Sequence[int] | None = None,
+    noise: float = 0.15,
+    noises: int = 8,
+    max_observations: int = 2000,
+    max_evaluations: int = 8,
+    seed: int = 0,
+    device: str = "cpu",
+    json_path: Path | str | None = None,
+    show: bool = True,
+) -> EnergyQuality:
+    """Measures the energy of `policy` on demonstrations that it was not trained on.
+
+    dataset: LeRobot repo id; None: what it was trained on. episodes: None: those that its training held out.
+    noise: standard deviation in normalised action units. Windows that leave their episode are left out.
+    Raises UserError for a policy without an energy.
+    """
+    from lerobot.policies.factory import make_pre_post_processors
+
+    from ebt_policy.data.windows import Windows, open_metadata
+
+    runner, folder = load_runner(policy, device=device), find_checkpoint(policy)
+    model, config = runner.policy, runner.config
+    if not hasattr(model, "energy"):
+        raise UserError(
+            f"'{policy}' is a '{config.type}' policy: it has no energy to measure. Give an 'ebt' policy."
+        )
+    trained_on = training_data(folder)
+    dataset = dataset or trained_on.get("repo_id")
+    if dataset is None:
+        raise UserError(f"{folder} does not say what it was trained on. Name the dataset.")
+    if episodes is None:
+        episodes = held_out_episodes(open_metadata(dataset, root).total_episodes, trained_on)
+    windows = Windows.from_lerobot(
+        dataset,
+        root,
+        features=[*config.input_features, *config.output_features],
+        observation_delta_indices=config.observation_delta_indices,
+        action_delta_indices=config.action_delta_indices,
+        episodes=list(episodes),
+        device=device,
+        resize_shape=config.resize_shape,
+    )
+    preprocess, _ = make_pre_post_processors(
+        config, pretrained_path=str(folder), preprocessor_overrides={"device_processor": {"device": device}}
+    )
+    generator = torch.Generator().manual_seed(seed)
+    samples = _whole_windows(windows, max_observations)
+    parts = []
+    for indices in samples.split(BATCH):
+        batch = preprocess(windows.batch(indices))
+        parts.append(_measure(model, batch, noise, noises, max_evaluations, generator))
+    expert, noised, steps, final = (np.concatenate(column) for column in zip(*parts, strict=True))
+    within = ((expert[:, None] < noised) + 0.5 * (expert[:, None] == noised)).mean(1)
+    owner = windows.episode_index[samples].cpu().numpy()
+    tried, accepted, fell = steps.sum(0)
+    result = EnergyQuality(
+        within_auc=float(within.mean()),
+        within_auc_worst_episode=float(min(within[owner == e].mean() for e in np.unique(owner))),
+        pooled_auc=auc(noised, expert),
+        expert_energy_median=float(np.median(expert)),
+        noised_energy_median=float(np.median(noised)),
+        descent_accepted=float(accepted / max(tried, 1)),
+        descent_fell_when_accepted=float(fell / max(accepted, 1)),
+        final_step_fell=float(final.mean()),
+        noise=noise,
+        noises=noises,
+        observations=len(expert),
+        episodes=[int(e) for e in episodes],
+        max_evaluations=max_evaluations,
+        policy=str(policy),
+        checkpoint_sha256=runner.checkpoint_sha256,
+        versions=provenance.versions(),
+    )
+    if json_path is not None:
+        Path(json_path).parent.mkdir(parents=True, exist_ok=True)
+        provenance.write_json(Path(json_path), dataclasses.asdict(result))
+    if show:
+        table = result.table()
+        Console().print(table.rich(), *table.notes, sep="\n", highlight=False)
+    return result
+
+
+def _measure(
+    model: Any,
+    batch: dict[str, Tensor],
+    noise: float,
+    noises: int,
+    max_evaluations: int,
+    generator: torch.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Energies of expert (B,) and noised chunks (B, K), descent steps (B, 3), if the final step fell (B,)."""
+    expert = batch["action"]  # (B, H, A)
+    draws = torch.randn((noises, *expert.shape), generator=generator).to(expert.device)
+    noised = torch.stack([model.energy(batch, expert + noise * draw) for draw in draws], 1)
+    decision = model.decide(batch, noise=Noise([generator] * len(expert)), max_evaluations=max_evaluations)
+    returned = model.energy(batch, decision.chunk.to(expert.device)).cpu().numpy()
+    return (
+        model.energy(batch, expert).cpu().numpy(),
+        noised.cpu().numpy(),
+        descent_steps(decision.trace),
+        returned < decision.trace.final_energy,
+    )
+
+
+def descent_steps(trace: Trace) -> np.ndarray:
+    """(B, 3) counts of steps after the first evaluation: tried, accepted, accepted with a lower energy."""
+    kept = np.where(trace.accepted, trace.energy, np.nan)
+    before = np.array([_last_known(row) for row in kept]).reshape(kept.shape)[:, :-1]
+    later, accepted = trace.energy[:, 1:], trace.accepted[:, 1:]
+    tried = np.isfinite(later)
+    return np.stack([tried.sum(1), accepted.sum(1), (accepted & (later < before)).sum(1)], 1)
+
+
+def _last_known(values: np.ndarray) -> list[float]:
+    """Each value, or where it is NaN the one before it."""
+    known, out = float("nan"), []
+    for value in values:
+        known = known if np.isnan(value) else float(value)
+        out.append(known)
+    return out
+
+
+def _whole_windows(windows: Windows, at_most: int) -> Tensor:
+    """Indices of samples whose chunk lies inside its episode, evenly spaced, `at_most` of them."""
+    everything = torch.arange(len(windows))
+    whole = torch.cat([i[~windows.batch(i)["action_is_pad"].any(1).cpu()] for i in everything.split(BATCH)])
+    return whole[torch.linspace(0, len(whole) - 1, min(at_most, len(whole))).long()]

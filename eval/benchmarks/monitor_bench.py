@@ -1,0 +1,361 @@
+"""`ebt-policy bench` on a file of kind monitor: which score tells failures from successes, early, and at what cost?
+
+    <output>/<env>/calibration-<first seed>.npz, <env>+<disturbance>-<first seed>.npz   episodes, in parts
+    <output>/<env>/report.md, report.html, results.json
+
+All detectors score the very same episodes. Fit, calibration and test episodes have different seeds. Parts are written when
+they are complete, and again with what the detectors say of them, so an interrupted bench goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ebt_policy import provenance
+from ebt_policy.envs import environment
+from ebt_policy.errors import UserError
+from ebt_policy.eval.benchmarks.bench_report import write_pages
+from ebt_policy.eval.benchmarks.monitor_config import (
+    DetectorRow,
+    MonitorBench,
+    MonitorTask,
+    load_monitor_bench,
+)
+from ebt_policy.eval.failures.calibrate import fit_and_score
+from ebt_policy.eval.failures.detectors import VERSION, Detector, add_values, detectors
+from ebt_policy.eval.failures.failure_detection import (
+    CELLS,
+    AtAlpha,
+    Scored,
+    at_alpha,
+    auroc,
+    cell_of,
+    matched_lengths,
+    resampled,
+    scored,
+)
+from ebt_policy.eval.report.report import Table, signed
+from ebt_policy.eval.rollout.latency import measure_latency, measure_watching
+from ebt_policy.eval.rollout.parallel import usable_cores
+from ebt_policy.eval.rollout.watched_episodes import (
+    WatchedEpisode,
+    read_watched,
+    watch_episodes,
+    watched_episode,
+    write_watched,
+)
+from ebt_policy.eval.statistics.intervals import Interval
+from ebt_policy.inference.runner import Runner, find_checkpoint, load_runner
+from ebt_policy.monitoring.calibration import Calibration, calibrated
+from ebt_policy.monitoring.signals import DEFAULT_SIGNALS, LEARNED, SIGNALS
+from ebt_policy.provenance import run_record, sha256, write_json
+from ebt_policy.training.recipe import did_you_mean
+
+PART = 100  # episodes in a file
+RESAMPLES = 500
+_AT = ("tpr", "tnr", "balanced_accuracy", "detection_time", "time_weighted_accuracy", "false_alarms")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Episodes of one file, and its facts."""
+
+    path: Path
+    episodes: list[WatchedEpisode]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One detector on one task. intervals: 95 %, by a bootstrap over test episodes, for each figure by name."""
+
+    row: DetectorRow
+    cost_ms: float
+    auroc: float
+    auroc_undisturbed: float
+    auroc_disturbed: float
+    at: dict[float, AtAlpha]
+    intervals: dict[str, tuple[float, float]]
+    draws: np.ndarray  # AUROC of each draw, the same episodes for every detector
+
+
+def monitor_bench(
+    path: Path, output: Path | None = None, processes: int | None = None, only: Sequence[str] = ()
+) -> Path:
+    """Runs the bench and returns the path of the (last) task's report.html. only: environments of the only tasks to run.
+
+    Raises UserError for mistakes in the file.
+    """
+    config = load_monitor_bench(path)
+    folder = output or Path("runs") / config.name
+    known = [task.env for task in config.tasks]
+    for name in only:
+        if name not in known:
+            raise UserError(f"{path} has no task '{name}'.{did_you_mean(name, known)}")
+    tasks = [task for task in config.tasks if not only or task.env in only]
+    for task in tasks:
+        find_checkpoint(task.policy)
+        for name in ("", *task.disturbances):
+            environment(
+                f"{task.env}+{name}" if name else task.env
+            )  # a mistake shows before hours of episodes
+    pages = [_run(config, task, folder / task.env, processes or usable_cores()) for task in tasks]
+    return pages[-1]
+
+
+def _run(config: MonitorBench, task: MonitorTask, folder: Path, processes: int) -> Path:
+    first, n = config.calibration_seed, config.calibration_episodes
+    fitting = _episodes(task, folder, task.env, range(first, first + n), processes, "calibration")
+    parts = _test_episodes(config, task, folder, processes)
+    wanted = {name for row in config.detectors for name in row.signals}
+    extra = detectors(task.policy, task.diffusion, wanted)
+    for part in (fitting, *parts):
+        _add_values(task, part, extra)
+    test = [episode for part in parts for episode in part.episodes]
+    successes = [e.rows() for e in fitting.episodes if e.success]
+    lengths = matched_lengths(test)
+    runner = load_runner(task.policy, max_evaluations=task.max_evaluations)
+    decision_ms = measure_latency(runner, task.env).p50
+    watching_ms = measure_watching(runner, task.env, _default_calibration(config, successes, runner))
+    measured = [
+        _measure(config, row, successes, test, lengths, _cost(row, extra, test)) for row in config.detectors
+    ]
+    record = _record(config, task, test, measured, decision_ms) | {"watching_ms": watching_ms}
+    write_json(folder / "results.json", record)
+    return _report(config, task, folder, test, measured, decision_ms, watching_ms)
+
+
+def _default_calibration(
+    config: MonitorBench, successes: Sequence[list[dict[str, float]]], runner: Runner
+) -> Calibration:
+    """What `ebt-policy calibrate` would make of these episodes."""
+    horizon, alpha = max(map(len, successes)), max(config.alphas)
+    statistic, scores = fit_and_score(successes, DEFAULT_SIGNALS, horizon, alpha)
+    facts = {"checkpoint_sha256": runner.checkpoint_sha256, "source": config.name}
+    return calibrated(scores, statistic=statistic, horizon=horizon, alpha=alpha, **facts)
+
+
+def _test_episodes(config: MonitorBench, task: MonitorTask, folder: Path, processes: int) -> list[_Part]:
+    """Episodes until each cell is full, undisturbed and with each disturbance in turn, at most `at_most` of either."""
+    at_most = task.at_most or config.at_most
+    found: list[_Part] = []
+    halves = (("",), task.disturbances)
+    for names in halves:
+        cells: Counter[str] = Counter()
+        for part in count():
+            name, begin = names[part % len(names)], config.seed + part // len(names) * PART
+            env = f"{task.env}+{name}" if name else task.env
+            found.append(_episodes(task, folder, env, range(begin, begin + PART), processes))
+            cells.update("success" if e.success else "failure" for e in found[-1].episodes)
+            # Only whole rounds: every disturbance has the same seeds.
+            whole = (part + 1) % len(names) == 0
+            full = min(cells["success"], cells["failure"]) >= config.per_cell
+            if whole and (full or (part + len(names) + 1) * PART > at_most):
+                break
+    return found
+
+
+def _episodes(
+    task: MonitorTask, folder: Path, env: str, seeds: range, processes: int, name: str | None = None
+) -> _Part:
+    """From the file of a former run with the same policy, or run now."""
+    path = folder / f"{(name or env).replace(':', '-')}-{seeds[0]}.npz"
+    facts = {
+        "env": env,
+        "seeds": [seeds[0], len(seeds)],
+        "checkpoint_sha256": _sha256(task.policy),
+        "max_evaluations": task.max_evaluations,
+    }
+    if path.is_file():
+        episodes, found = read_watched(path)
+        if {k: v for k, v in found.items() if k != "values"} == facts:
+            return _Part(path, episodes, found)
+    ran = watch_episodes(
+        task.policy, env, seeds, processes=processes, max_evaluations=task.max_evaluations, keep_inputs=True
+    )
+    part = _Part(path, [watched_episode(episode) for episode in ran], facts)
+    write_watched(path, part.episodes, facts)
+    return part
+
+
+def _add_values(task: MonitorTask, part: _Part, extra: Sequence[Detector]) -> None:
+    """The signals that are not free, computed now unless a former run stored them, and the time index."""
+    made_by = {"version": VERSION, "diffusion": task.diffusion and _sha256(task.diffusion)}
+    if part.facts.get("values") != made_by:
+        for episode in part.episodes:
+            episode.signals = {k: v for k, v in episode.signals.items() if k in SIGNALS and k not in LEARNED}
+    missing = [detector for detector in extra if detector.name not in part.episodes[0].signals]
+    if missing:
+        add_values(part.episodes, missing)
+        write_watched(part.path, part.episodes, {**part.facts, "values": made_by})
+    for episode in part.episodes:
+        episode.signals["time"] = np.arange(1.0, episode.decisions + 1)
+
+
+def _sha256(policy: str) -> str:
+    return sha256(find_checkpoint(policy) / "model.safetensors")
+
+
+def _measure(
+    config: MonitorBench,
+    row: DetectorRow,
+    successes: Sequence[list[dict[str, float]]],
+    test: Sequence[WatchedEpisode],
+    lengths: Sequence[int],
+    cost_ms: float,
+) -> Measured:
+    horizon = max(len(e) for e in successes)
+    statistic, calibration = fit_and_score(successes, row.signals, horizon, min(config.alphas), row.window)
+    results = scored(statistic, test, lengths)
+    figures = _figures(config, results, calibration)
+    rng = np.random.default_rng(0)
+    draws = [_figures(config, resampled(results, rng), calibration) for _ in range(RESAMPLES)]
+    intervals = {}
+    for name in figures:
+        low, high = np.nanquantile([draw[name] for draw in draws], [0.025, 0.975])
+        intervals[name] = (float(low), float(high))
+    return Measured(
+        row=row,
+        cost_ms=cost_ms,
+        auroc=figures["auroc"],
+        auroc_undisturbed=auroc(results, CELLS[2:3], CELLS[:1]),
+        auroc_disturbed=auroc(results, CELLS[3:], CELLS[1:2]),
+        at={alpha: at_alpha(results, calibration, alpha) for alpha in config.alphas},
+        intervals=intervals,
+        draws=np.array([draw["auroc"] for draw in draws]),
+    )
+
+
+def _figures(
+    config: MonitorBench, results: Sequence[Scored], calibration: Sequence[float]
+) -> dict[str, float]:
+    """Every figure of the table, by name."""
+    figures = {"auroc": auroc(results)}
+    for alpha in config.alphas:
+        at = at_alpha(results, calibration, alpha)
+        figures |= {f"{name} at {alpha:g}": getattr(at, name) for name in _AT}
+    return figures
+
+
+def _cost(row: DetectorRow, extra: Sequence[Detector], test: Sequence[WatchedEpisode]) -> float:
+    """Milliseconds a decision for the signals that are not free."""
+    longest = max(test, key=lambda e: e.decisions)
+    return sum(detector.cost_ms(longest) for detector in extra if detector.name in row.signals)
+
+
+def _record(
+    config: MonitorBench,
+    task: MonitorTask,
+    test: Sequence[WatchedEpisode],
+    measured: Sequence[Measured],
+    decision_ms: float,
+) -> dict[str, Any]:
+    return {
+        "task": asdict(task),
+        "config": asdict(config) | {"tasks": [], "detectors": []},
+        "cells": Counter(map(cell_of, test)),
+        "by_disturbance": _by_disturbance(test),
+        "decision_ms": decision_ms,
+        "detectors": [
+            {k: v for k, v in asdict(one).items() if k != "draws"}
+            | {"at": {f"{a:g}": asdict(v) for a, v in one.at.items()}}
+            for one in measured
+        ],
+        "versions": provenance.versions(),
+        "run": run_record(),
+    }
+
+
+def _by_disturbance(test: Sequence[WatchedEpisode]) -> dict[str, list[int]]:
+    """{env: [successes, episodes]}."""
+    return {
+        env: [sum(e.success for e in test if e.env == env), sum(e.env == env for e in test)]
+        for env in sorted({e.env for e in test})
+    }
+
+
+def _report(
+    config: MonitorBench,
+    task: MonitorTask,
+    folder: Path,
+    test: Sequence[WatchedEpisode],
+    measured: Sequence[Measured],
+    decision_ms: float,
+    watching_ms: float,
+) -> Path:
+    cells = Counter(map(cell_of, test))
+    main = _table(config, measured, decision_ms, watching_ms)
+    best = next(one for one in measured if one.row.name == config.reference)
+    compared = [_compared(one, best) for one in measured if one is not best]
+    counts = Table(
+        ("Environment", "Successes", "Episodes"),
+        tuple((env, str(k), str(n)) for env, (k, n) in _by_disturbance(test).items()),
+        "Episodes",
+        (f"Cells: {', '.join(f'{cell} {cells[cell]}' for cell in CELLS)}.",),
+    )
+    record = run_record()
+    facts = {
+        "Policy": f"{task.policy}, {_sha256(task.policy)[:12]}",
+        "Environment": task.env,
+        "Test seeds": f"from {config.seed}; calibration from {config.calibration_seed}",
+        "Command": record["command"],
+        "Commit": record["git"] or "not a checkout",
+    }
+    return write_pages(
+        folder, f"{config.name}: {task.env}", facts, main, compared, config.reference, [counts]
+    )
+
+
+def _compared(one: Measured, best: Measured) -> str:
+    """On the same draws of the bootstrap, so paired by episode."""
+    low, high = np.nanquantile(one.draws - best.draws, [0.025, 0.975])
+    return f"{one.row.name}: AUROC {signed(Interval(one.auroc - best.auroc, low, high))}"
+
+
+def _table(
+    config: MonitorBench, measured: Sequence[Measured], decision_ms: float, watching_ms: float
+) -> Table:
+    columns = ["Detector", "AUROC", "undisturbed", "disturbed"]
+    for alpha in config.alphas:
+        columns += [
+            f"{name} at {alpha:g}" for name in ("Balanced accuracy", "TWA", "Detection time", "False alarms")
+        ]
+    columns.append("Cost, % of a decision")
+
+    def shown(one: Measured, name: str, value: float) -> str:
+        low, high = one.intervals[name]
+        return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+    rows = []
+    for one in measured:
+        cells = [
+            one.row.name,
+            shown(one, "auroc", one.auroc),
+            f"{one.auroc_undisturbed:.2f}",
+            f"{one.auroc_disturbed:.2f}",
+        ]
+        for alpha in config.alphas:
+            at = one.at[alpha]
+            cells += [
+                shown(one, f"balanced_accuracy at {alpha:g}", at.balanced_accuracy),
+                shown(one, f"time_weighted_accuracy at {alpha:g}", at.time_weighted_accuracy),
+                f"{at.detection_time:.2f}",
+                f"{at.false_alarms:.2f}",
+            ]
+        rows.append((*cells, f"{100 * one.cost_ms / decision_ms:.0f}" if one.cost_ms else "0"))
+    notes = (
+        "AUROC: failures against successes, all of them, the undisturbed and the disturbed ones. Failures are cut to the "
+        "length of a success drawn at random. Balanced accuracy: mean of alarms on failures and silence on successes; TWA "
+        "counts an alarm as 1 minus the part of the episode that had passed. False alarms: on undisturbed successes. "
+        "Brackets: 95 %, bootstrap over test episodes.",
+        f"A decision takes {decision_ms:.1f} ms; reading the signals of the trace, the chunk and the state, the running "
+        f"score and its quantile {watching_ms:.2f} ms ({watching_ms / decision_ms:.1%}). Cost: what comes on top of that.",
+    )
+    return Table(tuple(columns), tuple(rows), "", notes)

@@ -1,0 +1,121 @@
+"""`ebt-policy calibrate`: when is a score of this policy an alarm? From successful episodes, simulated or recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ebt_policy import provenance
+from ebt_policy.envs import environment
+from ebt_policy.errors import UserError
+from ebt_policy.eval.failures.recorded import recorded_signals
+from ebt_policy.eval.failures.transition_data import fitted_signals
+from ebt_policy.eval.rollout.parallel import usable_cores
+from ebt_policy.eval.rollout.watched_episodes import watch_episodes
+from ebt_policy.inference.runner import load_runner
+from ebt_policy.monitoring.calibration import Calibration, calibrated, episodes_needed
+from ebt_policy.monitoring.learned_signals import beside, learned
+from ebt_policy.monitoring.signals import DEFAULT_SIGNALS, Statistic, fit_statistic
+from ebt_policy.monitoring.watched import acting
+
+FIT_SHARE = 0.2  # of the successful episodes: they set location and scale, and take no part in the threshold
+Values = Sequence[dict[str, float]]  # of one episode: the signals of its decisions
+
+
+def calibrate(
+    policy: str,
+    output: Path,
+    *,
+    env: str | None = None,
+    dataset: str | None = None,
+    root: Path | None = None,
+    episodes: int = 250,
+    seed: int = 300_000,
+    alpha: float = 0.1,
+    signals: Sequence[str] = DEFAULT_SIGNALS,
+    max_evaluations: int | None = None,
+    processes: int | None = None,
+    device: str = "cpu",
+) -> Calibration:
+    """Calibrates on fresh episodes in `env`, or on recorded successful ones in the LeRobot `dataset`; writes `output`.
+
+    Of the successful episodes, every fifth sets location and scale, the others the threshold. Raises UserError where they
+    are too few for alpha, with how many more it takes.
+    """
+    if (env is None) == (dataset is None):
+        raise UserError("Give either --env, to run episodes, or --dataset, with recorded successful ones.")
+    runner = load_runner(policy, max_evaluations=max_evaluations, device=device)
+    nets = beside(output) if learned(signals) else None
+    if nets is not None:
+        if env is None:
+            raise UserError(
+                f"The signals {', '.join(learned(signals))} are read while acting: calibrate with --env."
+            )
+        fitted_signals(runner, policy, learned(signals)).save(nets)
+    if env is not None:
+        ran = watch_episodes(
+            policy,
+            env,
+            range(seed, seed + episodes),
+            processes=processes or usable_cores(),
+            title=f"{policy}, {env}",
+            max_evaluations=max_evaluations,
+            device=device,
+            nets=nets,
+            signals=signals,
+        )
+        seen: list[Values] = [episode.watch.signals for episode in ran if episode.success]
+        horizon = -(-environment(env).max_ticks // runner.n_action_steps)
+        print(f"{len(seen)} of {episodes} episodes succeeded; only these count.")
+    else:
+        seen = recorded_signals(runner, str(dataset), root)
+        horizon = max(map(len, seen))
+    statistic, scores = fit_and_score(seen, signals, horizon, alpha)
+    made = calibrated(
+        scores,
+        statistic=statistic,
+        horizon=horizon,
+        alpha=alpha,
+        checkpoint_sha256=runner.checkpoint_sha256,
+        source=env or str(dataset),
+        acting=acting(runner),
+        versions=provenance.versions(),
+        git_hash=provenance.git_hash(),
+        first_energy=_first_energy(seen),
+    )
+    made.write(output)
+    return made
+
+
+def _first_energy(episodes: Sequence[Values]) -> float | None:
+    """Median over all decisions of where descent began: final energy plus what thinking gained."""
+    first = [one["energy"] + one["energy_drop"] for episode in episodes for one in episode]
+    known = [energy for energy in first if np.isfinite(energy)]
+    return float(np.median(known)) if known else None
+
+
+def fit_and_score(
+    episodes: Sequence[Values],
+    signals: Sequence[str],
+    horizon: int,
+    alpha: float,
+    window: int | None = None,
+) -> tuple[Statistic, list[float]]:
+    """A statistic fitted to every fifth episode, and the scores of the others. Raises UserError for too few."""
+    stride = round(1 / FIT_SHARE)
+    needed = episodes_needed(alpha) * stride / (stride - 1)
+    if len(episodes) < max(needed, stride):
+        raise UserError(
+            f"{len(episodes)} successful episodes are too few for alpha {alpha:g}: it takes {int(np.ceil(max(needed, stride)))}, "
+            f"a fifth of which only sets the scale. Run or record {int(np.ceil(max(needed, stride))) - len(episodes)} more."
+        )
+    statistic = fit_statistic(episodes[::stride], signals, window=window)
+    rest = [episode for i, episode in enumerate(episodes) if i % stride]
+    return statistic, [episode_score(statistic, episode, horizon) for episode in rest]
+
+
+def episode_score(statistic: Statistic, episode: Values, horizon: int) -> float:
+    """The largest running score within the horizon."""
+    return float(statistic.running(episode[:horizon]).max(initial=0.0))

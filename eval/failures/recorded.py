@@ -1,0 +1,54 @@
+"""What a policy would have decided, and how sure it would have been, along recorded episodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ebt_policy.errors import UserError
+from ebt_policy.inference.runner import Runner, shifted
+from ebt_policy.model.noise import Noise
+from ebt_policy.monitoring.signals import decision_signals, rows
+
+
+def recorded_signals(runner: Runner, dataset: str, root: Path | None = None) -> list[list[dict[str, float]]]:
+    """The signals of each decision along each episode of a LeRobot dataset, all taken as successful.
+
+    A decision is taken every n_action_steps frames, from the recorded observations and the policy's own last chunk.
+    What the robot did is what was recorded, so `stillness` is the recording's and the rest is the policy's.
+    Raises UserError for an episode without a frame, or features that the policy does not have.
+    """
+    from ebt_policy.data.windows import Windows
+
+    windows = Windows.from_lerobot(
+        dataset,
+        root,
+        features=list(runner.config.input_features),
+        observation_delta_indices=runner.config.observation_delta_indices,
+        action_delta_indices=None,
+    )
+    owners = windows.episode_index.numpy()
+    if not len(owners):
+        raise UserError(f"Dataset '{dataset}' has no frames.")
+    return [
+        _along(runner, windows, np.flatnonzero(owners == episode), int(episode))
+        for episode in np.unique(owners)
+    ]
+
+
+def _along(runner: Runner, windows, frames: np.ndarray, seed: int) -> list[dict[str, float]]:
+    noise, previous, state = Noise.from_seeds([seed]), None, None
+    found = []
+    for frame in frames[:: runner.n_action_steps]:
+        batch = windows.batch(torch.tensor([int(frame)]))
+        observations = {name: batch[name].numpy() for name in runner.config.input_features}
+        decision = runner.decide(observations, noise, previous)
+        moved = None if state is None or decision.state is None else decision.state - state
+        found += rows(
+            decision_signals(decision.trace, decision.chunk, runner.n_action_steps, previous, moved)
+        )
+        state = decision.state
+        previous = shifted(decision.chunk, np.array([runner.n_action_steps]))
+    return found

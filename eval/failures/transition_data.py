@@ -1,0 +1,52 @@
+"""What learned signals learn from: the demonstrations that the policy itself was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ebt_policy.inference.runner import Runner, find_checkpoint
+from ebt_policy.monitoring.distillation import train_distillation
+from ebt_policy.monitoring.learned_signals import LearnedSignals
+from ebt_policy.monitoring.transition import scene, train_transition
+
+
+def fitted_signals(runner: Runner, policy: str | Path, names: Collection[str]) -> LearnedSignals:
+    """The nets of `names`, trained on the policy's own data. Raises UserError where the data cannot be read."""
+    scenes, actions, following = transitions(runner, policy)
+    sha = runner.checkpoint_sha256
+    return LearnedSignals(
+        transition=train_transition(scenes, actions, following, sha) if "transition" in names else None,
+        rnd=train_distillation(scenes, sha) if "rnd" in names else None,
+    )
+
+
+def transitions(runner: Runner, policy: str | Path) -> tuple[Tensor, Tensor, Tensor]:
+    """Scenes (M, S), executed actions (M, n, A) normalised, and the scenes n ticks later, of its training data."""
+    from ebt_policy.data.windows import Windows
+    from ebt_policy.training.trained_on import training_data
+
+    trained_on = training_data(find_checkpoint(policy))
+    config, n = runner.config, runner.n_action_steps
+    windows = Windows.from_lerobot(
+        trained_on["repo_id"],
+        trained_on.get("root"),
+        features=[*config.input_features, *config.output_features],
+        observation_delta_indices=[*config.observation_delta_indices, n],
+        action_delta_indices=list(range(n)),
+    )
+    parts = []
+    for rows in torch.arange(len(windows)).split(2048):
+        raw = windows.batch(rows)
+        whole = ~raw["action_is_pad"].any(1) & ~raw[f"{next(iter(config.input_features))}_is_pad"][:, -1]
+        batch = runner.preprocessor({k: v[whole] for k, v in raw.items() if not k.endswith("_is_pad")})
+        observed = {name: batch[name] for name in config.input_features}
+        with torch.no_grad():
+            now = scene(runner.policy, {name: v[:, :-1] for name, v in observed.items()})
+            later = scene(runner.policy, {name: v[:, 1:] for name, v in observed.items()})
+        parts.append((now, batch["action"], later))
+    scenes, actions, following = (torch.cat(column) for column in zip(*parts, strict=True))
+    return scenes, actions, following

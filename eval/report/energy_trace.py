@@ -1,0 +1,98 @@
+"""The energies of an episode as inline SVG, on an axis that all episodes of a page share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from ebt_policy.eval.report.trace_page import stop_words
+from ebt_policy.eval.rollout.timeline import Timeline, TimelineDecision
+
+# Geometry in SVG units; about one CSS pixel each at the width that the page gives it.
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 116, 36, 12, 8, 18
+
+
+@dataclass(frozen=True)
+class EnergyScale:
+    """A logarithmic axis in whole decades, shared by all traces of a page so that heights can be compared."""
+
+    low: int  # exponents of ten
+    high: int
+
+    @classmethod
+    def of(cls, episodes: Sequence[Timeline]) -> EnergyScale | None:
+        """The decades that hold every recorded energy; None when no policy has an energy."""
+        energies = [e for t in episodes for d in t.decisions for e in d.energy if e is not None and e > 0]
+        if not energies:
+            return None
+        low = math.floor(math.log10(min(energies)))
+        return cls(low, max(math.ceil(math.log10(max(energies))), low + 1))
+
+    def y(self, energy: float) -> float:
+        exponent = math.log10(energy) if energy > 0 else self.low
+        share = min(max((exponent - self.low) / (self.high - self.low), 0.0), 1.0)
+        return round(TOP + (1 - share) * (HEIGHT - TOP - BOTTOM), 1)
+
+    @property
+    def decades(self) -> list[tuple[float, str]]:
+        """(y, label) of the grid lines, at most five."""
+        step = math.ceil((self.high - self.low) / 4)
+        return [(self.y(10.0**e), f"{10.0**e:g}") for e in range(self.low, self.high + 1, step)]
+
+
+@dataclass(frozen=True)
+class EnergyTrace:
+    """What one episode's SVG draws; for each decision (x, width, y of first energy, y of final energy)."""
+
+    decisions: list[tuple[float, float, float, float]]
+    readouts: list[tuple[int, str]]  # first tick and text of each decision
+    scale: EnergyScale
+    pixels_per_tick: float
+    tick_marks: list[tuple[float, int]]
+    alarms: list[float]  # x
+    disturbed: tuple[float, float] | None  # x, width
+
+
+def energy_trace(episode: Timeline, scale: EnergyScale | None, ticks: int) -> EnergyTrace | None:
+    """Geometry of the trace on an axis of `ticks`; None for a policy without an energy."""
+    if scale is None or not any(d.chunk_energy is not None for d in episode.decisions):
+        return None
+    per_tick = (WIDTH - LEFT - RIGHT) / ticks
+
+    def x(tick: int) -> float:
+        return round(LEFT + tick * per_tick, 1)
+
+    decisions = []
+    ends = [*(d.tick for d in episode.decisions[1:]), episode.ticks]
+    for decision, end in zip(episode.decisions, ends, strict=True):
+        if decision.chunk_energy is not None and decision.energy[0] is not None:
+            width = round((end - decision.tick) * per_tick, 1)
+            decisions.append(
+                (x(decision.tick), width, scale.y(decision.energy[0]), scale.y(decision.chunk_energy))
+            )
+    step = next(s for s in (10, 20, 50, 100, 200, 500, 1000) if ticks / s <= 6)
+    begin, end = episode.disturbance_begin, episode.disturbance_end
+    return EnergyTrace(
+        decisions,
+        [(d.tick, _readout(d)) for d in episode.decisions],
+        scale,
+        per_tick,
+        [(x(t), t) for t in range(0, ticks + 1, step)],
+        [x(d.tick) for d in episode.decisions if d.alarm],
+        None if begin is None or end is None else (x(begin), max(x(min(end, ticks)) - x(begin), 2.0)),
+    )
+
+
+def _readout(decision: TimelineDecision) -> str:
+    energies = [e for e in decision.energy if e is not None]
+    # A step that raised the energy was not kept.
+    kept = [e for e, lowest in zip(energies, accumulate(energies, min), strict=True) if e == lowest]
+    path = " → ".join(f"{e:.3g}" for e in kept)
+    rung = f" · {decision.rung}" if decision.rung else ""
+    reason = stop_words(decision.stop_reason)
+    alarm = "ALARM · " if decision.alarm else ""
+    return (
+        f"{alarm}tick {decision.tick} · energy {path} · {decision.evaluations} evaluations · {reason}{rung}"
+    )

@@ -1,0 +1,85 @@
+"""Watching a control loop without slowing it: decisions go to a viewer on another thread, or are dropped."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from ebt_policy.eval.rollout.timeline import TimelineDecision
+
+# What shows a decision and the picture that it was taken on (uint8 (H, W, 3) or None). May stall and may raise.
+Sink = Callable[[TimelineDecision, np.ndarray | None], None]
+
+_logger = logging.getLogger(__name__)
+
+
+class LiveViewer:
+    """Hands decisions to `sink` on a thread of its own; nothing that the sink does reaches the caller.
+
+    At most `capacity` decisions wait; a further one takes the place of the oldest. `dropped` counts those that were
+    never shown: pushed out, refused by the sink, or logged after `close`. at_end: called on that thread when all is
+    shown, for example to finish a file.
+    """
+
+    def __init__(self, sink: Sink, capacity: int = 16, at_end: Callable[[], None] | None = None) -> None:
+        self.dropped = 0
+        self._sink, self._at_end = sink, at_end
+        self._waiting: deque[tuple[TimelineDecision, np.ndarray | None]] = deque()
+        self._capacity, self._closed, self._complained = capacity, False, False
+        self._changed = threading.Condition()  # held for an append or a pop, never while the sink works
+        # A daemon: a sink that never returns must not keep the process alive.
+        self._worker = threading.Thread(target=self._work, name="live viewer", daemon=True)
+        self._worker.start()
+
+    def log(self, decision: TimelineDecision, frame: np.ndarray | None = None) -> None:
+        """Queues a decision and returns at once. The frame is not copied: do not write to it afterwards."""
+        with self._changed:
+            if self._closed:
+                self.dropped += 1
+                return
+            if len(self._waiting) == self._capacity:
+                self._waiting.popleft()
+                self.dropped += 1
+            self._waiting.append((decision, frame))
+            self._changed.notify()
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Shows what waits, for at most `timeout` seconds; what is left then is dropped. May be called twice."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._worker.join(max(deadline - time.monotonic(), 0))
+        with self._changed:
+            self.dropped += len(self._waiting)
+            self._waiting.clear()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if not self._waiting:
+                    break
+                decision, frame = self._waiting.popleft()
+            try:
+                self._sink(decision, frame)
+            except Exception as error:
+                self._complain(error)
+                with self._changed:
+                    self.dropped += 1
+        if self._at_end is not None:
+            try:
+                self._at_end()
+            except Exception as error:
+                self._complain(error)
+
+    def _complain(self, error: Exception) -> None:
+        """Says so once: a viewer that is gone would otherwise fill the log with every decision."""
+        if not self._complained:
+            self._complained = True
+            _logger.warning("The viewer failed and may show less from here on: %s", error)

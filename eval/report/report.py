@@ -1,0 +1,226 @@
+"""What a comparison measured, with its uncertainty, as one table for terminal, Markdown and HTML.
+
+Numbers are formatted once, here, so that the three outputs cannot disagree.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ebt_policy.errors import UserError
+from ebt_policy.eval.rollout.episodes import Episode
+from ebt_policy.eval.statistics.intervals import (
+    Interval,
+    PairedTest,
+    mcnemar,
+    paired_mean_difference,
+    paired_success_difference,
+    wilson,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+LATENCY_NOTE = (
+    "Latency is the wall clock of one decision (observation to action chunk) at batch 1 on one CPU thread, "
+    "after warm-up."
+)
+SUCCESS_NOTE = "Success intervals are Wilson's, 95 %. An episode is solved when {}."
+
+
+@dataclass(frozen=True)
+class Result:
+    """A policy at one evaluation setting: its episodes by training seed, all on the same environment seeds.
+
+    family names the curve that it belongs to (one policy at several budgets). latency_ms is (p50, p95).
+    """
+
+    name: str
+    family: str
+    episodes: Mapping[int, Sequence[Episode]]
+    latency_ms: tuple[float, float] | None = None
+
+    def matrix(self, field_name: str, training_seeds: Sequence[int] | None = None) -> np.ndarray:
+        """(K, n) values of an Episode field: K training seeds by n environment seeds, both ascending."""
+        seeds = sorted(self.episodes) if training_seeds is None else training_seeds
+        rows = [sorted(self.episodes[k], key=lambda e: e.seed) for k in seeds]
+        return np.array([[getattr(e, field_name) for e in row] for row in rows], float)
+
+    @property
+    def environment_seeds(self) -> list[int]:
+        return sorted(e.seed for e in next(iter(self.episodes.values())))
+
+    @property
+    def success(self) -> Interval:
+        """Rate over all episodes, with Wilson's interval, which takes them all as independent."""
+        outcomes = self.matrix("success")
+        return Interval(float(outcomes.mean()), *wilson(int(outcomes.sum()), outcomes.size))
+
+    def mean(self, field_name: str) -> float:
+        return float(self.matrix(field_name).mean())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A result against the reference on the same seeds. Differences are result minus reference."""
+
+    success: Interval
+    max_coverage: Interval
+    tests: tuple[PairedTest, ...]  # one per training seed that both have
+
+
+def compare(result: Result, reference: Result) -> Comparison:
+    """Pairs by environment seed and training seed.
+
+    One shared training seed: Newcombe's interval for pairs. Several: the mean over training seeds for each
+    environment seed, then a bootstrap over environment seeds: episodes that share one are not independent.
+    Raises UserError when the two were not evaluated on the same seeds.
+    """
+    shared = sorted(result.episodes.keys() & reference.episodes.keys())
+    if not shared or result.environment_seeds != reference.environment_seeds:
+        raise UserError(
+            f"'{result.name}' and '{reference.name}' cannot be paired: expected the same environment seeds "
+            f"and a shared training seed, found {len(result.environment_seeds)} and "
+            f"{len(reference.environment_seeds)} episodes, training seeds "
+            f"{sorted(result.episodes)} and {sorted(reference.episodes)}."
+        )
+    ours, theirs = (r.matrix("success", shared) for r in (result, reference))
+    if len(shared) == 1:
+        success = paired_success_difference(ours[0] > 0, theirs[0] > 0)
+    else:
+        success = paired_mean_difference(ours.mean(0), theirs.mean(0))
+    coverage = [r.matrix("max_coverage", shared).mean(0) for r in (result, reference)]
+    return Comparison(
+        success=success,
+        max_coverage=paired_mean_difference(*coverage),
+        tests=tuple(mcnemar(a > 0, b > 0) for a, b in zip(ours, theirs, strict=True)),
+    )
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of finished text. The first column is the name, the others are figures."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    title: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    def markdown(self) -> str:
+        def line(cells: Sequence[str]) -> str:
+            return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+        rule = ["---"] + ["---:"] * (len(self.columns) - 1)
+        table = "\n".join([line(self.columns), line(rule), *map(line, self.rows)])
+        heading = f"## {self.title}\n\n" if self.title else ""
+        return heading + table + "".join(f"\n\n{note}" for note in self.notes) + "\n"
+
+    def rich(self) -> RichTable:
+        """For the terminal. Cells are plain text: brackets are intervals, not mark-up."""
+        from rich import box
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = RichTable(title=self.title or None, title_justify="left", box=box.SIMPLE_HEAD)
+        for i, column in enumerate(self.columns):
+            # Only names may break: a figure cut in two is unreadable.
+            header = Text("\n".join(textwrap.wrap(column, 9, break_long_words=False)))
+            table.add_column(header, justify="right" if i else "left", vertical="bottom", no_wrap=i > 0)
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        return table
+
+
+def comparison_table(
+    results: Sequence[Result], solved_when: str, reference: str | None = None, title: str = ""
+) -> Table:
+    """One row per result; with `reference` (a result's name) also the paired difference from it."""
+    columns = ["Policy", "Success", "n", "Max coverage", "Evaluations", "Latency p50 / p95, ms"]
+    notes = [
+        SUCCESS_NOTE.format(solved_when),
+        "Evaluations are forward passes of the trunk per decision. " + LATENCY_NOTE,
+    ]
+    base = None
+    if reference is not None:
+        base = find(results, reference)
+        columns += [f"Success minus {reference}", "McNemar p", "Coverage difference"]
+        notes.append(
+            f"Differences are against {reference} on the same seeds, paired, with 95 % intervals; McNemar's "
+            "test is exact, one p per training seed."
+        )
+    if any(len(r.episodes) > 1 for r in results):
+        notes.append("n is training seeds × episodes; the Wilson interval counts them as independent.")
+    rows = [(*_cells(r), *(_paired_cells(r, base) if base else ())) for r in results]
+    return Table(tuple(columns), tuple(rows), title, tuple(notes))
+
+
+def verdict(difference: Interval) -> str:
+    """What an interval of a difference allows to say."""
+    if difference.low > 0:
+        return "higher"
+    return "lower" if difference.high < 0 else "not told apart"
+
+
+def verdicts(results: Sequence[Result], reference: str) -> list[str]:
+    """Who is above the reference, who below and who neither, each in a sentence: no loss is left to be found."""
+    base = find(results, reference)
+    comparisons = [(result, compare(result, base)) for result in results if result is not base]
+    said = []
+    for title, name, show in (("Success", "success", points), ("Maximum coverage", "max_coverage", signed)):
+        groups: dict[str, list[str]] = {"higher": [], "lower": [], "not told apart": []}
+        for result, comparison in comparisons:
+            difference = getattr(comparison, name)
+            groups[verdict(difference)].append(f"{result.name} ({show(difference)})")
+        said += [f"{title} {group}: {', '.join(names)}." for group, names in groups.items() if names]
+    return said
+
+
+def find(results: Sequence[Result], name: str) -> Result:
+    """The result of that name. Raises UserError with the names there are."""
+    for result in results:
+        if result.name == name:
+            return result
+    raise UserError(f"There is no row '{name}' to compare with. Rows: {', '.join(r.name for r in results)}.")
+
+
+def percent(interval: Interval) -> str:
+    return f"{interval.estimate:.1%} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def points(interval: Interval) -> str:
+    """A difference of rates in percentage points."""
+    estimate, low, high = (100 * v for v in (interval.estimate, interval.low, interval.high))
+    return f"{estimate:+.1f} points [{low:+.1f}, {high:+.1f}]"
+
+
+def signed(interval: Interval) -> str:
+    return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _cells(result: Result) -> tuple[str, ...]:
+    seeds, episodes = result.matrix("success").shape
+    return (
+        result.name,
+        percent(result.success),
+        f"{seeds} × {episodes}" if seeds > 1 else str(episodes),
+        f"{result.mean('max_coverage'):.3f}",
+        f"{result.mean('evaluations_per_decision'):.2f}",
+        " / ".join(map(milliseconds, result.latency_ms)) if result.latency_ms else "–",
+    )
+
+
+def _paired_cells(result: Result, base: Result) -> tuple[str, ...]:
+    if result is base:
+        return ("reference", "", "")
+    comparison = compare(result, base)
+    p_values = ", ".join("<.001" if t.p_value < 0.001 else f"{t.p_value:.3f}" for t in comparison.tests)
+    return points(comparison.success), p_values, signed(comparison.max_coverage)

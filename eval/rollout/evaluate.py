@@ -1,0 +1,183 @@
+"""One policy, one environment, many seeds: the measurement behind `ebt-policy eval`, and its JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ebt_policy import provenance
+from ebt_policy.envs import environment
+from ebt_policy.errors import UserError
+from ebt_policy.eval.rollout.episodes import Episode, write_parquet
+from ebt_policy.eval.rollout.latency import measure_latency
+from ebt_policy.eval.rollout.parallel import GROUP_SIZE, prepare_workers, run_episodes, usable_cores
+from ebt_policy.eval.rollout.ray_backend import Cluster, portable
+from ebt_policy.eval.rollout.rollout import Decider
+from ebt_policy.eval.rollout.timeline import keep_episodes
+from ebt_policy.eval.rollout.watched_episodes import watched_runner
+from ebt_policy.eval.statistics.intervals import wilson
+from ebt_policy.inference.runner import Runner, find_checkpoint, load_runner
+from ebt_policy.monitoring.calibration import Calibration
+from ebt_policy.monitoring.recovery import Ladder
+from ebt_policy.monitoring.watched import WatchedRunner
+
+
+@dataclasses.dataclass
+class EvaluationResult:
+    """What was measured. The names of the fields are those of the JSON file and stay as they are.
+
+    success_rate: share of episodes whose coverage exceeded the task's threshold at any tick, with Wilson's
+    95 % interval. mean_max_coverage, mean_final_coverage: raw means over episodes.
+    mean_max_coverage_reward: the same maximum divided by the threshold and cut at 1, the score that
+    Diffusion Policy publishes. evaluations_per_decision: mean over all decisions. latency_ms: batch-1
+    decision (p50, p95 and how it was measured). mean_ticks_to_success: over the successful episodes. seed:
+    the first; the episodes have seed, seed + 1, ...
+    """
+
+    success_rate: float
+    success_ci95: tuple[float, float]
+    mean_max_coverage: float
+    mean_final_coverage: float
+    mean_max_coverage_reward: float
+    evaluations_per_decision: float
+    inner_steps_per_decision: float
+    mean_ticks_to_success: float | None
+    latency_ms: dict[str, Any] | None
+    episodes: int
+    seed: int
+    env: str
+    policy: dict[str, Any]
+    checkpoint_sha256: str
+    versions: dict[str, str]
+    git_hash: str | None
+    wall_seconds: float
+    rows: list[Episode] = dataclasses.field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object: every field but the rows."""
+        kept = [field.name for field in dataclasses.fields(self) if field.name != "rows"]
+        return {name: getattr(self, name) for name in kept}
+
+
+def evaluate(
+    policy: str | Path,
+    env: str = "pusht_keypoints",
+    episodes: int = 500,
+    seed: int = 100_000,
+    *,
+    max_evaluations: int | None = None,
+    n_action_steps: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    processes: int | None = None,
+    group_size: int = GROUP_SIZE,
+    device: str = "cpu",
+    latency: bool = True,
+    record: Collection[int] = (),
+    json_path: Path | str | None = None,
+    parquet_path: Path | str | None = None,
+    episodes_folder: Path | None = None,
+    calibration: Calibration | None = None,
+    ladder: Ladder | None = None,
+    nets: Path | None = None,
+    show_progress: bool = True,
+    cluster: Cluster | None = None,
+) -> EvaluationResult:
+    """Run `episodes` episodes with the seeds seed, seed + 1, ... and measure the latency of a decision.
+
+    policy, max_evaluations, n_action_steps, overrides: see `load_runner`. processes: worker processes; None
+    takes one per usable core on the CPU and one on a GPU; the results are the same for every number. record:
+    seeds whose frames are kept in the rows. json_path, parquet_path: files to write, atomically. episodes_folder:
+    where the recorded episodes go, as video and timeline. calibration: watch every episode with it; ladder: and act on
+    alarms; nets: folder of its learned signals. cluster: a Ray cluster that does the episodes, instead
+    of processes; the checkpoint travels there. Raises UserError for bad input.
+    """
+    if episodes < 1:
+        raise UserError(f"episodes is {episodes}; expected at least 1.")
+    spec = environment(env)
+    if processes is None:
+        processes = usable_cores() if device == "cpu" else 1
+    processes = 1 if cluster else min(processes, math.ceil(episodes / group_size))
+    if processes > 1:
+        prepare_workers()
+    load = partial(
+        load_runner,
+        max_evaluations=max_evaluations,
+        n_action_steps=n_action_steps,
+        device=device,
+        overrides=overrides,
+    )
+    runner = load(str(policy))  # here first: a mistake shows before any process starts
+    if calibration is not None:
+        if cluster:
+            raise UserError("Episodes on a Ray cluster cannot be watched yet. Leave out one of the two.")
+        watch = {"calibration": calibration, "ladder": ladder, "nets": nets}
+        load = partial(_watched, env=env, watch=watch, **load.keywords)
+        runner = load(str(policy))
+    if cluster:
+        make_runner: Callable[[], Decider] = portable(load, find_checkpoint(policy))
+    else:
+        make_runner = partial(load, str(policy)) if processes > 1 else lambda: runner
+    begin = time.perf_counter()
+    rows = run_episodes(
+        make_runner,
+        env,
+        range(seed, seed + episodes),
+        processes=processes,
+        group_size=group_size,
+        record=record,
+        show_progress=show_progress,
+        title=str(policy),
+        cluster=cluster,
+    )
+    wall_seconds = time.perf_counter() - begin
+    successes = sum(row.success for row in rows)
+    decisions = [row.decisions for row in rows]
+    to_success = [row.ticks_to_success for row in rows if row.ticks_to_success is not None]
+    result = EvaluationResult(
+        success_rate=successes / episodes,
+        success_ci95=wilson(successes, episodes),
+        mean_max_coverage=_mean(row.max_coverage for row in rows),
+        mean_final_coverage=_mean(row.final_coverage for row in rows),
+        mean_max_coverage_reward=_mean(min(row.max_coverage / spec.success_coverage, 1.0) for row in rows),
+        evaluations_per_decision=_mean((row.evaluations_per_decision for row in rows), decisions),
+        inner_steps_per_decision=_mean((row.inner_steps for row in rows), decisions),
+        mean_ticks_to_success=_mean(to_success) if to_success else None,
+        latency_ms=dataclasses.asdict(measure_latency(_bare(runner), env, seed=seed)) if latency else None,
+        episodes=episodes,
+        seed=seed,
+        env=env,
+        policy=runner.describe() | {"overrides": dict(overrides or {})},
+        checkpoint_sha256=_bare(runner).checkpoint_sha256,
+        versions=provenance.versions(),
+        git_hash=provenance.git_hash(),
+        wall_seconds=wall_seconds,
+        rows=rows,
+    )
+    if json_path is not None:
+        Path(json_path).parent.mkdir(parents=True, exist_ok=True)
+        provenance.write_json(Path(json_path), result.to_dict())
+    if parquet_path is not None:
+        write_parquet(parquet_path, rows, result.to_dict())
+    if episodes_folder is not None:
+        keep_episodes(episodes_folder, rows, policy=str(policy), fps=spec.fps, calibration=calibration)
+    return result
+
+
+def _watched(policy: str, env: str, watch: Mapping[str, Any], **options: Any) -> WatchedRunner:
+    """At module level, for worker processes."""
+    return watched_runner(policy, env, **options, **watch)
+
+
+def _bare(runner: Runner | WatchedRunner) -> Runner:
+    return runner.runner if isinstance(runner, WatchedRunner) else runner
+
+
+def _mean(values: Any, weights: list[int] | None = None) -> float:
+    return float(np.average(list(values), weights=weights))

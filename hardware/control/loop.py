@@ -1,0 +1,350 @@
+"""The control loop: at every tick it reads the joints, follows the schedule through the safety filter, and sends.
+
+It waits for nothing but its clock. Thinking, cameras, recording and viewing go on in threads of their own, and whatever
+fails there ends in fewer plans, and fewer plans end in a held arm. Legend: J joints, A action dimension (A = J).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from ebt_policy.hardware.control.clock import Clock
+from ebt_policy.hardware.control.commands import Command, Commands
+from ebt_policy.hardware.control.planning import InlineThinker, NoPlan, Plan, Question, Seen, Thinker, sound
+from ebt_policy.hardware.control.schedule import Schedule
+from ebt_policy.hardware.control.timing import Punctuality, Stopwatch
+from ebt_policy.hardware.safety.filter import SafetyEvent
+from ebt_policy.hardware.safety.safe_robot import SafeRobot
+
+_FRAMES = 64  # kept for a policy that does not answer
+_LATENCIES = 50
+_HEALTH_S = 2.0  # between two looks at the motors' temperatures
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """fps: ticks a second of the policy, as in its training data; slower plays its plans in slow motion. control_hz: of the
+    loop. actuation_s: commands are sent this much early, because the arm takes so long. blend_s: longest change-over from
+    one plan to the next. deadline_s: longest thought. patience_s: without a plan, or without the joints, for so long, stop.
+    """
+
+    fps: float = 30.0
+    control_hz: float = 50.0
+    actuation_s: float = 0.0
+    blend_s: float = 0.1
+    deadline_s: float = 0.5
+    patience_s: float = 3.0
+
+
+class Watch(Protocol):
+    """What the eyes of the loop give: see `hardware.deploy`."""
+
+    def __call__(self, floats: Mapping[str, Any], stamp: float) -> Seen | str:
+        """What the policy should see now, or why it cannot: a camera that is stale, say."""
+
+
+@dataclass
+class Outcome:
+    """How an episode went. end: finished, time, success, failure, quit, or error. reason: of the last of these. success: None
+    where nobody judged.
+    """
+
+    end: str
+    reason: str
+    seconds: float
+    punctuality: Punctuality
+    plans: int = 0
+    no_plans: int = 0
+    evaluations: float = float("nan")  # per plan
+    thinking: list[float] = field(default_factory=list)  # seconds of each plan
+    alarms: int = 0
+    late_actions: int = 0
+    success: bool | None = None
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One tick of the policy's rate, for whoever records: what was seen, and the command {NAME.pos: position} that followed."""
+
+    seen: Seen
+    action: Mapping[str, float]
+
+
+class ControlLoop:
+    """Runs one episode at a time on an arm that is connected. Nothing is sent outside `run`."""
+
+    def __init__(
+        self,
+        arm: SafeRobot,
+        thinker: Thinker | InlineThinker,
+        watch: Watch,
+        config: LoopConfig,
+        clock: Clock,
+        commands: Commands | None = None,
+        on_event: Callable[[Any], None] | None = None,
+        on_sent: Callable[[Sent], None] | None = None,
+        finished: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """on_event, on_sent: must not block. finished: ends the episode, for a world that knows when it is solved."""
+        self.arm, self.thinker, self.watch, self.config, self.clock = arm, thinker, watch, config, clock
+        self.commands = Commands() if commands is None else commands
+        self._on_event, self._on_sent, self._finished = on_event, on_sent, finished
+        self._period = 1 / config.control_hz
+        self._tick_s = 1 / config.fps
+        # Of the present episode; `_begin` sets them.
+        self.schedule = Schedule(self._tick_s, config.blend_s)
+        self._outcome = Outcome("", "", 0.0, Stopwatch().punctuality(), evaluations=0.0)
+        self._ended = ("", "")
+        self._plan: Plan | None = None  # the last one taken
+        self._latencies: deque[float] = deque(maxlen=_LATENCIES)
+        self._frames: deque[Seen] = deque(maxlen=_FRAMES)  # seen since the last question
+        self._next_sample = self._next_question = self._alive = 0.0
+        self._reset = True
+        self._waiting = False  # for an answer to a question of before a stop
+        self._sent: Mapping[str, float] = {}
+        self._failing: dict[str, float] = {}  # since when the bus fails to read, to send
+        self._worked: dict[str, float] = {}  # when it last did
+        self._bus_held = False  # for longer than a lost packet
+        self._retake = False  # after a stop
+        self._blind = ""  # why nothing can be seen
+        self._next_health = 0.0
+
+    def run(self, seconds: float) -> Outcome:
+        """One episode of at most `seconds`. Whatever ends it, the arm is left braking or at rest."""
+        self._begin()
+        begin, stopwatch = self.clock.now(), Stopwatch()
+        try:
+            end, reason = self._ticks(begin, seconds, stopwatch)
+        except BaseException:
+            self._brake()
+            raise
+        self._outcome.end, self._outcome.reason = end, reason
+        self._outcome.seconds = self.clock.now() - begin
+        self._outcome.punctuality = stopwatch.punctuality()
+        self._brake()
+        return self._outcome
+
+    # -- one tick --------------------------------------------------------------------------------------------------
+    def _ticks(self, begin: float, seconds: float, stopwatch: Stopwatch) -> tuple[str, str]:
+        """All of them; how the episode ended, and why."""
+        due, end, reason = begin, "time", ""
+        while not end or (end == "time" and due - begin < seconds - 1e-9):
+            now = self.clock.now()
+            self._obey()
+            end, reason = self._ended
+            if end:
+                break
+            end = "time"
+            target = self._tick(now)
+            age = None if target is None or self._plan is None else now - self._plan.stamp
+            stopwatch.tick(now - due, self.clock.now() - now, age)
+            if self._finished():
+                end = "finished"
+                break
+            due += self._period
+            behind = int(np.floor((self.clock.now() - due) / self._period + 1e-6)) + 1
+            if behind > 0:  # no burst of ticks to catch up with: the schedule goes by time
+                stopwatch.missed += behind
+                due += behind * self._period
+            self.clock.sleep_until(due)
+        return end, reason
+
+    def _tick(self, now: float) -> np.ndarray | None:
+        floats = self._read(now)
+        seen = None
+        if floats is not None and now >= self._next_sample - 1e-6:
+            seen = self._sample(floats, now)
+        self._think(now)
+        target = None
+        if not (self.arm.stopped or self._blind or self._bus_held):
+            target = self.schedule.at(now + self.config.actuation_s)
+        measured = None if floats is None else [floats[f"{name}.pos"] for name in self.arm.joints]
+        if floats is not None or "send" not in self._failing:  # else nobody knows from where it would move
+            self._send(target, measured, now)
+        if now >= self._next_health:
+            self._next_health = now + _HEALTH_S
+            hot = self.arm.too_hot()
+            if hot and not self.arm.stopped:
+                self.arm.stop(hot)
+        if seen is not None and self._sent and self._on_sent is not None:
+            self._on_sent(Sent(seen, self._sent))
+        return target
+
+    def _read(self, now: float) -> Mapping[str, Any] | None:
+        """What the robot feels; None where the bus failed or a joint shows no number."""
+        try:
+            floats = self.arm.get_observation()
+            wrong = [name for name in self.arm.joints if not np.isfinite(floats[f"{name}.pos"])]
+            if wrong:
+                raise ValueError(f"joint '{wrong[0]}' shows {floats[f'{wrong[0]}.pos']}")
+            if self._bus_held or self._retake:
+                self.arm.begin()  # nobody knows where the arm went meanwhile: what is sent next begins there
+                self._retake = False
+        except Exception as error:  # each robot raises its own
+            self._bus_failed("read", f"the joints cannot be read: {error}")
+            return None
+        self._bus_works("read", now)
+        return floats
+
+    def _send(self, target: np.ndarray | None, measured: list[float] | None, now: float) -> None:
+        try:
+            self._sent = self.arm.drive(target, measured)
+        except Exception as error:
+            self._bus_failed("send", f"the command cannot be sent: {error}")
+        else:
+            self._bus_works("send", now)
+
+    def _sample(self, floats: Mapping[str, Any], now: float) -> Seen | None:
+        """One tick of the policy: what it sees is kept until it is asked. None where it sees nothing."""
+        self._next_sample += self._tick_s
+        if self._next_sample <= now:  # late by a whole tick and more
+            self._next_sample = now + self._tick_s
+        try:
+            seen = self.watch(floats, now)
+        except Exception as error:  # a camera's fault must not stop the loop that holds the arm
+            seen = f"{type(error).__name__}: {error}"
+        if isinstance(seen, str):
+            if not self._blind:
+                self._tell(now, "blind", seen)
+                self.arm.hold(seen)
+            self._blind = seen
+            return None
+        if self._blind:
+            self._tell(now, "sees_again", self._blind)
+            self._blind = ""
+            self._restart()
+        self._frames.append(seen)
+        return seen
+
+    def _think(self, now: float) -> None:
+        answer = self.thinker.take()
+        if answer is not None:
+            self._take(answer, now)
+        if self.arm.stopped or self._blind or self._bus_held:
+            return
+        idle = now - max(self._alive, self.schedule.end - self.config.actuation_s)
+        if idle > self.config.patience_s:
+            self._ask_for_help(f"no plan for {idle:.1f} s", now)
+            return
+        if self.thinker.busy or not self._frames or now < self._next_question - 1e-6:
+            return
+        self.thinker.ask(Question(tuple(self._frames), self.config.deadline_s, self._reset))
+        self._frames.clear()
+        self._reset = False
+        answer = self.thinker.take()  # where thinking takes no time, it is there already
+        if answer is not None:
+            self._take(answer, now)
+
+    def _take(self, answer: Plan | NoPlan, now: float) -> None:
+        if self._waiting:  # asked before a stop
+            self._waiting = False
+            return
+        answer = sound(answer, len(self.arm.joints), self._tick_s, now)
+        if isinstance(answer, NoPlan):
+            self._outcome.no_plans += 1
+            self._tell(now, "no_plan", answer.reason)
+            if answer.fatal:
+                self._ask_for_help(answer.reason, now)
+            return
+        followed = now + self.config.actuation_s
+        late = self.schedule.merge(answer.actions, answer.stamp, followed)
+        self._plan, self._alive = answer, now
+        self._latencies.append(followed - answer.stamp)
+        # Look again after `execute` ticks, but early enough for the next plan to come before this one ends.
+        reserve = float(np.quantile(self._latencies, 0.9))
+        if reserve > 0:
+            reserve += self._period  # questions are asked at ticks
+        ticks = max(
+            1, min(answer.execute, len(answer.actions) - int(np.ceil(reserve * self.config.fps - 1e-6)))
+        )
+        self._next_question = answer.stamp + ticks * self._tick_s
+        outcome = self._outcome
+        outcome.plans += 1
+        outcome.thinking.append(answer.seconds)
+        outcome.late_actions += late
+        outcome.alarms += answer.alarm
+        outcome.evaluations += (answer.evaluations - outcome.evaluations) / outcome.plans
+        facts = {name: value for name, value in vars(answer).items() if name != "actions"}
+        self._log({"time": now, "kind": "plan", "late": late, **facts})
+        if answer.ask:
+            self._ask_for_help("the policy is not sure enough to go on", now)
+
+    # -- faults and humans ------------------------------------------------------------------------------------------
+    def _bus_failed(self, way: str, reason: str) -> None:
+        """A lost packet is nothing; without the bus for the watchdog's time the arm holds, for patience_s the episode ends."""
+        now = self.clock.now()  # a driver may try for long before it fails
+        if way not in self._failing:
+            self._failing[way] = self._worked.get(way, now)
+            self._tell(now, "bus", reason)
+        since = self._failing[way]
+        if now - since > self.arm.config.watchdog_s and not self._bus_held:
+            self._bus_held = True
+            self.arm.hold(reason)
+        if now - since > self.config.patience_s:
+            self._ended = ("error", f"{reason}, for {now - since:.1f} s")
+
+    def _bus_works(self, way: str, now: float) -> None:
+        self._worked[way] = now
+        since = self._failing.pop(way, None)
+        if since is not None:
+            self._tell(now, "bus_works", f"{way} again after {now - since:.2f} s")
+        if self._bus_held and not self._failing:
+            self._bus_held = False
+            self._restart()
+
+    def _ask_for_help(self, reason: str, now: float) -> None:
+        self.arm.stop(f"{reason}: needs a human")
+        self._tell(now, "asks", reason)
+
+    def _obey(self) -> None:
+        while (command := self.commands.poll()) is not None:
+            if command is Command.STOP:
+                self.arm.stop("asked to")
+            elif command is Command.RESET:
+                if self.arm.stopped:
+                    self._retake = True  # a human may have moved it meanwhile
+                self.arm.reset()
+                self._restart()
+            else:
+                self._ended = (str(command), "asked to")
+
+    # -- state -----------------------------------------------------------------------------------------------------
+    def _begin(self) -> None:
+        self._outcome = Outcome("", "", 0.0, Stopwatch().punctuality(), evaluations=0.0)
+        self._ended, self._blind = ("", ""), ""
+        self._failing, self._worked, self._bus_held, self._retake = {}, {}, False, False
+        self._latencies.clear()
+        self._next_sample = self.clock.now()
+        self._next_health = self._next_sample + _HEALTH_S
+        self._sent = {}
+        self._restart()
+
+    def _restart(self) -> None:
+        """What was planned belongs to another moment: begin as at the start of an episode."""
+        self.schedule.clear()
+        self._frames.clear()
+        self._plan = None
+        self._reset, self._next_question = True, -np.inf
+        self._alive = self.clock.now()
+        self._waiting = self.thinker.busy
+
+    def _brake(self) -> None:
+        """Leaves the arm at rest, as far as it can be commanded at all."""
+        self.arm.hold("the episode is over")
+        for _ in range(int(5.0 / self._period)):
+            if self.arm.at_rest or "send" in self._failing:
+                return
+            self._send(None, None, self.clock.now())
+            self.clock.sleep_until(self.clock.now() + self._period)
+
+    def _tell(self, now: float, kind: str, detail: str) -> None:
+        self._log(SafetyEvent(now, kind, detail))
+
+    def _log(self, event: Any) -> None:
+        if self._on_event is not None:
+            self._on_event(event)

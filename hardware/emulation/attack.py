@@ -1,0 +1,271 @@
+"""A policy server under attack: damage over real sockets, while a controller works.
+
+The server has a process of its own, so that its memory and its end can be seen from outside. Strangers send damage instead
+of Hello while one controller decides; then somebody takes the controller's place, sends damage from there, and the place has
+to be free for the next. Damaged frames and handshakes come on top. Nothing here knows torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import multiprocessing
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from ebt_policy.errors import UserError
+from ebt_policy.hardware.emulation.malformed import frame, good_messages, mutated
+from ebt_policy.hardware.remote.client import NoDecision, RemotePolicy
+from ebt_policy.hardware.remote.server import MAX_CONNECTIONS, Decided, Decider, PolicyServer
+from ebt_policy.hardware.remote.wire import MAX_BYTES, PROTOCOL, Feature, Welcome
+
+# What connections may hold, all together: a message each, up to three times while it is unmasked.
+CAP_MIB = 3 * MAX_CONNECTIONS * MAX_BYTES / 2**20
+_ATTACKERS = 5  # at a time; with connections that are just being dropped, no more than the server lets in
+_TIMEOUT_S = 20.0
+_STATE = "observation.state"
+_KEY = base64.b64encode(bytes(16)).decode()
+_HANDSHAKE = (
+    "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    f"Sec-WebSocket-Key: {_KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+).encode()
+
+
+class Constant:
+    """A `Decider` that always answers the same, so that only the way there and back takes time."""
+
+    def __init__(self, features: dict[str, Feature], n_action_steps: int = 8, action_size: int = 2) -> None:
+        action = Feature((action_size,), "float32")
+        self.welcome = Welcome(PROTOCOL, "constant", features, action, 1, n_action_steps, "", "", 5.0)
+        self._decided = Decided(np.zeros((n_action_steps, action_size), np.float32))
+
+    def decide(self, observations: Any, *, tick: int, reset: bool, deadline_s: float | None) -> Decided:
+        """Zeros (n_action_steps, action_size)."""
+        return self._decided
+
+
+# -- the server, in a process of its own -------------------------------------------------------------------------------
+def serve_until_closed(pipe: Connection, make: Callable[[], Decider], log: Path) -> None:
+    """A child's main: sends the port, serves until the other end of the pipe is closed. log: as `ebt-policy serve` logs."""
+    logging.basicConfig(
+        filename=log, level=logging.INFO, format="%(levelname)s %(name)s %(message)s", force=True
+    )
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)  # it tells every failed handshake at length
+
+    async def run() -> None:
+        closed = asyncio.Event()
+        asyncio.get_running_loop().add_reader(pipe.fileno(), closed.set)
+        async with PolicyServer(make(), port=0) as server:
+            pipe.send(server.port)
+            await closed.wait()
+
+    asyncio.run(run())
+
+
+@contextmanager
+def child(target: Callable[..., None], *arguments: Any) -> Iterator[tuple[int, Any]]:
+    """target(pipe, *arguments) in a new process: the port that it sends, and the process. Raises UserError if it ends first."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        try:
+            port = ours.recv()
+        except EOFError:
+            raise UserError("A server of the bench ended before it listened; its error is above.") from None
+        yield port, process
+    finally:
+        ours.close()
+        process.join(10)
+        if process.is_alive():
+            process.kill()
+
+
+# -- the attack --------------------------------------------------------------------------------------------------------
+@dataclass
+class Attack:
+    """What was sent and what came of it. Memory is the server's resident set in MiB; round trips are the controller's, ms."""
+
+    sent: dict[str, int] = field(default_factory=dict)
+    faults: int = 0  # answered with a Fault that says so
+    closed: int = 0  # or with the end of the connection
+    unanswered: int = 0  # neither, nor an end of the connection, within 20 s
+    seats: int = 0  # times that the controller's place was taken anew
+    seats_waited_for: int = 0  # of them, those that were not free at the first try
+    seats_refused: int = 0  # nor within 2 s
+    decisions: int = 0
+    without_decision: int = 0
+    losses: list[str] = field(default_factory=list)  # why the controller lost its server
+    round_trips_ms: list[float] = field(default_factory=list)
+    memory_before: float = 0.0
+    memory_peak: float = 0.0
+    memory_after: float = 0.0
+    memory_course: list[float] = field(default_factory=list)  # at 0, 10, ... 100 % of the time
+    alive: bool = False
+    decided_at_the_end: bool = False
+    errors_logged: int = 0
+    seconds: float = 0.0
+
+
+def attack(
+    messages: dict[str, Sequence[bytes]], frames: int, handshakes: int, folder: Path, seed: int = 0
+) -> Attack:
+    """Sends all `messages` (by origin) and so many damaged frames and handshakes. folder: for the server's log.
+
+    Seven of ten come from strangers while a controller decides, the others from the controller's place.
+    """
+    draw, result, began = random.Random(seed), Attack(), time.monotonic()
+    todo = [data for group in messages.values() for data in group]
+    draw.shuffle(todo)
+    strangers = [_HANDSHAKE + frame(data) for data in todo[: len(todo) * 7 // 10]]
+    seated = todo[len(strangers) :]
+    good = good_messages()
+    broken = [_HANDSHAKE + mutated(frame(draw.choice(good)), draw) for _ in range(frames)]
+    broken += [mutated(_HANDSHAKE, draw) + frame(good[0]) for _ in range(handshakes)]
+    result.sent = {name: len(group) for name, group in messages.items()}
+    result.sent |= {"damaged frames": frames, "damaged handshakes": handshakes}
+    log = folder / "server.log"
+    log.unlink(missing_ok=True)
+    constant = partial(Constant, {_STATE: Feature((2,), "float32")})
+    with child(serve_until_closed, constant, log) as (port, process):
+        url = f"ws://127.0.0.1:{port}"
+        with _controller(url, Attack()):
+            time.sleep(1.0)  # so that memory before is that of a server that has worked
+        with _memory(process.pid, result):
+            with _controller(url, result), ThreadPoolExecutor(_ATTACKERS) as pool:
+                for answered in pool.map(partial(_send, port), strangers):
+                    _count(result, answered)
+                for answered in pool.map(partial(_send, port, hang_up=True), broken):
+                    _count(result, answered)
+            # The controller has said goodbye; its place is free when the server has read that.
+            time.sleep(0.5)
+            for data in seated:
+                answered = _send(port, frame(data), seated=True)
+                result.seats_waited_for += answered == "refused a seat"
+                # Who was cut off for size hears of it a moment before the server's side of it ends, and the place is free.
+                end = time.monotonic() + 2.0
+                while answered == "refused a seat" and time.monotonic() < end:
+                    time.sleep(0.02)
+                    answered = _send(port, frame(data), seated=True)
+                result.seats += 1
+                result.seats_refused += answered == "refused a seat"
+                _count(result, answered)
+            end = Attack()
+            with _controller(url, end):
+                time.sleep(1.0)
+            result.decided_at_the_end = end.decisions > 0 and not end.losses
+        result.alive = process.is_alive()
+    levels = [line.split(" ", 2) for line in log.read_text().splitlines()]
+    result.errors_logged = sum(parts[0] in ("ERROR", "CRITICAL") for parts in levels)
+    result.seconds = time.monotonic() - began
+    return result
+
+
+def _count(result: Attack, answered: str) -> None:
+    result.faults += answered == "fault"
+    result.closed += answered == "closed"
+    result.unanswered += answered == "unanswered"
+
+
+def _send(port: int, data: bytes, hang_up: bool = False, seated: bool = False) -> str:
+    """One connection that sends data and waits for the answer; then it is dropped without a goodbye.
+
+    hang_up: says that nothing more follows, for what may look like the beginning of more. seated: as the controller, after
+    Hello and Welcome.
+    """
+    heard = b""
+    with socket.create_connection(("127.0.0.1", port), _TIMEOUT_S) as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, no goodbye
+        try:
+            if seated:
+                peer.sendall(_HANDSHAKE + frame(good_messages()[0]))
+                if b"welcome" not in _hear(peer, b"welcome"):
+                    return "refused a seat"
+            peer.sendall(data)
+            if hang_up:
+                peer.shutdown(socket.SHUT_WR)
+            heard = _hear(peer, b"malformed")
+        except TimeoutError:
+            return "unanswered"
+        except OSError:  # the server may close, rightly, before it was sent everything
+            pass
+    return "fault" if b"malformed" in heard else "closed"
+
+
+def _hear(peer: socket.socket, word: bytes) -> bytes:
+    """What comes up to a word or the end. Raises TimeoutError, and OSError when the peer is cut off."""
+    heard = b""
+    while word not in heard and b"busy" not in heard:
+        more = peer.recv(65536)
+        if not more:
+            break
+        heard += more
+    return heard
+
+
+@contextmanager
+def _controller(url: str, result: Attack) -> Iterator[None]:
+    """A controller that decides twenty times a second."""
+    stop = threading.Event()
+    policy = RemotePolicy(url, on_loss=result.losses.append, connect_s=_TIMEOUT_S)
+
+    def work() -> None:
+        observation = {_STATE: np.zeros(2, np.float32)}
+        while not stop.wait(0.05) and not policy.lost:
+            result.decisions += 1
+            try:
+                reply = policy.decide(observation, _TIMEOUT_S)
+            except (NoDecision, TimeoutError):
+                result.without_decision += 1
+            else:
+                result.round_trips_ms.append(reply.round_trip_s * 1e3)
+
+    with policy, ThreadPoolExecutor(1) as worker:
+        working = worker.submit(work)
+        try:
+            yield
+        finally:
+            stop.set()
+            working.result()
+
+
+@contextmanager
+def _memory(pid: int, result: Attack) -> Iterator[None]:
+    """Samples the resident set of a process twenty times a second."""
+    stop, process, samples = threading.Event(), psutil.Process(pid), list[float]()
+
+    def now() -> float:
+        return process.memory_info().rss / 2**20
+
+    def sample() -> None:
+        while not stop.wait(0.05):
+            samples.append(now())
+
+    result.memory_before = now()
+    with ThreadPoolExecutor(1) as worker:
+        sampling = worker.submit(sample)
+        try:
+            yield
+            result.memory_after = now()
+        finally:
+            stop.set()
+            sampling.result()
+            result.memory_peak = max(samples, default=0.0)
+            result.memory_course = [samples[(len(samples) - 1) * i // 10] for i in range(11) if samples]

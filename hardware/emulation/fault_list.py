@@ -1,0 +1,164 @@
+"""The faults that a deployed policy has to live with, and what the control loop must do about each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ebt_policy.hardware.control.commands import Command
+from ebt_policy.hardware.control.planning import Answer, NoPlan, Plan
+from ebt_policy.hardware.emulation.fault_world import FPS, HORIZON, Cell, instead
+
+Act = Callable[[Cell], None]
+HOLD, GO_ON, STOP, ERROR, END = "holds", "goes on", "stops", "ends with an error", "ends"
+NO_REPLY = "no reply from motor 3"
+# What is left of a plan when the next one fails to come is still executed.
+REMAINDER_S = HORIZON / FPS
+
+
+@dataclass(frozen=True)
+class Case:
+    """reaction: HOLD until the fault is over, then on; GO_ON; STOP until a human resets it; ERROR or END of the episode.
+    remainder: the fault takes away the next plan only, so that the arm first follows the present one to its end.
+    """
+
+    name: str
+    reaction: str
+    fault: Act
+    lift: Act = lambda cell: None
+    remainder: bool = False
+    lasts: float = 3.0  # seconds
+    delay: float = 0.0  # seconds until it is looked at
+
+
+def _plans(change: Callable[[Plan], Answer]) -> Act:
+    def act(cell: Cell) -> None:
+        cell.thinker.change = change
+
+    return act
+
+
+def _well(cell: Cell) -> None:
+    cell.thinker.change = lambda plan: plan
+    cell.thinker.latency_s = 0.06
+
+
+def _latency(seconds: float) -> Act:
+    return lambda cell: setattr(cell.thinker, "latency_s", seconds)
+
+
+def _arm(**values: object) -> Act:
+    def act(cell: Cell) -> None:
+        for name, value in values.items():
+            setattr(cell.arm, name, value)
+
+    return act
+
+
+def _camera(index: int, **values: object) -> Act:
+    def act(cell: Cell) -> None:
+        for name, value in values.items():
+            setattr(cell.cameras[index], name, value)
+
+    return act
+
+
+def _fails(plan: Plan) -> Plan:
+    raise RuntimeError("out of memory")
+
+
+def _one_read_fails(cell: Cell) -> None:
+    original = cell.arm.get_observation
+
+    def once() -> dict:
+        cell.arm.get_observation = original  # type: ignore[method-assign]
+        raise ConnectionError(NO_REPLY)
+
+    cell.arm.get_observation = once  # type: ignore[method-assign]
+
+
+def _pause(seconds: float) -> Act:
+    """The whole process stands still: the computer slept, or was busy."""
+
+    def act(cell: Cell) -> None:
+        cell.clock._now += seconds
+
+    return act
+
+
+def _stalled(cell: Cell) -> None:
+    cell.arm.reading = cell.arm.positions.copy()
+
+
+CASES: tuple[Case, ...] = (
+    # The policy.
+    Case("policy never answers again", STOP, _latency(np.inf), _well, remainder=True),
+    Case("policy is late once, 0.2 s", GO_ON, _latency(0.2), _well),
+    Case("policy takes 0.4 s for every plan", GO_ON, _latency(0.4), _well),
+    Case("policy takes 1 s, plans last 0.64 s", STOP, _latency(1.0), _well, remainder=True),
+    Case("policy raises an error", STOP, _plans(_fails), _well, remainder=True),
+    Case(
+        "plan of NaN", STOP, _plans(lambda p: replace(p, actions=p.actions * np.nan)), _well, remainder=True
+    ),
+    Case(
+        "plan of infinities",
+        STOP,
+        _plans(lambda p: replace(p, actions=p.actions + np.inf)),
+        _well,
+        remainder=True,
+    ),
+    Case("plan far outside the limits", GO_ON, _plans(lambda p: replace(p, actions=p.actions * 1e6)), _well),
+    Case("plan that jumps", GO_ON, _plans(lambda p: replace(p, actions=-3 * p.actions)), _well),
+    Case(
+        "plan that trembles at every tick",
+        GO_ON,
+        _plans(lambda p: replace(p, actions=p.actions * np.where(np.arange(HORIZON) % 2, 1, -1)[:, None])),
+        _well,
+    ),
+    Case(
+        "plan of another number of joints",
+        STOP,
+        _plans(lambda p: replace(p, actions=p.actions[:, :2])),
+        _well,
+        remainder=True,
+    ),
+    Case(
+        "plan of long ago",
+        STOP,
+        _plans(lambda p: replace(p, stamp=p.stamp - 60)),
+        _well,
+        remainder=True,
+    ),
+    Case("plan of the future", STOP, _plans(lambda p: replace(p, stamp=p.stamp + 60)), _well, remainder=True),
+    Case("policy asks for a human (energy alarm)", STOP, _plans(instead(ask=True, alarm=True)), _well),
+    # A server.
+    Case("server is lost", STOP, _plans(lambda _: NoPlan("the connection ended")), _well, remainder=True),
+    Case(
+        "server serves another checkpoint",
+        STOP,
+        _plans(lambda _: NoPlan("another checkpoint than before", fatal=True)),
+        _well,
+    ),
+    # Cameras.
+    Case("camera gives no new pictures", HOLD, _camera(0, stuck=True), _camera(0, stuck=False)),
+    Case("camera frozen, fresh stamps", HOLD, _camera(1, frozen=True), _camera(1, frozen=False)),
+    Case("camera unplugged", HOLD, _camera(0, lost="unplugged"), _camera(0, lost=None)),
+    Case("one camera 0.12 s behind the other", HOLD, _camera(0, delay_s=0.12), _camera(0, delay_s=0.0)),
+    # The bus and the arm.
+    Case("one read fails", GO_ON, _one_read_fails),
+    Case("no read works for 1 s", HOLD, _arm(read_error=NO_REPLY), _arm(read_error=""), lasts=1.0),
+    Case("no command arrives for 1 s", HOLD, _arm(send_error=NO_REPLY), _arm(send_error=""), lasts=1.0),
+    Case("no read works", ERROR, _arm(read_error=NO_REPLY), _arm(read_error="")),
+    Case("no command arrives", ERROR, _arm(send_error=NO_REPLY), _arm(send_error="")),
+    Case("a joint reads NaN", ERROR, _arm(reading=np.array([0.0, np.nan, 0.0])), _arm(reading=None)),
+    Case("readings stand still", STOP, _stalled, _arm(reading=None)),
+    Case("a joint is blocked", STOP, _arm(blocked=True), _arm(blocked=False)),
+    Case("a motor is too hot", STOP, _arm(temperature=80), _arm(temperature=40), delay=2.0),
+    # The computer and the human.
+    Case("computer pauses for 0.15 s", GO_ON, _pause(0.15)),
+    Case("computer pauses for 1 s", GO_ON, _pause(1.0)),
+    Case("stop while thinking", STOP, lambda cell: cell.commands.post(Command.STOP)),
+    Case("Ctrl-C", END, lambda cell: cell.commands.post(Command.QUIT)),
+)

@@ -1,0 +1,108 @@
+"""What goes wrong on a servo bus, on command and repeatably: lost, broken, late and preceded replies, error bits."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from threading import Lock
+
+from ebt_policy.hardware.emulation.feetech_protocol import ErrorBit, Packet
+
+
+class FaultKind(StrEnum):
+    DROP = "drop"  # the instruction is obeyed and the reply never comes
+    DEAD = "dead"  # the servo neither hears nor answers, and holds its last goal; until lifted
+    CORRUPT = "corrupt"  # one byte behind the header's length is wrong, so that the checksum does not fit
+    DELAY = "delay"  # the reply comes `seconds` later
+    GARBAGE = "garbage"  # `noise` random bytes come before the reply
+    ERROR = "error"  # the reply carries `bits` besides its own error bits
+
+
+@dataclass(eq=False)
+class Fault:
+    """ids: of the servos that it befalls; None: all. packets: replies still to spoil; None: until lifted."""
+
+    kind: FaultKind
+    ids: frozenset[int] | None = None
+    packets: int | None = None
+    seconds: float = 0.0
+    noise: int = 5
+    bits: ErrorBit = ErrorBit.OVERLOAD
+
+    @property
+    def spent(self) -> bool:
+        return self.packets is not None and self.packets <= 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What reaches the wire for one reply. delay_s: besides the line's own time."""
+
+    data: bytes
+    delay_s: float = 0.0
+
+
+class Faults:
+    """The faults in force. Thread-safe; the same seed and replies give the same bytes."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._random, self._lock = random.Random(seed), Lock()
+        self._active: list[Fault] = []
+
+    def add(
+        self,
+        kind: FaultKind,
+        ids: Iterable[int] | None = None,
+        packets: int | None = None,
+        *,
+        seconds: float = 0.0,
+        noise: int = 5,
+        bits: ErrorBit = ErrorBit.OVERLOAD,
+    ) -> Fault:
+        """Begins now; give the returned fault to `lift`."""
+        fault = Fault(FaultKind(kind), None if ids is None else frozenset(ids), packets, seconds, noise, bits)
+        with self._lock:
+            self._active.append(fault)
+        return fault
+
+    def lift(self, fault: Fault | None = None) -> None:
+        """Ends one fault, or all of them."""
+        with self._lock:
+            self._active = [other for other in self._active if fault is not None and other is not fault]
+
+    def dead(self, servo_id: int) -> bool:
+        with self._lock:
+            return any(
+                fault.kind is FaultKind.DEAD and (fault.ids is None or servo_id in fault.ids)
+                for fault in self._active
+            )
+
+    def apply(self, reply: Packet) -> Reply | None:
+        """What the wire carries instead of the reply; None: nothing. Every fault that befalls it counts it."""
+        with self._lock:
+            mine = [fault for fault in self._active if fault.ids is None or reply.id in fault.ids]
+            for fault in mine:
+                if fault.packets is not None:
+                    fault.packets -= 1
+            self._active = [fault for fault in self._active if not fault.spent]
+            return self._spoil(reply, mine)
+
+    def _spoil(self, reply: Packet, faults: list[Fault]) -> Reply | None:
+        kinds = {fault.kind for fault in faults}
+        if FaultKind.DROP in kinds:
+            return None
+        code = reply.code
+        for fault in faults:
+            if fault.kind is FaultKind.ERROR:
+                code |= fault.bits
+        data = bytearray(Packet(reply.id, code, reply.parameters).to_bytes())
+        if FaultKind.CORRUPT in kinds:
+            # Behind the length: a wrong length would make the host wait for bytes that never come, which is DROP.
+            data[self._random.randrange(4, len(data))] ^= self._random.randrange(1, 0x80)
+        noise = b"".join(
+            self._random.randbytes(fault.noise) for fault in faults if fault.kind is FaultKind.GARBAGE
+        )
+        late = sum(fault.seconds for fault in faults if fault.kind is FaultKind.DELAY)
+        return Reply(noise + bytes(data), late)

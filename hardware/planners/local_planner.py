@@ -1,0 +1,104 @@
+"""A policy on this computer as a planner: a WatchedRunner for one arm, with its plan carried on and its alarms read."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import numpy as np
+import torch
+
+from ebt_policy.hardware.control.planning import Observation, Plan, Question, Seen
+from ebt_policy.inference.runner import shifted
+from ebt_policy.model.noise import Noise
+from ebt_policy.model.trace import StopReason
+from ebt_policy.monitoring.watched import WatchedRunner
+
+
+class LocalPlanner:
+    """Legend: T observation steps, H horizon, n ticks executed, A action dimension."""
+
+    def __init__(self, watched: WatchedRunner, fps: float, seed: int = 0) -> None:
+        """fps: ticks a second that its plans are played at. seed: of its noise, from each episode's start on."""
+        self.watched, self.n_action_steps = watched, watched.n_action_steps
+        self.needs = {name: tuple(f.shape) for name, f in watched.config.input_features.items()}
+        self.action_size = watched.config.action_feature.shape[0]
+        self._fps, self.seed = fps, seed
+        self._runners = watched.prepare()
+        self._history: deque[Observation] = deque(maxlen=watched.n_obs_steps)
+        self._noise, self._watch = Noise.from_seeds([seed]), watched.watch()
+        self._chunk: np.ndarray | None = None  # (1, H, A) normalised, of the last decision
+        self._stamp = 0.0  # of that decision
+
+    def plan(self, question: Question) -> Plan:
+        """Raises UserError as `Runner.decide` does."""
+        begin = time.perf_counter()
+        if question.reset:
+            self._begin_episode()
+        for seen in question.frames:
+            # A new episode's past is its first tick, as in training.
+            for _ in range(1 if self._history else self.watched.n_obs_steps):
+                self._history.append(seen.observation)
+        stamp = question.frames[-1].stamp
+        for runner in self._runners:
+            if hasattr(runner.config, "deadline_s"):
+                runner.config.deadline_s = None if np.isinf(question.deadline_s) else question.deadline_s
+        batch = {name: _batch([frame[name] for frame in self._history]) for name in self._history[-1]}
+        decision = self.watched.decide(batch, self._noise, self._carried_on(stamp), [self._watch])
+        chunk, trace = decision.chunk, decision.trace
+        self._chunk, self._stamp = chunk, stamp
+        if np.isfinite(chunk).all():
+            # All that was planned, not only what is to be executed: it bridges the time until the next plan.
+            actions = self.watched.runner.actions(torch.from_numpy(chunk))[0]
+        else:  # the plan was dropped, and the arm is told to stay
+            actions = decision.actions[0]
+        reading = self._watch.readings[-1] if self._watch.readings else None
+        energy = float(trace.final_energy[0])
+        return Plan(
+            actions=actions,
+            stamp=stamp,
+            execute=self.n_action_steps if decision.ticks is None else int(decision.ticks[0]),
+            seconds=time.perf_counter() - begin,
+            evaluations=int(trace.evaluations[0]),
+            stop_reason=StopReason(int(trace.stop_reason[0])).name.lower(),
+            energy=None if np.isnan(energy) else energy,
+            energies=tuple(float(e) for e in trace.row(0).energy[0]),
+            score=None if reading is None else reading.score,
+            quantile=None if reading is None else reading.quantile,
+            alarm=reading is not None and reading.alarm,
+            rung=self._watch.rungs[-1] if self._watch.rungs else "",
+            ask=decision.ended is not None and bool(decision.ended[0]),
+        )
+
+    def warm_up(self) -> None:
+        """The first thoughts of a process are slow, and no arm should wait for them."""
+        nothing = {name: np.zeros(shape, np.float32) for name, shape in self.needs.items()}
+        for _ in range(3):
+            self.plan(Question((Seen(nothing, 0.0),), np.inf, reset=True))
+        batch = {name: _batch([value] * self.watched.n_obs_steps) for name, value in nothing.items()}
+        for runner in self._runners[1:]:
+            runner.decide(batch, Noise.from_seeds([0]))
+        self._begin_episode()
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def _begin_episode(self) -> None:
+        self._history.clear()
+        self._noise, self._watch = Noise.from_seeds([self.seed]), self.watched.watch()
+        self._chunk, self._stamp = None, 0.0
+
+    def _carried_on(self, stamp: float) -> np.ndarray | None:
+        """The last plan as seen at `stamp`; None where it does not reach so far, or was dropped."""
+        if self._chunk is None or not np.isfinite(self._chunk).all():
+            return None
+        ticks = round((stamp - self._stamp) * self._fps)
+        if not 0 <= ticks < self._chunk.shape[1]:
+            return None
+        return shifted(self._chunk, np.array([ticks]))
+
+
+def _batch(values: list[np.ndarray]) -> np.ndarray:
+    """T values -> (1, T, ...) float32; pictures, which are bytes, in 0..1."""
+    stacked = np.stack(values)[None]
+    return stacked.astype(np.float32) / (255 if stacked.dtype == np.uint8 else 1)

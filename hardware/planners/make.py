@@ -1,0 +1,77 @@
+"""The planner that the options of `deploy` name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ebt_policy import provenance
+from ebt_policy.errors import UserError
+from ebt_policy.hardware.config_deploy import PolicyOptions
+from ebt_policy.hardware.control.planning import Planner
+
+
+def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None = None) -> Planner:
+    """The policy that these options name, warmed up: the first thoughts of a process are slow.
+
+    fps: its ticks a second here. trained_fps: those of its data, where known; a server that says otherwise is refused.
+    """
+    if bool(options.path) == bool(options.server):
+        raise UserError(
+            "Give either --policy.path, a policy on this computer, or --policy.server, an address."
+        )
+    if options.server:
+        from ebt_policy.hardware.planners.remote_planner import RemotePlanner
+        from ebt_policy.hardware.remote.client import RemotePolicy
+        from ebt_policy.hardware.remote.contract import Expectation, read_token
+
+        token = read_token(Path(options.token_file) if options.token_file else None)
+        remote = RemotePolicy(options.server, Expectation(fps=trained_fps), token)
+        remote.connect()
+        return RemotePlanner(remote)
+    from ebt_policy.hardware.planners.local_planner import LocalPlanner
+    from ebt_policy.inference.runner import find_checkpoint, load_runner
+    from ebt_policy.monitoring.calibration import read_calibration
+    from ebt_policy.monitoring.learned_signals import LearnedSignals, beside, learned
+    from ebt_policy.monitoring.recovery import Ladder
+    from ebt_policy.monitoring.watched import WatchedRunner
+
+    folder = find_checkpoint(options.path)
+    calibration, nets = None, None
+    if options.calibration:
+        file, digest = Path(options.calibration), provenance.sha256(folder / "model.safetensors")
+        calibration = read_calibration(file, digest)
+        nets = LearnedSignals.load(beside(file), learned(calibration.statistic.signals), digest)
+    overrides = dict(options.set)
+    if options.stop == "energy":
+        if calibration is None or calibration.first_energy is None:
+            raise UserError(
+                "--policy.stop=energy needs --policy.calibration with the energy at the first evaluation: make one with "
+                "`ebt-policy calibrate`."
+            )
+        # What begins as low as usual needs no second thought. Noise shrinks from one evaluation to the next, and with it
+        # every energy: only first ones compare.
+        overrides |= {"stop_energy": calibration.first_energy, "min_evaluations": 1}
+    elif options.stop != "budget":
+        raise UserError(f"--policy.stop is '{options.stop}'; expected budget or energy.")
+    # Trying again gained nothing where it was measured (docs/results.md): an alarm holds, and one that stays asks.
+    ladder = Ladder(rungs=("hold", "ask") if options.ladder is None else tuple(options.ladder))
+    watched = WatchedRunner(
+        partial(_load, load_runner, options, overrides),
+        calibration,
+        ladder if calibration is not None else None,
+        hold=lambda state, last: state if last is None else last,
+        nets=nets,
+    )
+    planner = LocalPlanner(watched, fps)
+    planner.warm_up()
+    return planner
+
+
+def _load(load: Callable[..., Any], options: PolicyOptions, base: Mapping[str, Any], **changes: Any) -> Any:
+    """A runner as the options say, changed as a rung of the ladder asks."""
+    overrides = {**base, **changes.pop("overrides", {})}
+    budget = changes.pop("max_evaluations", options.max_evaluations)
+    return load(options.path, budget, options.n_action_steps, options.device, overrides)

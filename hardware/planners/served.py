@@ -1,0 +1,219 @@
+"""A policy for `ebt-policy serve`: a Runner with the plan of its last decision, as a rollout would carry it on.
+
+Legend: T observation steps, H horizon, n actions of one reply, A action dimension.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ebt_policy.errors import UserError
+from ebt_policy.inference.runner import Runner, RunnerDecision, find_checkpoint, load_runner, shifted
+from ebt_policy.model.noise import Noise
+from ebt_policy.model.trace import StopReason
+from ebt_policy.monitoring.calibration import Calibration, read_calibration
+from ebt_policy.monitoring.learned_signals import LearnedSignals, beside, learned
+from ebt_policy.monitoring.watched import WatchedRunner
+from ebt_policy.provenance import sha256
+
+try:
+    from ebt_policy.hardware.remote.contract import check_exposure, read_token
+    from ebt_policy.hardware.remote.server import Decided, PolicyServer
+    from ebt_policy.hardware.remote.wire import PROTOCOL, Feature, Welcome
+except ModuleNotFoundError as missing:
+    if missing.name not in ("msgspec", "websockets"):
+        raise
+    raise UserError(f"Serving needs {missing.name}: pip install 'lerobot_policy_ebt[serve]'") from None
+
+logger = logging.getLogger(__name__)
+
+
+class ServedRunner:
+    """A `hardware.server.Decider`. Pictures come as uint8 (C, H, W), all else as float32."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        policy: str = "",
+        normaliser_sha256: str = "",
+        fps: float | None = None,
+        heartbeat_s: float = 2.0,
+        seed: int = 0,
+        calibration: Calibration | None = None,
+        nets: LearnedSignals | None = None,
+    ) -> None:
+        """policy: its name. fps: ticks a second it was trained at. seed: of its noise, from each episode's start on.
+
+        calibration: each decision then says its score and whether that is an alarm; nets: for its learned signals.
+        Raises UserError when the calibration is of another checkpoint, or of this one acting otherwise.
+        """
+        config = runner.config
+        self._runner, self._seed = runner, seed
+        self._pictures = {
+            name for name, feature in config.input_features.items() if feature.type.name == "VISUAL"
+        }
+        self.welcome = Welcome(
+            PROTOCOL,
+            policy,
+            {
+                name: Feature(tuple(feature.shape), "uint8" if name in self._pictures else "float32")
+                for name, feature in config.input_features.items()
+            },
+            Feature(tuple(config.action_feature.shape), "float32"),
+            runner.n_obs_steps,
+            runner.n_action_steps,
+            normaliser_sha256,
+            runner.checkpoint_sha256,
+            heartbeat_s,
+            fps,
+            None if calibration is None else calibration.threshold,
+        )
+        self._watched = None
+        if calibration is not None:
+            self._watched = WatchedRunner(lambda **_: runner, calibration, nets=nets)
+            self._watch = self._watched.watch()
+        self._noise = Noise.from_seeds([seed])
+        self._chunk: np.ndarray | None = None  # (1, H, A) normalised, of the last decision
+        self._tick = 0  # at which it was made
+        self._told = False
+        self._deadline_s = getattr(
+            config, "deadline_s", None
+        )  # of every decision, as the checkpoint or the user has it
+
+    def decide(
+        self, observations: Mapping[str, np.ndarray], *, tick: int, reset: bool, deadline_s: float | None
+    ) -> Decided:
+        """As `hardware.server.Decider.decide`; a policy that knows deadlines stops thinking in time."""
+        if reset:
+            self._chunk, self._noise = None, Noise.from_seeds([self._seed])
+            if self._watched is not None:
+                self._watch = self._watched.watch()
+        config = self._runner.config
+        if hasattr(config, "deadline_s"):
+            known = [limit for limit in (deadline_s, self._deadline_s) if limit is not None]
+            config.deadline_s = min(known, default=None)
+        batch = {
+            name: values[None].astype(np.float32) / (255 if name in self._pictures else 1)
+            for name, values in observations.items()
+        }
+        decision, score, alarm = self._decision(batch, tick)
+        self._chunk, self._tick = decision.chunk, tick
+        trace = decision.trace
+        energy = float(trace.final_energy[0])
+        return Decided(
+            decision.actions[0],
+            int(trace.evaluations[0]),
+            None if np.isnan(energy) else energy,
+            StopReason(int(trace.stop_reason[0])).name.lower(),
+            score,
+            alarm,
+        )
+
+    def _decision(self, batch: dict[str, np.ndarray], tick: int) -> tuple[RunnerDecision, float | None, bool]:
+        """On observations (1, T, ...), with score and alarm."""
+        previous = self._carried_on(tick)
+        if self._watched is None:
+            return self._runner.decide(batch, self._noise, previous), None, False
+        ticks = self._runner.n_action_steps
+        if self._chunk is not None and tick - self._tick != ticks and not self._told:
+            self._told = True
+            logger.warning(
+                "The arm asked again after %d ticks; alarms were calibrated for a decision every %d ticks, and their rate "
+                "holds for that only. Said once.",
+                tick - self._tick,
+                ticks,
+            )
+        watch = self._watch
+        decision = self._watched.decide(batch, self._noise, previous, [watch])
+        reading = watch.readings[-1]
+        for seen in (watch.signals, watch.readings, watch.rungs):
+            seen.clear()  # a server runs for days, and the score needs none of them
+        return decision, reading.score, reading.alarm
+
+    def _carried_on(self, tick: int) -> np.ndarray | None:
+        """The last plan (1, H, A) as seen at this tick, its last action repeated; None where it does not reach so far."""
+        if self._chunk is None or not 0 <= tick - self._tick < self._chunk.shape[1]:
+            return None
+        return shifted(self._chunk, np.array([tick - self._tick]))
+
+
+def normaliser_sha256(checkpoint: Path) -> str:
+    """One hash over the processors of a checkpoint and their statistics."""
+    files = sorted(checkpoint.glob("policy_*processor*"))
+    return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()
+
+
+def serve(
+    policy: str,
+    host: str,
+    port: int,
+    token_file: Path | None,
+    *,
+    device: str = "cpu",
+    max_evaluations: int | None = None,
+    n_action_steps: int | None = None,
+    fps: float | None = None,
+    heartbeat_s: float = 2.0,
+    seed: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+    calibration: Path | None = None,
+) -> None:
+    """Serves until Ctrl-C. calibration: a file of `ebt-policy calibrate`, for alarms.
+
+    Raises UserError for whatever the user can correct, before the policy is loaded where it can.
+    """
+    token = read_token(token_file)
+    check_exposure(host, token)
+    if heartbeat_s <= 0 or (fps is not None and fps <= 0):
+        raise UserError(f"--heartbeat and --fps must be above 0, found {heartbeat_s} and {fps}.")
+    thresholds = read_calibration(calibration) if calibration else None
+    checkpoint = find_checkpoint(policy)
+    nets = None
+    if calibration and thresholds:
+        sha = sha256(checkpoint / "model.safetensors")
+        nets = LearnedSignals.load(beside(calibration), learned(thresholds.statistic.signals), sha)
+    runner = load_runner(policy, max_evaluations, n_action_steps, device, overrides)
+    served = ServedRunner(
+        runner,
+        policy=policy[:256],
+        normaliser_sha256=normaliser_sha256(checkpoint),
+        fps=fps,
+        heartbeat_s=heartbeat_s,
+        seed=seed,
+        calibration=thresholds,
+        nets=nets,
+    )
+    welcome = served.welcome
+    warm_up = {
+        name: np.zeros((welcome.n_obs_steps, *feature.shape), feature.dtype)
+        for name, feature in welcome.features.items()
+    }
+    for _ in range(2):  # the first decisions of a process are slow, and no arm should wait for them
+        served.decide(warm_up, tick=0, reset=True, deadline_s=None)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("websockets").setLevel(logging.WARNING)
+    asyncio.run(_until_interrupted(PolicyServer(served, host, port, token)))
+
+
+async def _until_interrupted(server: PolicyServer) -> None:
+    async with server:
+        welcome = server.welcome
+        shown = "secured by a token" if server.secured else "for this computer only"
+        print(f"Serving {welcome.policy} on ws://{server.host}:{server.port}, {shown}. Ctrl-C ends.")
+        print(f"checkpoint {welcome.checkpoint_sha256}\nnormalisation {welcome.normaliser_sha256}")
+        for name, feature in welcome.features.items():
+            print(f"needs {name}: {feature}, {welcome.n_obs_steps} ticks")
+        print(f"gives {welcome.n_action_steps} actions of {welcome.action}")
+        alarms = (
+            "none: no --calibration" if welcome.alarm_above is None else f"above {welcome.alarm_above:.3f}"
+        )
+        print(f"alarms {alarms}", flush=True)
+        await asyncio.Event().wait()

@@ -1,0 +1,73 @@
+"""What a deployed policy saw and did, as LeRobot episodes: the `Recorder`, fed from the control loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ebt_policy.errors import UserError
+from ebt_policy.hardware.config_deploy import RecordOptions
+from ebt_policy.hardware.control.loop import Sent
+from ebt_policy.hardware.recording.episode_writer import DatasetSpec
+from ebt_policy.hardware.recording.recorder import Recorder
+from ebt_policy.hardware.sensing.observer import ENVIRONMENT, PICTURES, STATE, Observer
+
+ACTION = "action"
+
+
+class Recording:
+    """Observations as the policy saw them, the commands that were sent, and every plan in the episode's log. Never waits."""
+
+    def __init__(
+        self,
+        options: RecordOptions,
+        fps: float,
+        observer: Observer,
+        needs: Mapping[str, tuple[int, ...]],
+        joints: Sequence[str],
+        robot: str,
+        on_event: Callable[[Any], None] | None = None,
+    ) -> None:
+        """Waits until frames can be written. Raises UserError where they cannot."""
+        if fps != int(fps):
+            raise UserError(f"A dataset has a whole number of frames a second; found {fps}.")
+        self._joints, self._task = tuple(f"{name}.pos" for name in joints), options.task or "deployed"
+        features: dict[str, Any] = {}
+        for name, shape in needs.items():
+            if name.startswith(PICTURES):
+                features[name] = {
+                    "dtype": "video",
+                    "shape": (*shape[1:], shape[0]),
+                    "names": ["height", "width", "channels"],
+                }
+            else:
+                names = {STATE: observer.states, ENVIRONMENT: observer.objects}[name]
+                features[name] = {"dtype": "float32", "shape": shape, "names": list(names)}
+        features[ACTION] = {"dtype": "float32", "shape": (len(self._joints),), "names": list(self._joints)}
+        spec = DatasetSpec(Path(options.root), options.repo_id, int(fps), features, robot)
+        self._recorder = Recorder(spec, on_event=on_event)
+        self._recorder.ready()
+
+    def add(self, sent: Sent) -> None:
+        """One tick of the policy."""
+        frame = {
+            name: value.transpose(1, 2, 0) if name.startswith(PICTURES) else value
+            for name, value in sent.seen.observation.items()
+        }
+        frame[ACTION] = np.array([sent.action[name] for name in self._joints], np.float32)
+        self._recorder.add(frame, self._task, sent.seen.stamp)
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """A plan's energy, cost and alarm, into the episode's log."""
+        self._recorder.note(facts)
+
+    def end(self, success: bool | None) -> None:
+        """The episode is saved in the background."""
+        self._recorder.end_episode(success)
+
+    def close(self) -> None:
+        """Waits for what is being saved."""
+        self._recorder.close()

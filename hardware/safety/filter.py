@@ -1,0 +1,243 @@
+"""The filter between any policy and any arm. It runs on the robot's side, after every network hop.
+
+It is no substitute for a switch that cuts the power: it cannot stop an arm whose servos, bus or computer fail.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from ebt_policy.errors import UserError
+from ebt_policy.hardware.safety.limits import Array, JointLimits, braking_step, limited_step
+
+
+class State(StrEnum):
+    """What the filter is doing."""
+
+    WAITING = "waiting"  # at rest, no command yet
+    MOVING = "moving"
+    HOLDING = "holding"  # braking or at rest until fresh commands come
+    STOPPED = "stopped"  # latched: only `reset` leads out
+
+
+@dataclass(frozen=True)
+class SafetyConfig:
+    """watchdog_s: hold when no command was accepted for so long. stale_s: refuse commands older than this.
+    ramp_s: after a start or a stop, speed rises from nothing to full over so long. speed_scale: of the velocity limits.
+    start_gate: refuse to start towards a target farther from where the arm is, in the units of the joints; None: never.
+    following_error: stop when a joint is measured farther from its command, for something is in its way; None: not watched.
+    """
+
+    watchdog_s: float = 0.2
+    stale_s: float = 0.5
+    ramp_s: float = 1.0
+    speed_scale: float = 0.25
+    start_gate: float | None = 30.0
+    following_error: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.watchdog_s > 0 and self.stale_s > 0 and self.ramp_s >= 0 and 0 < self.speed_scale <= 1):
+            raise UserError(
+                "Safety needs watchdog_s and stale_s above 0, ramp_s of at least 0 and a speed_scale in (0, 1]; found "
+                f"{self.watchdog_s}, {self.stale_s}, {self.ramp_s}, {self.speed_scale}."
+            )
+
+
+@dataclass(frozen=True)
+class SafetyEvent:
+    """Something that the filter noticed. time: seconds of its clock."""
+
+    time: float
+    kind: str
+    detail: str
+
+
+class SafetyFilter:
+    """`submit` takes a policy's targets as they come; `tick` gives the positions to send, once in every period."""
+
+    def __init__(
+        self,
+        limits: JointLimits,
+        period_s: float,
+        config: SafetyConfig | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        on_event: Callable[[SafetyEvent], None] | None = None,
+    ) -> None:
+        """period_s: of the control loop. on_event must not block (see `EventLog`)."""
+        self.limits, self.period_s, self.config = limits, period_s, config or SafetyConfig()
+        self.state = State.WAITING
+        self.refused = 0  # commands so far
+        self._clock, self._on_event = clock, on_event
+        self._position: Array | None = None
+        self._before: Array | None = None  # the last tick
+        self._velocity = np.zeros(len(limits.names))
+        self._target = np.zeros(len(limits.names))
+        self._target_velocity = np.zeros(len(limits.names))
+        self._last_stamp = self._last_accepted = -np.inf
+        self._last_tick = self._started = clock()
+
+    def begin(self, measured: Sequence[float]) -> None:
+        """Takes over an arm at rest at `measured` (J,). Raises UserError where a joint is unknown or outside its range.
+
+        A joint slightly outside (within a tenth of its range) is let in, and can only move back.
+        """
+        position = self._numbers(measured, "measured positions")
+        if isinstance(position, str):
+            raise UserError(position)
+        room = 0.1 * (self.limits.high - self.limits.low)
+        outside = (position < self.limits.low - room) | (position > self.limits.high + room)
+        if outside.any():
+            joint = int(np.flatnonzero(outside)[0])
+            raise UserError(
+                f"Joint '{self.limits.names[joint]}' stands at {position[joint]:g}, outside {self.limits.low[joint]:g} to "
+                f"{self.limits.high[joint]:g}. Move the arm by hand, or calibrate it again."
+            )
+        self._position, self._velocity = position, np.zeros_like(position)
+        if self.state is not State.STOPPED:  # that is for `reset` alone
+            self._rest()
+
+    # -- commands --------------------------------------------------------------------------------------------------
+    def submit(self, target: Sequence[float], stamp: float | None = None) -> bool:
+        """A new target (J,); returns whether it was accepted. stamp: when it was decided on, in the clock's seconds.
+
+        Refused, and no sign of life: what is not J finite numbers, older than the last, too old, or from the future, and
+        a start too far from where the arm is. A target outside the limits counts as the nearest inside.
+        """
+        now = self._clock()
+        stamp = now if stamp is None else stamp
+        wanted = self._numbers(target, "target")
+        if isinstance(wanted, str):
+            return self._refuse(now, "malformed", wanted)
+        if self.state is State.STOPPED:
+            return self._refuse(now, "stopped", "the filter is stopped; it needs an explicit reset")
+        if self._position is None:
+            return self._refuse(now, "not_begun", "nobody said where the arm is")
+        if not np.isfinite(stamp) or stamp > now + self.period_s:
+            return self._refuse(now, "clock", f"stamp {stamp} lies in the future of {now}")
+        if stamp < self._last_stamp:
+            return self._refuse(
+                now, "reordered", f"{self._last_stamp - stamp:.3f} s older than the last command"
+            )
+        if now - stamp > self.config.stale_s:
+            return self._refuse(now, "stale", f"{now - stamp:.3f} s old")
+        inside = np.clip(wanted, self.limits.low, self.limits.high)
+        if self.state is not State.MOVING:
+            gate = self.config.start_gate
+            far = np.abs(inside - self._position)
+            if gate is not None and far.max() > gate:
+                name = self.limits.names[int(far.argmax())]
+                return self._refuse(
+                    now, "start_gate", f"joint '{name}' would start {far.max():.1f} away from the arm"
+                )
+            self.state, self._started = State.MOVING, now
+            self._target_velocity[:] = 0
+        else:
+            elapsed = stamp - self._last_stamp
+            speed = (inside - self._target) / elapsed if elapsed > 1e-6 else np.zeros_like(inside)
+            self._target_velocity = np.clip(speed, -self.limits.velocity, self.limits.velocity)
+        if (inside != wanted).any():
+            self._tell(now, "clipped", f"target {np.abs(inside - wanted).max():.2f} beyond the limits")
+        self._target, self._last_stamp, self._last_accepted = inside, stamp, now
+        return True
+
+    def stop(self, reason: str) -> None:
+        """Latches: the arm brakes and stays, whatever is submitted, until `reset`."""
+        if self.state is not State.STOPPED:
+            self.state = State.STOPPED
+            self._tell(self._clock(), "stop", reason)
+
+    def hold(self, reason: str) -> None:
+        """The arm brakes and waits for the next command, which ramps in again."""
+        if self.state is State.MOVING:
+            self.state = State.HOLDING
+            self._tell(self._clock(), "hold", reason)
+
+    def reset(self) -> None:
+        """Leaves a stop. Nothing moves before a fresh command."""
+        if self.state is State.STOPPED:
+            self._tell(self._clock(), "reset", "the stop was lifted")
+            self._rest()
+
+    # -- what is sent ----------------------------------------------------------------------------------------------
+    def tick(self, measured: Sequence[float] | None = None) -> Array:
+        """The positions (J,) to send now. Call it once a period, whether or not there was a command.
+
+        measured: where the arm is, to see that it follows. Raises UserError before `begin`.
+        """
+        if self._position is None:
+            raise UserError("SafetyFilter.begin was not called: nobody said where the arm is.")
+        now, self._before = self._clock(), self._position
+        dt = float(np.clip(now - self._last_tick, 0.0, self.period_s))
+        self._last_tick = max(now, self._last_tick)
+        if self.state is State.MOVING and now - self._last_accepted > self.config.watchdog_s:
+            self.hold(f"no command for {now - self._last_accepted:.3f} s")
+        if self.state is State.MOVING and measured is not None:
+            self._check_following(measured)
+        if self.state is State.MOVING:
+            ramp = 1.0 if not self.config.ramp_s else min(1.0, (now - self._started) / self.config.ramp_s)
+            # Where a target moving at its speed is by now, but never further than one watchdog ahead.
+            ahead = min(now - self._last_stamp, self.config.watchdog_s)
+            target = np.clip(self._target + self._target_velocity * ahead, self.limits.low, self.limits.high)
+            self._position, self._velocity = limited_step(
+                self._position,
+                self._velocity,
+                target,
+                self._target_velocity,
+                self.limits,
+                dt,
+                self.config.speed_scale * ramp,
+            )
+        else:
+            self._position, self._velocity = braking_step(self._position, self._velocity, self.limits, dt)
+        return self._position.copy()
+
+    def undo(self) -> None:
+        """The last tick's positions never reached the arm: it stands where it was sent before."""
+        self._position, self._velocity = self._before, np.zeros_like(self._velocity)
+
+    @property
+    def at_rest(self) -> bool:
+        return not self._velocity.any()
+
+    def _check_following(self, measured: Sequence[float]) -> None:
+        allowed, position = self.config.following_error, self._numbers(measured, "measured positions")
+        if isinstance(position, str):
+            self.hold(position)
+        elif allowed is not None and self._position is not None:
+            error = np.abs(position - self._position)
+            if error.max() > allowed:
+                name = self.limits.names[int(error.argmax())]
+                self.stop(
+                    f"joint '{name}' is {error.max():.1f} away from its command: blocked or overloaded?"
+                )
+
+    def _rest(self) -> None:
+        self.state = State.WAITING
+        self._last_stamp = self._last_accepted = -np.inf
+        self._last_tick = self._clock() - self.period_s  # so that the first tick may be one's worth of motion
+
+    def _numbers(self, values: Sequence[float], what: str) -> Array | str:
+        """(J,) float64, or what is wrong with it."""
+        try:
+            array = np.asarray(values, np.float64)
+        except (TypeError, ValueError):
+            return f"the {what} are no numbers"
+        if array.shape != (len(self.limits.names),):
+            return f"the {what} have shape {array.shape}; expected ({len(self.limits.names)},)"
+        if not np.isfinite(array).all():
+            return f"the {what} hold NaN or infinity for joint '{self.limits.names[int(np.argmin(np.isfinite(array)))]}'"
+        return array.copy()
+
+    def _refuse(self, now: float, kind: str, detail: str) -> bool:
+        self.refused += 1
+        self._tell(now, f"refused_{kind}", detail)
+        return False
+
+    def _tell(self, now: float, kind: str, detail: str) -> None:
+        if self._on_event is not None:
+            self._on_event(SafetyEvent(now, kind, detail))

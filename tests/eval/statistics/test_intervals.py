@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebt_policy.errors import UserError
+from ebt_policy.eval.statistics.intervals import (
+    auc,
+    mcnemar,
+    paired_mean_difference,
+    paired_success_difference,
+    wilson,
+)
+
+outcomes = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=80)
+scores = st.lists(st.integers(-20, 20), min_size=1, max_size=30)
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_holds_the_rate_lies_in_the_unit_interval_and_is_symmetric(case: tuple[int, int]):
+    successes, n = case
+    low, high = wilson(successes, n)
+    assert 0 <= low <= successes / n <= high <= 1
+    mirrored = wilson(n - successes, n)
+    np.testing.assert_allclose((low, high), (1 - mirrored[1], 1 - mirrored[0]), atol=1e-12)
+    assert wilson(successes, n, 0.99)[1] >= high
+
+
+def test_wilson_against_published_values():
+    # Newcombe 1998, Statistics in Medicine 17, 857-872, table I.
+    np.testing.assert_allclose(wilson(81, 263), (0.2553, 0.3662), atol=1e-4)
+    np.testing.assert_allclose(wilson(0, 20), (0, 0.1611), atol=1e-4)
+    assert wilson(0, 0) == (0, 1)
+
+
+def test_wilson_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = [low <= 0.8 <= high for low, high in (wilson(k, 100) for k in rng.binomial(100, 0.8, 1000))]
+    assert 0.92 < np.mean(covered) < 0.98
+
+
+@given(outcomes)
+def test_mcnemar_is_symmetric_and_ignores_agreement(pairs: list[tuple[bool, bool]]):
+    a, b = zip(*pairs, strict=True)
+    test, swapped = mcnemar(a, b), mcnemar(b, a)
+    assert test.p_value == pytest.approx(swapped.p_value) and 0 < test.p_value <= 1
+    assert (test.only_first, test.only_second) == (swapped.only_second, swapped.only_first)
+    assert mcnemar([*a, True, False], [*b, True, False]).p_value == test.p_value
+    assert mcnemar(a, a).p_value == 1
+
+
+def test_mcnemar_is_the_sign_test_on_disagreements():
+    assert mcnemar([True] * 8 + [False], [False] * 8 + [True]).p_value == pytest.approx(2 * 10 / 2**9)
+
+
+@given(outcomes)
+def test_success_difference_holds_its_estimate_and_is_antisymmetric(pairs: list[tuple[bool, bool]]):
+    a, b = zip(*pairs, strict=True)
+    difference, swapped = paired_success_difference(a, b), paired_success_difference(b, a)
+    assert difference.estimate == pytest.approx(np.mean(a) - np.mean(b))
+    assert -1 - 1e-9 <= difference.low <= difference.estimate + 1e-9
+    assert difference.estimate - 1e-9 <= difference.high <= 1 + 1e-9
+    np.testing.assert_allclose((swapped.low, swapped.high), (-difference.high, -difference.low), atol=1e-9)
+
+
+def test_success_difference_against_a_published_value():
+    # Altman et al. 2000, Statistics with Confidence, table 6.2: 14, 5, 0 and 22 pairs.
+    a = [True] * 14 + [True] * 5 + [False] * 22
+    b = [True] * 14 + [False] * 5 + [False] * 22
+    difference = paired_success_difference(a, b)
+    np.testing.assert_allclose(
+        (difference.estimate, difference.low, difference.high), (0.122, 0.011, 0.226), atol=5e-4
+    )
+
+
+def test_policies_that_always_agree_still_leave_an_uncertain_difference():
+    difference = paired_success_difference([True] * 50, [True] * 50)
+    assert difference.low < 0 < difference.high
+
+
+@pytest.mark.parametrize(("p_first", "p_second", "overlap"), [(0.85, 0.85, 0.5), (0.8, 0.6, 0.3)])
+def test_success_difference_covers_the_truth_about_as_often_as_it_says(p_first, p_second, overlap):
+    rng = np.random.default_rng(1)
+    hits = []
+    for _ in range(400):
+        shared, own1, own2 = rng.random((3, 100))
+        use = rng.random(100) < overlap  # correlated episodes: some are decided by the shared draw
+        first, second = np.where(use, shared, own1) < p_first, np.where(use, shared, own2) < p_second
+        interval = paired_success_difference(first, second)
+        hits.append(interval.low <= p_first - p_second <= interval.high)
+    assert 0.91 < np.mean(hits) < 0.99
+
+
+def test_mean_difference_is_paired():
+    rng = np.random.default_rng(0)
+    difficulty = rng.normal(0, 10, 200)
+    difference = paired_mean_difference(difficulty + 0.5 + rng.normal(0, 0.1, 200), difficulty)
+    assert 0.45 < difference.low < difference.estimate < difference.high < 0.55
+    repeated = paired_mean_difference(difficulty, difficulty)
+    assert (repeated.low, repeated.estimate, repeated.high) == (0, 0, 0)
+
+
+@given(scores, scores)
+def test_auc_is_the_share_of_pairs_in_order(positive: list[int], negative: list[int]):
+    p, n = np.array(positive)[:, None], np.array(negative)
+    assert auc(positive, negative) == pytest.approx(((p > n) + 0.5 * (p == n)).mean())
+    assert auc(positive, negative) == pytest.approx(1 - auc(negative, positive))
+
+
+def test_unpaired_results_are_refused():
+    with pytest.raises(UserError, match=r"\(3,\) and \(2,\)"):
+        mcnemar([True, False, True], [True, False])
+    with pytest.raises(UserError, match="both classes"):
+        auc([], [1.0])

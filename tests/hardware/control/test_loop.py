@@ -1,0 +1,395 @@
+"""The control loop in simulated time: what the arm is told at every tick, whatever fails beside it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from loop_world import HZ, Policy, World, position
+
+from ebt_policy.hardware.control.commands import Command
+from ebt_policy.hardware.control.planning import NoPlan, Plan, Question
+from ebt_policy.hardware.control.schedule import Schedule
+from ebt_policy.hardware.safety.filter import State
+
+START = position(0.0)
+TICK = 1 / HZ
+
+
+def never(time: float) -> float:
+    return np.inf
+
+
+def stands(told: np.ndarray) -> bool:
+    return len(told) > 0 and bool((told == told[0]).all())
+
+
+# -- following plans ---------------------------------------------------------------------------------------------------
+timings = {
+    "latency": st.floats(0, 0.3),
+    "fps": st.sampled_from([10.0, 25.0, 30.0, 50.0]),
+    "actuation": st.sampled_from([0.0, 0.05, 0.13]),
+}
+
+
+@settings(max_examples=20, deadline=None)
+@given(execute=st.integers(1, 30), **timings)
+def test_the_arm_is_where_the_plan_says_at_every_time(latency, fps, actuation, execute):
+    """However slow the policy is, as long as its plans are long enough to bridge its thinking, twice at the start."""
+    policy = Policy(n=execute + int((2 * latency + actuation + 3 * TICK) * fps) + 3, fps=fps, execute=execute)
+    world = World(policy, latency=lambda t: latency, options={"fps": fps, "actuation_s": actuation})
+    outcome = world.run(4.0)
+    told = [(t, positions) for t, positions in world.arm.told if latency + 5 * TICK <= t < 4.0 - 1e-6]
+    assert len(told) > 2 * HZ
+    for t, positions in told:
+        assert positions == pytest.approx(position(t + actuation), abs=1e-2)
+    assert outcome.plans > 1
+
+
+class Watched(Schedule):
+    """Keeps what the loop found in it; a change-over looks into it too."""
+
+    def __init__(self, period_s: float) -> None:
+        super().__init__(period_s)
+        self.found: list[np.ndarray | None] = []
+
+    def merge(self, actions: np.ndarray, seen: float, now: float) -> int:
+        before = list(self.found)
+        late = super().merge(actions, seen, now)
+        self.found = before
+        return late
+
+    def at(self, time: float) -> np.ndarray | None:
+        self.found.append(super().at(time))
+        return self.found[-1]
+
+
+@settings(max_examples=20, deadline=None)
+@given(**timings)
+@example(latency=0.2, fps=10.0, actuation=0.0)
+@example(latency=0.1, fps=30.0, actuation=0.13)
+def test_the_next_plan_is_asked_for_before_this_one_ends(latency, fps, actuation):
+    """Plans that would be executed to their last action, and just outlast two thoughts: that on them, and the next."""
+    policy = Policy(n=int(np.ceil((2 * latency + actuation + 3 * TICK) * fps)) + 1, fps=fps)
+    world = World(policy, latency=lambda t: latency, options={"fps": fps, "actuation_s": actuation})
+    world.loop.schedule = Watched(1 / fps)
+    world.run(3.0)
+    found = world.loop.schedule.found
+    first = next(i for i, target in enumerate(found) if target is not None)
+    assert first <= np.ceil(latency * HZ) + 1
+    assert len(found) == 3 * HZ
+    assert all(target is not None for target in found[first:])
+
+
+def test_a_plan_is_executed_for_as_long_as_it_says():
+    for execute in (1, 5, 12):
+        world = World(Policy(n=20, execute=execute))
+        world.run(2.0)
+        assert np.diff(world.thinker.asked_at) == pytest.approx(execute * TICK)
+
+
+def test_the_slower_the_policy_the_earlier_it_is_asked():
+    asked = []
+    for latency in (0.02, 0.1, 0.2):
+        world = World(Policy(n=20), latency=lambda t, latency=latency: latency)
+        world.run(3.0)
+        asked.append(np.diff(world.thinker.asked_at)[-1])
+    assert asked == sorted(asked, reverse=True)
+    assert asked[0] > asked[-1]
+
+
+def test_every_tick_of_the_policy_is_asked_about_once_and_in_order():
+    world = World(Policy(n=20, fps=25.0, execute=7), latency=lambda t: 0.1, options={"fps": 25.0})
+    world.run(2.0)
+    stamps = [frame.stamp for question in world.policy.asked for frame in question.frames]
+    assert np.diff(stamps) == pytest.approx(1 / 25)
+    assert [question.reset for question in world.policy.asked] == [True] + [False] * (
+        len(world.policy.asked) - 1
+    )
+
+
+def test_what_is_recorded_is_what_was_sent_on_what_was_seen():
+    world = World(Policy(n=20, fps=25.0), options={"fps": 25.0})
+    world.run(1.0)
+    assert len(world.sent) == 25
+    told = dict(world.arm.told)
+    for sent in world.sent:
+        assert list(sent.action.values()) == told[sent.seen.stamp].tolist()
+        assert sent.action["shoulder.pos"] == pytest.approx(position(sent.seen.stamp)[0])
+
+
+def test_late_ticks_are_left_out_and_not_caught_up_in_a_burst():
+    world = World(Policy(n=100))
+    stalled = iter([0.0] * 10 + [5.5 * TICK] + [0.0] * 1000)
+    read = world.arm.get_observation
+
+    def slow_read() -> dict:
+        found = read()
+        world.clock.sleep_until(world.clock.now() + next(stalled))
+        return found
+
+    world.arm.get_observation = slow_read
+    outcome = world.run(1.0)
+    times = np.array([t for t, _ in world.arm.told])
+    assert np.diff(times).min() > 0.4 * TICK
+    assert outcome.punctuality.missed == 5
+    assert outcome.punctuality.ticks == 50 - 5
+    late = times[np.argmax(np.diff(times)) + 1]
+    # By time: nothing that was missed is made up for.
+    for t, told in world.arm.told:
+        if late < t < 1.0 - 1e-6:
+            assert told == pytest.approx(position(t), abs=1e-6)
+
+
+# -- no plan -----------------------------------------------------------------------------------------------------------
+def test_without_a_plan_nothing_moves_and_a_human_is_asked_for():
+    world = World(latency=never)
+    outcome = world.run(2.0)
+    assert np.array_equal(world.arm.went(0.0), np.tile(START, (len(world.arm.told), 1)))
+    assert outcome.plans == 0
+    assert world.safe.stopped
+    asked = next(event for event in world.events if getattr(event, "kind", "") == "asks")
+    assert asked.time == pytest.approx(1.0, abs=3 * TICK)
+
+
+def test_when_plans_stop_the_rest_is_executed_and_then_the_arm_holds():
+    world = World(Policy(n=20, execute=5), latency=lambda t: 0.0 if t < 0.5 else np.inf)
+    end = 0.0
+    world.script[0.9] = lambda: None
+    world.run(1.25)
+    end = world.thinker.asked_at[-2] + 20 * TICK
+    for t, told in world.arm.told:
+        if t < end - 1e-6:
+            assert told == pytest.approx(position(t), abs=1e-6)
+    # From then on it coasts for no longer than the watchdog allows, and holds.
+    rest = world.arm.went(end + 0.2 + 2 * TICK, 1.25)
+    assert stands(rest)
+    assert np.abs(rest[0] - position(end)).max() <= 5.0 * (0.2 + 2 * TICK)
+    assert "hold" in world.kinds()
+
+
+def test_a_policy_that_only_says_no_is_not_asked_for_ever():
+    world = World()
+    world.policy.answer = lambda question: NoPlan("not now")
+    outcome = world.run(3.0)
+    assert world.safe.stopped
+    assert "asks" in world.kinds()
+    assert 1.0 * HZ - 5 <= outcome.no_plans <= 1.0 * HZ + 5  # until patience ended, and not after
+    assert outcome.plans == 0
+
+
+def test_patience_is_for_waiting_and_not_for_executing():
+    """At a low speed a plan lasts longer than patience_s."""
+    world = World(Policy(n=200, execute=150))
+    outcome = world.run(7.0)
+    assert not world.safe.stopped
+    assert outcome.plans == 3
+    assert world.arm.told[-1][1] == pytest.approx(position(7.0), abs=0.2)
+
+
+def test_one_bad_plan_does_not_disturb_the_one_before():
+    bad = iter([False, True, True] + [False] * 100)
+    world = World(Policy(n=20, execute=5))
+    good = world.policy.good
+
+    def answer(question: Question) -> Plan:
+        if next(bad):
+            return good(question, actions=np.full((20, 3), np.nan))
+        return good(question)
+
+    world.policy.answer = answer
+    outcome = world.run(1.0)
+    assert outcome.no_plans == 2
+    for t, told in world.arm.told[:-1]:
+        assert told == pytest.approx(position(t), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "actions", [np.zeros((0, 3)), np.zeros((4, 2)), np.zeros(3), np.full((4, 3), np.inf), np.zeros((4, 3, 1))]
+)
+def test_a_plan_of_no_use_moves_nothing(actions: np.ndarray):
+    world = World()
+    world.policy.answer = lambda question: world.policy.good(question, actions=actions)
+    outcome = world.run(0.5)
+    assert outcome.end == "time"
+    assert outcome.plans == 0
+    assert (world.arm.went(0.0) == START).all()
+
+
+@pytest.mark.parametrize("how", ["ask", "fatal"])
+def test_a_policy_that_needs_a_human_stops_the_arm(how: str):
+    world = World(Policy(n=20, execute=5))
+    good = world.policy.good
+
+    def answer(question: Question):
+        if question.frames[-1].stamp < 0.3:
+            return good(question)
+        return replace(good(question), ask=True) if how == "ask" else NoPlan("wrong policy", fatal=True)
+
+    world.policy.answer = answer
+    world.run(1.0)
+    assert world.safe.filter.state is State.STOPPED
+    assert stands(world.arm.went(0.3 + 3 * TICK))
+    asked = len(world.policy.asked)
+    assert asked == pytest.approx(0.3 / (5 * TICK) + 1, abs=1)  # and it is asked no more
+
+
+# -- nothing to see ----------------------------------------------------------------------------------------------------
+def test_a_blind_loop_holds_at_once_and_begins_afresh_when_it_sees_again():
+    world = World(
+        Policy(n=100, execute=10), sees=lambda t: "camera top: lost" if 0.5 <= t < 1.0 - 1e-6 else ""
+    )
+    world.run(1.5)
+    assert stands(world.arm.went(0.5 + TICK, 1.0))  # in spite of what was planned
+    assert world.kinds().count("blind") == 1
+    assert world.kinds().count("sees_again") == 1
+    questions = [q for q in world.policy.asked if q.reset]
+    assert [q.frames[0].stamp for q in questions] == pytest.approx([0.0, 1.0])
+    for t, told in world.arm.told:
+        if 1.0 + 2 * TICK <= t < 1.5 - 1e-6:
+            assert told == pytest.approx(position(t), abs=1e-6)
+
+
+def test_a_watch_that_raises_is_blind():
+    def sees(t: float) -> str:
+        if 0.5 <= t < 1.0:
+            raise KeyError("top")
+        return ""
+
+    world = World(Policy(n=100, execute=10), sees=sees)
+    assert world.run(1.5).end == "time"
+    assert stands(world.arm.went(0.5 + TICK, 1.0))
+    assert "sees_again" in world.kinds()
+
+
+# -- the bus -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("way", ["reads", "sends"])
+def test_one_lost_packet_is_told_and_changes_nothing(way: str):
+    world = World(Policy(n=20))
+    setattr(world.arm, way, lambda t: abs(t - 0.5) > TICK / 2)
+    assert world.run(1.0).end == "time"
+    assert (world.kinds().count("bus"), world.kinds().count("bus_works")) == (1, 1)
+    for t, told in world.arm.told[:-1]:
+        assert told == pytest.approx(position(t), abs=1e-6)
+
+
+@pytest.mark.parametrize("way", ["reads", "sends"])
+def test_a_bus_that_comes_back_in_time_is_gone_on_with_afresh(way: str):
+    world = World(Policy(n=100, execute=10))
+    setattr(world.arm, way, lambda t: not 0.5 - 1e-6 <= t < 1.1)
+    assert world.run(1.6).end == "time"
+    assert stands(world.arm.went(0.5 + 0.2 + 3 * TICK, 1.1)) or way == "sends"
+    assert world.policy.asked[-1].frames[-1].stamp > 1.1
+    assert next(q.reset for q in world.policy.asked if q.frames[-1].stamp > 1.1 - TICK)
+    for t, told in world.arm.told:
+        if 1.1 + 3 * TICK <= t < 1.6 - 1e-6:
+            assert told == pytest.approx(position(t), abs=1e-6)
+
+
+@pytest.mark.parametrize("way", ["reads", "sends"])
+def test_a_bus_that_stays_dead_ends_the_episode_with_its_reason(way: str):
+    world = World(Policy(n=100))
+    setattr(world.arm, way, lambda t: t < 0.5)
+    outcome = world.run(5.0)
+    assert outcome.end == "error"
+    assert ("no status packet" if way == "reads" else "port is gone") in outcome.reason
+    assert outcome.seconds == pytest.approx(0.5 + 1.0, abs=4 * TICK)
+    if way == "reads":  # it could still be told to hold
+        assert stands(world.arm.went(0.5 + 0.2 + 3 * TICK))
+        assert world.safe.at_rest
+
+
+def test_an_arm_that_cannot_be_taken_over_again_ends_the_episode():
+    """It fell, say, to where no joint should be, while the bus was away."""
+    world = World(Policy(n=100))
+    world.arm.reads = lambda t: not 0.5 < t < 1.0
+    world.script[0.9] = lambda: world.arm.positions.update({"elbow.pos": 500.0})
+    world.arm.sends = lambda t: not 0.5 < t < 1.0
+    outcome = world.run(5.0)
+    assert outcome.end == "error"
+    assert "elbow" in outcome.reason
+
+
+# -- humans ------------------------------------------------------------------------------------------------------------
+@settings(max_examples=20, deadline=None)
+@given(stop=st.floats(0.2, 0.8), pause=st.floats(0.02, 0.6), latency=st.floats(0.0, 0.5))
+def test_a_stop_lasts_until_the_reset_and_no_plan_of_before_is_executed(stop, pause, latency):
+    world = World(Policy(n=100, execute=10), latency=lambda t: latency)
+    reset = stop + pause
+    world.script = {stop: world.post(Command.STOP), reset: world.post(Command.RESET)}
+    good = world.policy.good
+    # Plans of before the reset would be seen: they lead elsewhere from the moment of the stop on.
+    world.policy.answer = lambda q: good(
+        q, actions=good(q).actions + (0.0 if q.frames[-1].stamp > reset - TICK else -10.0)
+    )
+    world.run(2.5)
+    stopped = world.arm.went(stop + 2 * TICK, reset)
+    assert len(stopped) == 0 or stands(stopped)
+    after = world.arm.went(reset + 2 * TICK, 2.5)
+    rest = world.arm.went(0.0, reset)[-1]
+    first = next(q.frames[-1].stamp for q in world.policy.asked if q.frames[-1].stamp > reset - TICK)
+    moved = [told for t, told in world.arm.told if t >= reset + 2 * TICK and not np.array_equal(told, rest)]
+    assert len(after) > 0
+    assert len(moved) > 0
+    for t, told in world.arm.told:
+        if t > reset + 2 * TICK and not np.array_equal(told, rest) and t < 2.5 - 1e-6:
+            assert t >= first + latency - 1e-6
+            assert told == pytest.approx(position(t), abs=0.05)  # braked within limits, from far
+
+
+def test_a_stop_without_a_reset_lasts_into_the_next_episode():
+    world = World(Policy(n=20))
+    world.script = {0.3: world.post(Command.STOP)}
+    world.run(1.0)
+    world.run(1.0)
+    assert stands(world.arm.went(0.3 + 2 * TICK))
+    world.commands.post(Command.RESET)
+    begin = world.clock.now()
+    world.run(1.0)
+    assert not stands(world.arm.went(begin + 3 * TICK))
+
+
+@pytest.mark.parametrize("command", [Command.QUIT, Command.SUCCESS, Command.FAILURE])
+def test_an_episode_ends_in_order_with_the_arm_at_rest(command: Command):
+    world = World(Policy(n=100), safety={"velocity": 100.0, "acceleration": 50.0})
+    world.script = {0.5: world.post(command)}
+    outcome = world.run(5.0)
+    assert (outcome.end, outcome.reason) == (str(command), "asked to")
+    assert outcome.seconds == pytest.approx(0.5, abs=2 * TICK)
+    assert world.safe.at_rest
+    told = world.arm.went(0.0)
+    assert np.abs(np.diff(told, n=2, axis=0)).max() <= 50.0 * TICK**2 + 1e-6  # it was not torn to a halt
+    assert (told[-1] == told[-2]).all() or np.abs(told[-1] - told[-2]).max() < 0.05
+
+
+def test_the_arm_is_left_at_rest_when_the_program_is_interrupted():
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    world = World(Policy(n=100), safety={"velocity": 100.0, "acceleration": 50.0})
+    world.script = {0.5: interrupted}
+    with pytest.raises(KeyboardInterrupt):
+        world.run(5.0)
+    assert world.safe.at_rest
+
+
+def test_a_world_that_is_finished_ends_the_episode():
+    world = World(finished=lambda: world.clock.now() > 0.5)
+    outcome = world.run(5.0)
+    assert outcome.end == "finished"
+    assert outcome.seconds == pytest.approx(0.5, abs=2 * TICK)
+
+
+def test_an_episode_begins_where_nothing_is_left_of_the_last():
+    world = World(Policy(n=100, execute=10), latency=lambda t: 0.1)
+    world.run(0.5)
+    asked, begin = len(world.policy.asked), world.clock.now()
+    outcome = world.run(0.5)
+    fresh = [q for q in world.policy.asked[asked:] if q.frames[-1].stamp >= begin - 1e-6]
+    assert fresh[0].reset
+    assert len(fresh[0].frames) <= 0.1 * HZ + 2  # what was seen since it began
+    assert stands(world.arm.went(begin, begin + 0.1))
+    assert outcome.plans == len(
+        [1 for event in world.events if isinstance(event, dict) and event["time"] >= begin]
+    )

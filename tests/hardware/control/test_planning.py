@@ -1,0 +1,132 @@
+"""Thinking beside the loop: nothing that a planner does reaches the loop, except its answers."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from policy_server import TIMEOUT_S, wait_until
+
+from ebt_policy.hardware.control import planning
+from ebt_policy.hardware.control.planning import InlineThinker, NoPlan, Plan, Question, Seen, Thinker, sound
+
+QUESTION = Question((Seen({}, 1.0),), 0.5, True)
+PLAN = Plan(np.zeros((4, 2)), 1.0, 4, 0.0)
+
+
+class Planner:
+    """Answers what `answer` does."""
+
+    needs, action_size = {}, 2
+
+    def __init__(self, answer: Callable[[Question], object]) -> None:
+        self.answer, self.closed = answer, False
+
+    def plan(self, question: Question):
+        return self.answer(question)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def answer_of(thinker: Thinker | InlineThinker):
+    found = []
+    wait_until(lambda: found.append(thinker.take()) or found[-1] is not None)
+    return found[-1]
+
+
+@pytest.fixture
+def go():
+    """Set, it lets blocked planners of this test return."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_asking_returns_at_once_though_the_planner_blocks(go: threading.Event):
+    thinker = Thinker(Planner(lambda question: go.wait(TIMEOUT_S) and PLAN))
+    begin = time.perf_counter()
+    thinker.ask(QUESTION)
+    assert thinker.take() is None
+    assert time.perf_counter() - begin < 1.0
+    assert thinker.busy
+    go.set()
+    assert answer_of(thinker) is PLAN
+    thinker.close()
+
+
+@pytest.mark.parametrize("kind", [Thinker, InlineThinker])
+def test_every_answer_is_given_once_and_in_order(kind: type):
+    planner = Planner(lambda question: NoPlan(str(question.deadline_s)))
+    thinker = kind(planner)
+    assert thinker.take() is None
+    for deadline_s in (0.1, 0.2, 0.3):
+        thinker.ask(Question(QUESTION.frames, deadline_s, False))
+        assert answer_of(thinker).reason == str(deadline_s)
+        assert not thinker.busy
+        assert thinker.take() is None
+    thinker.close()
+    assert planner.closed
+
+
+@pytest.mark.parametrize("kind", [Thinker, InlineThinker])
+def test_a_planner_that_raises_gives_no_plan_and_is_asked_again(kind: type):
+    answers = iter([ValueError("no way"), PLAN])
+
+    def answer(question: Question) -> Plan:
+        found = next(answers)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    thinker = kind(Planner(answer))
+    thinker.ask(QUESTION)
+    first = answer_of(thinker)
+    assert isinstance(first, NoPlan)
+    assert "no way" in first.reason
+    assert not first.fatal
+    thinker.ask(QUESTION)
+    assert answer_of(thinker) is PLAN
+    thinker.close()
+
+
+@pytest.mark.parametrize(
+    ("actions", "stamp", "reason"),
+    [
+        (np.full((4, 2), np.nan), 1.0, "NaN"),
+        (np.array([[0.0, np.inf]]), 1.0, "infinity"),
+        (np.zeros((4, 3)), 1.0, "shape (4, 3)"),
+        (np.zeros((0, 2)), 1.0, "shape (0, 2)"),
+        (np.zeros(2), 1.0, "shape (2,)"),
+        (np.zeros((4, 2)), 2.0, "future"),
+        (np.zeros((4, 2)), 0.5, "past"),
+    ],
+)
+def test_a_plan_that_nobody_could_follow_is_none(actions: np.ndarray, stamp: float, reason: str):
+    assert sound(PLAN, 2, 0.1, 1.0) is PLAN
+    answer = sound(Plan(actions, stamp, 4, 0.0), 2, 0.1, 1.0)
+    assert isinstance(answer, NoPlan)
+    assert reason in answer.reason
+
+
+def test_a_planner_that_never_returns_does_not_keep_the_process_alive():
+    script = """
+import importlib.util, sys, threading
+spec = importlib.util.spec_from_file_location("planning", sys.argv[1])  # alone: the package takes its time
+planning = sys.modules["planning"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(planning)
+class Stuck:
+    def plan(self, question):
+        print("asked", flush=True)
+        threading.Event().wait()
+thinker = planning.Thinker(Stuck())
+thinker.ask(planning.Question((), 0.1, True))
+thinker.close(timeout_s=0.2)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script, planning.__file__], capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stdout) == (0, "asked\n"), ended.stderr

@@ -1,0 +1,156 @@
+"""Descent on landscapes whose minimum is known: the energy falls, each sample stands alone, every stop rule fires."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ebt_policy.model.descent import DescentRule, best_of, minimise, proximal
+from ebt_policy.model.energy import Evaluation
+from ebt_policy.model.trace import StopReason
+
+
+def bowl(target: Tensor, stiffness: float = 1.0):
+    """E = stiffness / 2 ||x - target||^2 with the minus gradient as direction."""
+
+    def landscape(x: Tensor, rows: Tensor) -> Evaluation:
+        away = x - target[rows]
+        return Evaluation(0.5 * stiffness * away.square().sum((1, 2)), -stiffness * away)
+
+    return landscape
+
+
+def chunks(size: int, seed: int = 0) -> Tensor:
+    return torch.randn(size, 4, 2, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=30, deadline=None)
+@given(stiffness=st.floats(0.1, 12.0), relaxation=st.floats(0.1, 1.0), seed=st.integers(0, 99))
+def test_energy_falls_on_every_accepted_step(stiffness: float, relaxation: float, seed: int) -> None:
+    rule = DescentRule(relaxation=relaxation, max_evaluations=12)
+    _, trace = minimise(bowl(chunks(5, seed), stiffness), torch.zeros(5, 4, 2), rule)
+    for i in range(5):
+        energies = trace.energy[i][trace.accepted[i]]
+        assert (energies[1:] < energies[:-1]).all()
+        assert trace.evaluations[i] <= 12
+
+
+def test_full_step_of_the_residual_head_lands_on_the_proposal_for_one_evaluation() -> None:
+    target = chunks(3)
+    chunk, trace = minimise(bowl(target), torch.zeros(3, 4, 2), DescentRule(max_evaluations=1))
+    torch.testing.assert_close(chunk, target)
+    assert trace.evaluations.tolist() == [1, 1, 1]
+
+
+def test_too_long_a_step_is_halved_until_the_energy_falls() -> None:
+    # With stiffness 5 a step of relative length 0.9 goes 4.5 times too far.
+    _chunk, trace = minimise(
+        bowl(chunks(2), 5.0), torch.zeros(2, 4, 2), DescentRule(max_evaluations=8), final_step=0.0
+    )
+    assert not trace.accepted.all()
+    assert (trace.final_energy < trace.energy[:, 0]).all()
+
+
+def test_a_sample_does_not_depend_on_its_batch_mates() -> None:
+    target = chunks(6)
+    rule = DescentRule(relaxation=0.5, max_evaluations=20, residual=0.05)
+    start = 3 * chunks(6, seed=1) * torch.arange(6)[:, None, None]  # each needs another number of steps
+    together, trace = minimise(bowl(target), start, rule)
+    assert len(set(trace.evaluations.tolist())) > 1
+    for i in range(6):
+        alone, own = minimise(bowl(target[i : i + 1]), start[i : i + 1], rule)
+        torch.testing.assert_close(alone[0], together[i])
+        assert own.evaluations[0] == trace.evaluations[i]
+        assert own.stop_reason[0] == trace.stop_reason[i]
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        (DescentRule(max_evaluations=3), StopReason.BUDGET),
+        (DescentRule(relaxation=0.5, max_evaluations=50, residual=0.01), StopReason.RESIDUAL),
+        (DescentRule(relaxation=0.5, max_evaluations=50, settled=0.01), StopReason.SETTLED),
+        # Half steps on a bowl quarter the energy, so a fall of less than 90 % is nothing special.
+        (DescentRule(relaxation=0.5, max_evaluations=50, relative_energy=0.9), StopReason.RELATIVE_ENERGY),
+        (DescentRule(relaxation=0.5, max_evaluations=50, energy=0.01), StopReason.ENERGY),
+        (DescentRule(max_evaluations=50, deadline=0.0), StopReason.DEADLINE),
+    ],
+)
+def test_the_trace_names_the_rule_that_fired_first(rule: DescentRule, reason: StopReason) -> None:
+    _, trace = minimise(bowl(chunks(2)), torch.zeros(2, 4, 2), rule, clock=lambda: 1.0)
+    assert (trace.stop_reason == reason).all()
+
+
+def test_each_sample_thinks_until_its_own_energy_is_low_enough() -> None:
+    # Half steps on a bowl quarter the energy: the second sample starts 64 times as high and takes three more.
+    target = torch.ones(2, 4, 2) * torch.tensor([1.0, 8.0])[:, None, None]
+    rule = DescentRule(relaxation=0.5, max_evaluations=50, energy=1.0)
+    _, trace = minimise(bowl(target), torch.zeros(2, 4, 2), rule)
+    assert trace.evaluations.tolist() == [2, 5]
+    assert (trace.final_energy <= 1.0).all()
+
+
+def test_an_answer_that_stays_the_same_is_settled_at_the_second_evaluation() -> None:
+    # With stiffness 1 the direction leads all the way: the answer is the target from the first evaluation on.
+    rule = DescentRule(relaxation=0.5, max_evaluations=50, settled=0.01)
+    _, trace = minimise(bowl(chunks(3)), torch.zeros(3, 4, 2), rule)
+    assert trace.evaluations.tolist() == [2, 2, 2]
+
+
+def test_what_was_expected_settles_at_the_first_evaluation() -> None:
+    target = chunks(3)
+    expected = target.clone()
+    expected[1] += 1.0
+    expected[2] = torch.nan  # no plan from before
+    expected[0, 2:] += 1.0  # beyond the ticks that count
+    rule = DescentRule(relaxation=0.5, max_evaluations=50, settled=0.01, settled_ticks=2)
+    _, trace = minimise(bowl(target), torch.zeros(3, 4, 2), rule, expected=expected)
+    assert trace.evaluations.tolist() == [1, 2, 2]
+
+
+def test_a_landscape_that_rises_everywhere_is_rejected_and_the_start_is_kept() -> None:
+    def uphill(x: Tensor, rows: Tensor) -> Evaluation:
+        return Evaluation(x.square().sum((1, 2)), torch.ones_like(x))
+
+    start = torch.zeros(2, 4, 2)
+    chunk, trace = minimise(uphill, start, DescentRule(max_evaluations=30), final_step=0.0)
+    torch.testing.assert_close(chunk, start)
+    assert (trace.stop_reason == StopReason.REJECTED).all()
+
+
+def test_nan_energies_are_never_accepted() -> None:
+    def broken(x: Tensor, rows: Tensor) -> Evaluation:
+        return Evaluation(torch.full((len(x),), torch.nan), torch.full_like(x, torch.nan))
+
+    chunk, trace = minimise(broken, torch.zeros(2, 4, 2), DescentRule(max_evaluations=5))
+    assert torch.isfinite(chunk).all()
+    assert not trace.accepted.any()
+
+
+def test_extra_energies_compose_and_cost_no_evaluation() -> None:
+    def limit(x: Tensor) -> Tensor:
+        return 1e3 * (x - 0.5).clamp(min=0).square().sum((1, 2))
+
+    target = torch.full((2, 4, 2), 0.9)
+    free, _ = minimise(bowl(target), torch.zeros(2, 4, 2), DescentRule(max_evaluations=2))
+    bound, trace = minimise(bowl(target), torch.zeros(2, 4, 2), DescentRule(max_evaluations=2), extra=[limit])
+    assert free.max() > 0.85
+    assert bound.max() < 0.52
+    assert (trace.evaluations <= 2).all()
+
+
+def test_proximal_never_raises_its_own_value() -> None:
+    centre = chunks(4)
+
+    def extra(x: Tensor) -> Tensor:
+        return 50 * (x[:, 1:] - x[:, :-1]).square().sum((1, 2))
+
+    result = proximal(centre, [extra])
+    value = 0.5 * (result - centre).square().sum((1, 2)) + extra(result)
+    assert (value <= extra(centre)).all()
+
+
+def test_best_of_takes_the_lowest_energy_and_never_nan() -> None:
+    energies = torch.tensor([[3.0, torch.nan, 1.0], [torch.nan, 2.0, 5.0]])
+    assert best_of(energies).tolist() == [2, 1]

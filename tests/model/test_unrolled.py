@@ -1,0 +1,61 @@
+"""The paper's recipe: where its descent ends, and that acting is what was trained."""
+
+import pytest
+import torch
+from core_fixtures import Perfect, make_batch, make_policy
+
+from ebt_policy.model.trace import StopReason
+from ebt_policy.model.unrolled import unrolled, unrolled_descent
+
+PLAIN = {
+    "objective": "unrolled",
+    "unrolled_momentum": 0.0,
+    "unrolled_langevin": (0.0, 0.0),
+    "unrolled_energy_scaled_step": False,
+    "unrolled_normalise_input": False,
+}
+
+
+def test_descent_of_the_oracle_comes_close_to_the_chunk() -> None:
+    config = make_policy(**PLAIN, unrolled_every_step_loss=False).config
+    chunk = make_batch(64)["action"]
+    _error, metrics = unrolled(Perfect(chunk), None, chunk, config)
+    assert metrics["mse_last_step"] < 0.01 * metrics["mse_first_step"] + 1e-3
+    landed, trace = unrolled_descent(Perfect(chunk), None, torch.randn_like(chunk), config, 2)
+    torch.testing.assert_close(landed, chunk)
+    assert trace.energy.shape == (64, 2) and (trace.energy[:, 1] < 1e-9).all()
+
+
+@pytest.mark.parametrize("change", [{}, {"unrolled_normalise_input": True}, {"unrolled_momentum": 0.9}])
+def test_acting_takes_the_steps_that_were_trained(change: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = PLAIN | {"head": "scalar", "unrolled_energy_scaled_step": True} | change
+    policy = make_policy(**options, unrolled_steps=3, unrolled_extra_steps=0)
+    batch = make_batch(4)
+    context = policy.model.context({k: batch[k] for k in policy.config.observation_features()})
+    chunk = batch["action"]
+    start = torch.randn_like(chunk)
+    landed, _ = unrolled_descent(policy.model, context, start, policy.config, 3)
+    monkeypatch.setattr(torch, "randn_like", lambda x: start)
+    # The step size that training draws around its mean: here its mean.
+    monkeypatch.setattr(torch, "rand", lambda n, device: torch.full((n,), (1 - 1 / 1.5) / (1.5 - 1 / 1.5)))
+    _, metrics = unrolled(policy.model, context, chunk, policy.config)
+    torch.testing.assert_close(metrics["mse_last_step"], (landed - chunk).square().mean())
+
+
+def test_a_callers_energy_bounds_the_chunk() -> None:
+    config = make_policy(**PLAIN).config
+    chunk = torch.ones_like(make_batch(4)["action"])
+    landed, _ = unrolled_descent(
+        Perfect(chunk), None, torch.randn_like(chunk), config, 2, (lambda x: 50 * x.square().sum((1, 2)),)
+    )
+    assert landed.abs().max() < 0.5
+
+
+def test_a_deadline_ends_it_after_the_evaluation_under_way() -> None:
+    config = make_policy(**PLAIN).config
+    chunk = make_batch(2)["action"]
+    ticks = iter([0.0, 1.0, 2.0])
+    _, trace = unrolled_descent(
+        Perfect(chunk), None, torch.randn_like(chunk), config, 6, deadline=1.0, clock=lambda: next(ticks)
+    )
+    assert (trace.evaluations == 2).all() and (trace.stop_reason == StopReason.DEADLINE).all()

@@ -1,0 +1,50 @@
+"""The transition energy is low where the world answers as in training and high where it does not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ebt_policy.errors import UserError
+from ebt_policy.monitoring.transition import TransitionEnergy, train_transition
+
+
+def world(n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A point that moves by the mean action; one coordinate is noisy, one constant."""
+    scene = torch.randn(n, 3, generator=generator)
+    scene[:, 2] = 0.5
+    actions = torch.randn(n, 4, 2, generator=generator)
+    following = scene.clone()
+    following[:, 0] += actions.mean((1, 2))
+    following[:, 1] += 0.5 * torch.randn(n, generator=generator)
+    return scene, actions, following
+
+
+@pytest.fixture(scope="module")
+def energy() -> TransitionEnergy:
+    return train_transition(*world(4000, torch.Generator().manual_seed(0)), "abc", steps=600)
+
+
+def test_it_rises_when_the_world_does_not_answer(energy: TransitionEnergy):
+    scene, actions, following = world(500, torch.Generator().manual_seed(1))
+    usual = energy(scene, actions, following)
+    pushed = following.clone()
+    pushed[:, 0] += 0.5
+    assert (energy(scene, actions, pushed) > usual.quantile(0.95)).float().mean() > 0.95
+    stuck = energy(scene, actions, scene)
+    assert stuck.median() > usual.median()
+    # What is noisy in training is no surprise of the same size.
+    noisy = following.clone()
+    noisy[:, 1] += 0.5
+    assert energy(scene, actions, noisy).median() < energy(scene, actions, pushed).median()
+
+
+def test_it_returns_from_its_folder_and_belongs_to_one_checkpoint(energy: TransitionEnergy, tmp_path: Path):
+    energy.save(tmp_path)
+    again = TransitionEnergy.load(tmp_path, "abc")
+    sample = world(10, torch.Generator().manual_seed(2))
+    assert torch.equal(again(*sample), energy(*sample))
+    with pytest.raises(UserError, match="another checkpoint"):
+        TransitionEnergy.load(tmp_path, "xyz")
+    with pytest.raises(UserError, match="no transition energy"):
+        TransitionEnergy.load(tmp_path / "nothing")
