@@ -34,7 +34,7 @@ class PolicyOptions:
 
 @dataclass(kw_only=True)
 class StreamOptions:
-    """aligned: for data whose joints are those of when its pictures were taken; LeRobot's are not (see `watching.Eyes`).
+    """aligned: for data whose joints are those of when its pictures were taken; LeRobot's are not (see `RobotObservationSource`).
     max_age_s: a picture older than this is stale. max_skew_s: pictures may be this far apart. frozen_s: the
     same picture for so long means a frozen camera; null for files. latency_s: from light to
     picture, by camera (`--measure_latency`); actuation_s: from command to motion, where the data's actions

@@ -22,8 +22,8 @@ from ebt_policy.hardware.config_deploy import DeployConfig
 from ebt_policy.hardware.control.clock import Clock
 from ebt_policy.hardware.control.commands import HELP, Command, Commands, from_keys, from_signals
 from ebt_policy.hardware.control.loop import ControlLoop, LoopConfig, Outcome, Sent
-from ebt_policy.hardware.control.planning import InlineThinker, Planner, Thinker
-from ebt_policy.hardware.control.watching import Eyes
+from ebt_policy.hardware.control.observation_source import RobotObservationSource
+from ebt_policy.hardware.control.planning import InlinePlanService, Planner, PlannerThread
 from ebt_policy.hardware.planners.make import make_planner
 from ebt_policy.hardware.recording.recording import Recording
 from ebt_policy.hardware.safety.events import EventLog
@@ -109,8 +109,8 @@ def deploying(
         stack.enter_context(body.streams)
         shapes = {name: tuple(shape) for name, shape in planner.needs.items()}
         observer = Observer(shapes, body.features, planner.action_size, arm.joints)
-        thinker = InlineThinker(planner) if body.simulated_time else Thinker(planner)
-        stack.callback(thinker.close)
+        plan_service = InlinePlanService(planner) if body.simulated_time else PlannerThread(planner)
+        stack.callback(plan_service.close)
 
         recording = None
         if config.record.root:
@@ -131,8 +131,8 @@ def deploying(
 
         loop = ControlLoop(
             arm,
-            thinker,
-            Eyes(observer, body.streams, 1 / (fps * body.speed), config.streams.aligned),
+            plan_service,
+            RobotObservationSource(observer, body.streams, 1 / (fps * body.speed), config.streams.aligned),
             LoopConfig(
                 fps * body.speed,
                 body.control_hz,

@@ -76,7 +76,7 @@ def _viewer(name: str, fps: float) -> Iterator[dict[str, Any]]:
     newest: list[Any] = [None]  # picture (H, W, 3)
 
     def on_frame(sent: Any) -> None:
-        for feature, value in sent.seen.observation.items():
+        for feature, value in sent.observation.values.items():
             if feature.startswith("observation.images."):
                 newest[0] = value.transpose(1, 2, 0)
                 return

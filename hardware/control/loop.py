@@ -15,7 +15,7 @@ import numpy as np
 
 from ebt_policy.hardware.control.clock import Clock
 from ebt_policy.hardware.control.commands import Command, Commands
-from ebt_policy.hardware.control.planning import InlineThinker, NoPlan, Plan, Question, Seen, Thinker, sound
+from ebt_policy.hardware.control.planning import NoPlan, Observation, Plan, PlanRequest, PlanService, sound
 from ebt_policy.hardware.control.schedule import Schedule
 from ebt_policy.hardware.control.timing import Punctuality, Stopwatch
 from ebt_policy.hardware.safety.filter import SafetyEvent
@@ -41,10 +41,10 @@ class LoopConfig:
     patience_s: float = 3.0
 
 
-class Watch(Protocol):
-    """What the eyes of the loop give: see `hardware.deploy`."""
+class ObservationSource(Protocol):
+    """Where the loop gets the observations of a policy; see `RobotObservationSource`."""
 
-    def __call__(self, floats: Mapping[str, Any], stamp: float) -> Seen | str:
+    def __call__(self, floats: Mapping[str, Any], stamp: float) -> Observation | str:
         """What the policy should see now, or why it cannot: a camera that is stale, say."""
 
 
@@ -69,9 +69,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Sent:
-    """One tick of the policy's rate, for whoever records: what was seen, and the command {NAME.pos: position} that followed."""
+    """One tick of the policy's rate, for whoever records: the observation, and the command {NAME.pos: position} that followed."""
 
-    seen: Seen
+    observation: Observation
     action: Mapping[str, float]
 
 
@@ -81,8 +81,8 @@ class ControlLoop:
     def __init__(
         self,
         arm: SafeRobot,
-        thinker: Thinker | InlineThinker,
-        watch: Watch,
+        plan_service: PlanService,
+        observe: ObservationSource,
         config: LoopConfig,
         clock: Clock,
         commands: Commands | None = None,
@@ -91,7 +91,13 @@ class ControlLoop:
         finished: Callable[[], bool] = lambda: False,
     ) -> None:
         """on_event, on_sent: must not block. finished: ends the episode, for a world that knows when it is solved."""
-        self.arm, self.thinker, self.watch, self.config, self.clock = arm, thinker, watch, config, clock
+        self.arm, self.plan_service, self.observe, self.config, self.clock = (
+            arm,
+            plan_service,
+            observe,
+            config,
+            clock,
+        )
         self.commands = Commands() if commands is None else commands
         self._on_event, self._on_sent, self._finished = on_event, on_sent, finished
         self._period = 1 / config.control_hz
@@ -102,10 +108,10 @@ class ControlLoop:
         self._ended = ("", "")
         self._plan: Plan | None = None  # the last one taken
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
-        self._frames: deque[Seen] = deque(maxlen=_FRAMES)  # seen since the last question
-        self._next_sample = self._next_question = self._alive = 0.0
+        self._frames: deque[Observation] = deque(maxlen=_FRAMES)  # seen since the last request
+        self._next_sample = self._next_request = self._alive = 0.0
         self._reset = True
-        self._waiting = False  # for an answer to a question of before a stop
+        self._waiting = False  # for an answer to a request of before a stop
         self._sent: Mapping[str, float] = {}
         self._failing: dict[str, float] = {}  # since when the bus fails to read, to send
         self._worked: dict[str, float] = {}  # when it last did
@@ -156,10 +162,10 @@ class ControlLoop:
 
     def _tick(self, now: float) -> np.ndarray | None:
         floats = self._read(now)
-        seen = None
+        observation = None
         if floats is not None and now >= self._next_sample - 1e-6:
-            seen = self._sample(floats, now)
-        self._think(now)
+            observation = self._sample(floats, now)
+        self._plan_next(now)
         target = None
         if not (self.arm.stopped or self._blind or self._bus_held):
             target = self.schedule.at(now + self.config.actuation_s)
@@ -171,8 +177,8 @@ class ControlLoop:
             hot = self.arm.too_hot()
             if hot and not self.arm.stopped:
                 self.arm.stop(hot)
-        if seen is not None and self._sent and self._on_sent is not None:
-            self._on_sent(Sent(seen, self._sent))
+        if observation is not None and self._sent and self._on_sent is not None:
+            self._on_sent(Sent(observation, self._sent))
         return target
 
     def _read(self, now: float) -> Mapping[str, Any] | None:
@@ -199,30 +205,30 @@ class ControlLoop:
         else:
             self._bus_works("send", now)
 
-    def _sample(self, floats: Mapping[str, Any], now: float) -> Seen | None:
+    def _sample(self, floats: Mapping[str, Any], now: float) -> Observation | None:
         """One tick of the policy: what it sees is kept until it is asked. None where it sees nothing."""
         self._next_sample += self._tick_s
         if self._next_sample <= now:  # late by a whole tick and more
             self._next_sample = now + self._tick_s
         try:
-            seen = self.watch(floats, now)
+            observation: Observation | str = self.observe(floats, now)
         except Exception as error:  # a camera's fault must not stop the loop that holds the arm
-            seen = f"{type(error).__name__}: {error}"
-        if isinstance(seen, str):
+            observation = f"{type(error).__name__}: {error}"
+        if isinstance(observation, str):
             if not self._blind:
-                self._tell(now, "blind", seen)
-                self.arm.hold(seen)
-            self._blind = seen
+                self._tell(now, "blind", observation)
+                self.arm.hold(observation)
+            self._blind = observation
             return None
         if self._blind:
             self._tell(now, "sees_again", self._blind)
             self._blind = ""
             self._restart()
-        self._frames.append(seen)
-        return seen
+        self._frames.append(observation)
+        return observation
 
-    def _think(self, now: float) -> None:
-        answer = self.thinker.take()
+    def _plan_next(self, now: float) -> None:
+        answer = self.plan_service.poll()
         if answer is not None:
             self._take(answer, now)
         if self.arm.stopped or self._blind or self._bus_held:
@@ -231,12 +237,12 @@ class ControlLoop:
         if idle > self.config.patience_s:
             self._ask_for_help(f"no plan for {idle:.1f} s", now)
             return
-        if self.thinker.busy or not self._frames or now < self._next_question - 1e-6:
+        if self.plan_service.busy or not self._frames or now < self._next_request - 1e-6:
             return
-        self.thinker.ask(Question(tuple(self._frames), self.config.deadline_s, self._reset))
+        self.plan_service.submit(PlanRequest(tuple(self._frames), self.config.deadline_s, self._reset))
         self._frames.clear()
         self._reset = False
-        answer = self.thinker.take()  # where thinking takes no time, it is there already
+        answer = self.plan_service.poll()  # where thinking takes no time, it is there already
         if answer is not None:
             self._take(answer, now)
 
@@ -258,11 +264,11 @@ class ControlLoop:
         # Look again after `execute` ticks, but early enough for the next plan to come before this one ends.
         reserve = float(np.quantile(self._latencies, 0.9))
         if reserve > 0:
-            reserve += self._period  # questions are asked at ticks
+            reserve += self._period  # requests are asked at ticks
         ticks = max(
             1, min(answer.execute, len(answer.actions) - int(np.ceil(reserve * self.config.fps - 1e-6)))
         )
-        self._next_question = answer.stamp + ticks * self._tick_s
+        self._next_request = answer.stamp + ticks * self._tick_s
         outcome = self._outcome
         outcome.plans += 1
         outcome.thinking.append(answer.seconds)
@@ -329,9 +335,9 @@ class ControlLoop:
         self.schedule.clear()
         self._frames.clear()
         self._plan = None
-        self._reset, self._next_question = True, -np.inf
+        self._reset, self._next_request = True, -np.inf
         self._alive = self.clock.now()
-        self._waiting = self.thinker.busy
+        self._waiting = self.plan_service.busy
 
     def _brake(self) -> None:
         """Leaves the arm at rest, as far as it can be commanded at all."""

@@ -13,25 +13,25 @@ from typing import Protocol
 
 import numpy as np
 
-Observation = Mapping[str, np.ndarray]
+ObservationValues = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """One tick of the policy: observations {feature: value} without batch dimension, and when they were captured."""
 
-    observation: Observation
+    values: ObservationValues
     stamp: float
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked of a planner. frames: all ticks since the last question, oldest first; the plan begins at the last.
+class PlanRequest:
+    """What is asked of a planner. frames: all ticks since the last request, oldest first; the plan begins at the last.
 
     deadline_s: for the answer. reset: a new episode; what was planned or remembered is void.
     """
 
-    frames: Sequence[Seen]
+    frames: Sequence[Observation]
     deadline_s: float
     reset: bool
 
@@ -76,29 +76,44 @@ class Planner(Protocol):
     needs: Mapping[str, tuple[int, ...]]  # feature -> shape without batch or time
     action_size: int
 
-    def plan(self, question: Question) -> Plan | NoPlan: ...
+    def plan(self, request: PlanRequest) -> Plan | NoPlan: ...
 
     def close(self) -> None: ...
 
 
-class Thinker:
-    """Asks a planner on a thread of its own. At most one question is under way."""
+class PlanService(Protocol):
+    """Takes the loop's requests to a planner. At most one request is under way."""
+
+    @property
+    def busy(self) -> bool: ...
+
+    def submit(self, request: PlanRequest) -> None:
+        """Returns at once, unless the planner takes no time. Not while it is busy."""
+
+    def poll(self) -> Answer | None:
+        """The answer, once; None while there is none."""
+
+    def close(self, timeout_s: float = 2.0) -> None: ...
+
+
+class PlannerThread:
+    """Asks a planner on a thread of its own. At most one request is under way."""
 
     def __init__(self, planner: Planner) -> None:
         self.planner = planner
         self.busy = False
-        self._questions: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[PlanRequest | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         # A daemon: a policy that never answers must not keep the process, and with it the arm, alive.
-        self._worker = threading.Thread(target=self._work, name="thinker", daemon=True)
+        self._worker = threading.Thread(target=self._work, name="planner", daemon=True)
         self._worker.start()
 
-    def ask(self, question: Question) -> None:
+    def submit(self, request: PlanRequest) -> None:
         """Returns at once. Not while it is busy."""
         self.busy = True
-        self._questions.put(question)
+        self._requests.put(request)
 
-    def take(self) -> Answer | None:
+    def poll(self) -> Answer | None:
         """The answer, once; None while there is none."""
         try:
             answer = self._answers.get_nowait()
@@ -108,16 +123,16 @@ class Thinker:
         return answer
 
     def close(self, timeout_s: float = 2.0) -> None:
-        self._questions.put(None)
+        self._requests.put(None)
         self._worker.join(timeout_s)
 
     def _work(self) -> None:
-        while (question := self._questions.get()) is not None:
-            self._answers.put(answered(self.planner, question))
+        while (request := self._requests.get()) is not None:
+            self._answers.put(answered(self.planner, request))
         self.planner.close()
 
 
-class InlineThinker:
+class InlinePlanService:
     """The same interface without a thread: the answer is there when `ask` returns. For simulated time."""
 
     busy = False
@@ -126,10 +141,10 @@ class InlineThinker:
         self.planner = planner
         self._answer: Answer | None = None
 
-    def ask(self, question: Question) -> None:
-        self._answer = answered(self.planner, question)
+    def submit(self, request: PlanRequest) -> None:
+        self._answer = answered(self.planner, request)
 
-    def take(self) -> Answer | None:
+    def poll(self) -> Answer | None:
         answer, self._answer = self._answer, None
         return answer
 
@@ -137,10 +152,10 @@ class InlineThinker:
         self.planner.close()
 
 
-def answered(planner: Planner, question: Question) -> Answer:
+def answered(planner: Planner, request: PlanRequest) -> Answer:
     """The planner's answer; whatever it raises is a reason to have no plan, never the end of the loop."""
     try:
-        return planner.plan(question)
+        return planner.plan(request)
     except Exception as error:  # a policy's fault must not stop the loop that holds the arm
         return NoPlan(f"{type(error).__name__}: {error}")
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from ebt_policy.hardware.control.clock import WallClock
 from ebt_policy.hardware.control.loop import ControlLoop, LoopConfig, Outcome
-from ebt_policy.hardware.control.planning import Plan, Question, Thinker
-from ebt_policy.hardware.control.watching import Eyes
+from ebt_policy.hardware.control.observation_source import RobotObservationSource
+from ebt_policy.hardware.control.planning import Plan, PlannerThread, PlanRequest
 from ebt_policy.hardware.emulation.fault_list import ERROR, GO_ON, HOLD
 from ebt_policy.hardware.emulation.fault_world import WATCHDOG_S
 from ebt_policy.hardware.emulation.feetech_bus import EmulatedBus
@@ -72,8 +72,8 @@ class _Swing:
     def __init__(self) -> None:
         self._began = time.monotonic()
 
-    def plan(self, question: Question) -> Plan:
-        stamp = question.frames[-1].stamp
+    def plan(self, request: PlanRequest) -> Plan:
+        stamp = request.frames[-1].stamp
         times = stamp - self._began + np.arange(TICKS) / FPS
         swing = 15 * np.sin(2 * np.pi * 0.4 * times)[:, None] * np.ones(len(JOINTS))
         swing[:, -1] += 50  # the gripper goes from 0 to 100
@@ -121,8 +121,8 @@ def run_bus_case(case: BusCase) -> BusRun:
         observer = Observer(planner.needs, robot.observation_features, len(JOINTS), arm.joints)
         loop = ControlLoop(
             arm,
-            Thinker(planner),
-            Eyes(observer, Streams([], 1.0), 1 / FPS),
+            PlannerThread(planner),
+            RobotObservationSource(observer, Streams([], 1.0), 1 / FPS),
             LoopConfig(fps=FPS, control_hz=HZ, patience_s=1.5),
             clock,
             on_event=events.append,
@@ -141,7 +141,7 @@ def run_bus_case(case: BusCase) -> BusRun:
             for timer in timers:
                 timer.cancel()
             bus.faults.lift()
-            loop.thinker.close()
+            loop.plan_service.close()
             arm.disconnect()
     since, lifted = begin + FAULT_AT_S, begin + min(FAULT_AT_S + case.lasts, outcome.seconds)
     moving = [b[0] for a, b in pairwise(sent) if np.abs(b[1] - a[1]).max() > 1e-9]

@@ -35,18 +35,18 @@ class Case:
 
 def _plans(change: Callable[[Plan], Answer]) -> Act:
     def act(cell: Cell) -> None:
-        cell.thinker.change = change
+        cell.plan_service.change = change
 
     return act
 
 
 def _well(cell: Cell) -> None:
-    cell.thinker.change = lambda plan: plan
-    cell.thinker.latency_s = 0.06
+    cell.plan_service.change = lambda plan: plan
+    cell.plan_service.latency_s = 0.06
 
 
 def _latency(seconds: float) -> Act:
-    return lambda cell: setattr(cell.thinker, "latency_s", seconds)
+    return lambda cell: setattr(cell.plan_service, "latency_s", seconds)
 
 
 def _arm(**values: object) -> Act:

@@ -18,8 +18,8 @@ from lerobot.robots.robot import Robot
 from ebt_policy.hardware.control.clock import SteppedClock
 from ebt_policy.hardware.control.commands import Commands
 from ebt_policy.hardware.control.loop import ControlLoop, LoopConfig, Outcome
-from ebt_policy.hardware.control.planning import Answer, NoPlan, Plan, Question
-from ebt_policy.hardware.control.watching import Eyes
+from ebt_policy.hardware.control.observation_source import RobotObservationSource
+from ebt_policy.hardware.control.planning import Answer, NoPlan, Plan, PlanRequest
 from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig
 from ebt_policy.hardware.safety.safe_robot import SafeRobot
 from ebt_policy.hardware.sensing.camera_stream import Frame
@@ -123,7 +123,7 @@ class FaultyCamera:
             self._frame = Frame(self._frame.image, stamp, self._frame.sequence + 1)
 
 
-class FaultyThinker:
+class FaultyPlanService:
     """A policy that swings all joints, and answers LATENCY_S later. change(plan) -> what comes instead."""
 
     busy = False
@@ -135,8 +135,8 @@ class FaultyThinker:
         self._answer: Answer | None = None
         self._due = np.inf
 
-    def ask(self, question: Question) -> None:
-        stamp = question.frames[-1].stamp
+    def submit(self, request: PlanRequest) -> None:
+        stamp = request.frames[-1].stamp
         times = stamp + np.arange(HORIZON) / FPS
         swing = 30 * np.sin(2 * np.pi * 0.4 * times)[:, None] * np.array([1.0, -0.7, 0.5])
         self.busy, self._due = True, self._now() + self.latency_s
@@ -146,7 +146,7 @@ class FaultyThinker:
             answer = NoPlan(f"{type(error).__name__}: {error}")
         self._answer = answer
 
-    def take(self) -> Answer | None:
+    def poll(self) -> Answer | None:
         if not self.busy or self._now() < self._due - 1e-9:
             return None
         answer, self._answer, self.busy = self._answer, None, False
@@ -162,7 +162,7 @@ class Cell:
         self.clock = SteppedClock(HZ, self._step)
         self.arm = FaultyArm(self.clock.now)
         self.cameras = [FaultyCamera("front"), FaultyCamera("wrist_camera")]
-        self.thinker = FaultyThinker(self.clock.now)
+        self.plan_service = FaultyPlanService(self.clock.now)
         self.commands, self.events = Commands(), list[Any]()
         self.lift_at = END_S
         self.fault: Callable[[Cell], None] = lambda cell: None
@@ -186,8 +186,8 @@ class Cell:
         streams = Streams(self.cameras, max_skew_s=0.1, clock=self.clock.now)  # type: ignore[arg-type]
         self.loop = ControlLoop(
             self.safe,
-            self.thinker,  # type: ignore[arg-type]
-            Eyes(observer, streams, 1 / FPS),
+            self.plan_service,
+            RobotObservationSource(observer, streams, 1 / FPS),
             LoopConfig(fps=FPS, control_hz=HZ, patience_s=1.5),
             self.clock,
             self.commands,

@@ -8,7 +8,7 @@ from collections import deque
 import numpy as np
 import torch
 
-from ebt_policy.hardware.control.planning import Observation, Plan, Question, Seen
+from ebt_policy.hardware.control.planning import Observation, ObservationValues, Plan, PlanRequest
 from ebt_policy.inference.runner import shifted
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import StopReason
@@ -25,24 +25,24 @@ class LocalPlanner:
         self.action_size = watched.config.action_feature.shape[0]
         self._fps, self.seed = fps, seed
         self._runners = watched.prepare()
-        self._history: deque[Observation] = deque(maxlen=watched.n_obs_steps)
+        self._history: deque[ObservationValues] = deque(maxlen=watched.n_obs_steps)
         self._noise, self._watch = Noise.from_seeds([seed]), watched.watch()
         self._chunk: np.ndarray | None = None  # (1, H, A) normalised, of the last decision
         self._stamp = 0.0  # of that decision
 
-    def plan(self, question: Question) -> Plan:
+    def plan(self, request: PlanRequest) -> Plan:
         """Raises UserError as `Runner.decide` does."""
         begin = time.perf_counter()
-        if question.reset:
+        if request.reset:
             self._begin_episode()
-        for seen in question.frames:
+        for observation in request.frames:
             # A new episode's past is its first tick, as in training.
             for _ in range(1 if self._history else self.watched.n_obs_steps):
-                self._history.append(seen.observation)
-        stamp = question.frames[-1].stamp
+                self._history.append(observation.values)
+        stamp = request.frames[-1].stamp
         for runner in self._runners:
             if hasattr(runner.config, "deadline_s"):
-                runner.config.deadline_s = None if np.isinf(question.deadline_s) else question.deadline_s
+                runner.config.deadline_s = None if np.isinf(request.deadline_s) else request.deadline_s
         batch = {name: _batch([frame[name] for frame in self._history]) for name in self._history[-1]}
         decision = self.watched.decide(batch, self._noise, self._carried_on(stamp), [self._watch])
         chunk, trace = decision.chunk, decision.trace
@@ -74,7 +74,7 @@ class LocalPlanner:
         """The first thoughts of a process are slow, and no arm should wait for them."""
         nothing = {name: np.zeros(shape, np.float32) for name, shape in self.needs.items()}
         for _ in range(3):
-            self.plan(Question((Seen(nothing, 0.0),), np.inf, reset=True))
+            self.plan(PlanRequest((Observation(nothing, 0.0),), np.inf, reset=True))
         batch = {name: _batch([value] * self.watched.n_obs_steps) for name, value in nothing.items()}
         for runner in self._runners[1:]:
             runner.decide(batch, Noise.from_seeds([0]))

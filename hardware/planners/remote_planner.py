@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 
 from ebt_policy.errors import UserError
-from ebt_policy.hardware.control.planning import NoPlan, Plan, Question
+from ebt_policy.hardware.control.planning import NoPlan, Plan, PlanRequest
 from ebt_policy.hardware.remote.client import ConnectionLost, NoDecision, RemotePolicy
 
-_LONGEST_S = 60.0  # where the question sets no deadline, as in simulated time
+_LONGEST_S = 60.0  # where the request sets no deadline, as in simulated time
 
 
 class RemotePlanner:
-    """The arm's side waits for no answer longer than the question's deadline; a lost server is asked for again."""
+    """The arm's side waits for no answer longer than the request's deadline; a lost server is asked for again."""
 
     def __init__(self, remote: RemotePolicy) -> None:
         """remote: connected already."""
@@ -20,26 +20,26 @@ class RemotePlanner:
         self.needs = {name: feature.shape for name, feature in remote.welcome.features.items()}
         self.action_size = remote.welcome.action.shape[0]
 
-    def plan(self, question: Question) -> Plan | NoPlan:
+    def plan(self, request: PlanRequest) -> Plan | NoPlan:
         begin = time.perf_counter()
         try:
             if self.remote.lost:
                 self.remote.connect()
-            if question.reset:
+            if request.reset:
                 self.remote.reset()
-            for seen in question.frames[:-1]:
-                self.remote.observe(seen.observation)
-            left = min(question.deadline_s, _LONGEST_S) - (time.perf_counter() - begin)
-            reply = self.remote.decide(question.frames[-1].observation, max(left, 1e-3))
+            for observation in request.frames[:-1]:
+                self.remote.observe(observation.values)
+            left = min(request.deadline_s, _LONGEST_S) - (time.perf_counter() - begin)
+            reply = self.remote.decide(request.frames[-1].values, max(left, 1e-3))
         except UserError as error:
             return NoPlan(str(error), fatal=True)
         except TimeoutError:
-            return NoPlan(f"the server did not answer within {question.deadline_s:.3f} s")
+            return NoPlan(f"the server did not answer within {request.deadline_s:.3f} s")
         except (ConnectionLost, NoDecision) as error:
             return NoPlan(str(error))
         return Plan(
             actions=reply.actions,
-            stamp=question.frames[-1].stamp,
+            stamp=request.frames[-1].stamp,
             execute=len(reply.actions),
             seconds=reply.round_trip_s,
             evaluations=reply.evaluations,

@@ -55,10 +55,10 @@ class Recording:
         """One tick of the policy."""
         frame = {
             name: value.transpose(1, 2, 0) if name.startswith(PICTURES) else value
-            for name, value in sent.seen.observation.items()
+            for name, value in sent.observation.values.items()
         }
         frame[ACTION] = np.array([sent.action[name] for name in self._joints], np.float32)
-        self._recorder.add(frame, self._task, sent.seen.stamp)
+        self._recorder.add(frame, self._task, sent.observation.stamp)
 
     def note(self, facts: Mapping[str, Any]) -> None:
         """A plan's energy, cost and alarm, into the episode's log."""

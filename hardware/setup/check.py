@@ -16,7 +16,7 @@ from lerobot.robots.robot import Robot
 from ebt_policy import provenance
 from ebt_policy.hardware.body import Body, make_body
 from ebt_policy.hardware.config_deploy import DeployConfig
-from ebt_policy.hardware.control.planning import Plan, Planner, Question, Seen
+from ebt_policy.hardware.control.planning import Observation, Plan, Planner, PlanRequest
 from ebt_policy.hardware.planners.make import make_planner
 from ebt_policy.hardware.sensing.observer import PICTURES, Observer
 from ebt_policy.hardware.setup import check_arm
@@ -156,7 +156,9 @@ def _thinking(planner: Planner, rate: float, deadline_s: float) -> Finding:
     seconds, execute = [], 1
     for i in range(DECISIONS):
         begin = time.perf_counter()
-        answer = planner.plan(Question((Seen(nothing, i * execute / rate),), deadline_s, reset=not i))
+        answer = planner.plan(
+            PlanRequest((Observation(nothing, i * execute / rate),), deadline_s, reset=not i)
+        )
         seconds.append(time.perf_counter() - begin)
         if not isinstance(answer, Plan):
             return fail(f"no plan: {answer.reason}", "Look at the policy, or at the server's log.")

@@ -9,7 +9,7 @@ from fake_arm import FakeArm, FakeArmConfig
 from ebt_policy.hardware.control.clock import SteppedClock
 from ebt_policy.hardware.control.commands import Command, Commands
 from ebt_policy.hardware.control.loop import ControlLoop, LoopConfig, Outcome, Sent
-from ebt_policy.hardware.control.planning import Answer, Plan, Question, Seen, answered
+from ebt_policy.hardware.control.planning import Answer, Observation, Plan, PlanRequest, answered
 from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig
 from ebt_policy.hardware.safety.safe_robot import SafeRobot
 
@@ -59,11 +59,11 @@ class Policy:
 
     def __init__(self, n: int = 20, fps: float = HZ, execute: int | None = None) -> None:
         self.n, self.fps, self.execute = n, fps, n if execute is None else execute
-        self.asked: list[Question] = []
-        self.answer: Callable[[Question], Answer] = self.good
+        self.asked: list[PlanRequest] = []
+        self.answer: Callable[[PlanRequest], Answer] = self.good
 
-    def good(self, question: Question, **changes) -> Plan:
-        stamp = question.frames[-1].stamp
+    def good(self, request: PlanRequest, **changes) -> Plan:
+        stamp = request.frames[-1].stamp
         return Plan(
             **{
                 "actions": rows(stamp, self.n, self.fps),
@@ -74,29 +74,29 @@ class Policy:
             | changes
         )
 
-    def plan(self, question: Question) -> Answer:
-        self.asked.append(question)
-        return self.answer(question)
+    def plan(self, request: PlanRequest) -> Answer:
+        self.asked.append(request)
+        return self.answer(request)
 
     def close(self) -> None:
         """Nothing to give back."""
 
 
-class SlowThinker:
-    """A Thinker in simulated time: `latency(t)` seconds to answer what was asked at t."""
+class SlowPlanService:
+    """A PlannerThread in simulated time: `latency(t)` seconds to answer what was asked at t."""
 
     def __init__(self, planner: Policy, now: Callable[[], float], latency: Callable[[float], float]) -> None:
         self._planner, self._now, self._latency = planner, now, latency
         self._answer: Answer | None = None
         self._ready, self.busy, self.asked_at = 0.0, False, list[float]()
 
-    def ask(self, question: Question) -> None:
+    def submit(self, request: PlanRequest) -> None:
         assert not self.busy
-        self._answer = answered(self._planner, question)
+        self._answer = answered(self._planner, request)
         self.asked_at.append(self._now())
         self.busy, self._ready = True, self._now() + self._latency(self._now())
 
-    def take(self) -> Answer | None:
+    def poll(self) -> Answer | None:
         if not self.busy or self._now() < self._ready - 1e-6:
             return None
         self.busy = False
@@ -141,11 +141,13 @@ class World:
         safety = SafeRobotConfig(robot={}, fps=config.control_hz, **quick | self.safety)
         self.safe = SafeRobot(safety, self.arm, self.clock.now, self.events.append)
         self.safe.connect()
-        self.thinker = SlowThinker(self.policy, self.clock.now, self.latency)
+        self.plan_service = SlowPlanService(self.policy, self.clock.now, self.latency)
         self.loop = ControlLoop(
             self.safe,
-            self.thinker,
-            lambda floats, stamp: self.sees(stamp) or Seen({"state": np.array(list(floats.values()))}, stamp),
+            self.plan_service,
+            lambda floats, stamp: (
+                self.sees(stamp) or Observation({"state": np.array(list(floats.values()))}, stamp)
+            ),
             config,
             self.clock,
             self.commands,

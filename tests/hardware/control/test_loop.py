@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from loop_world import HZ, Policy, World, position
 
 from ebt_policy.hardware.control.commands import Command
-from ebt_policy.hardware.control.planning import NoPlan, Plan, Question
+from ebt_policy.hardware.control.planning import NoPlan, Plan, PlanRequest
 from ebt_policy.hardware.control.schedule import Schedule
 from ebt_policy.hardware.safety.filter import State
 
@@ -86,7 +86,7 @@ def test_a_plan_is_executed_for_as_long_as_it_says():
     for execute in (1, 5, 12):
         world = World(Policy(n=20, execute=execute))
         world.run(2.0)
-        assert np.diff(world.thinker.asked_at) == pytest.approx(execute * TICK)
+        assert np.diff(world.plan_service.asked_at) == pytest.approx(execute * TICK)
 
 
 def test_the_slower_the_policy_the_earlier_it_is_asked():
@@ -94,7 +94,7 @@ def test_the_slower_the_policy_the_earlier_it_is_asked():
     for latency in (0.02, 0.1, 0.2):
         world = World(Policy(n=20), latency=lambda t, latency=latency: latency)
         world.run(3.0)
-        asked.append(np.diff(world.thinker.asked_at)[-1])
+        asked.append(np.diff(world.plan_service.asked_at)[-1])
     assert asked == sorted(asked, reverse=True)
     assert asked[0] > asked[-1]
 
@@ -102,9 +102,9 @@ def test_the_slower_the_policy_the_earlier_it_is_asked():
 def test_every_tick_of_the_policy_is_asked_about_once_and_in_order():
     world = World(Policy(n=20, fps=25.0, execute=7), latency=lambda t: 0.1, options={"fps": 25.0})
     world.run(2.0)
-    stamps = [frame.stamp for question in world.policy.asked for frame in question.frames]
+    stamps = [frame.stamp for request in world.policy.asked for frame in request.frames]
     assert np.diff(stamps) == pytest.approx(1 / 25)
-    assert [question.reset for question in world.policy.asked] == [True] + [False] * (
+    assert [request.reset for request in world.policy.asked] == [True] + [False] * (
         len(world.policy.asked) - 1
     )
 
@@ -115,8 +115,8 @@ def test_what_is_recorded_is_what_was_sent_on_what_was_seen():
     assert len(world.sent) == 25
     told = dict(world.arm.told)
     for sent in world.sent:
-        assert list(sent.action.values()) == told[sent.seen.stamp].tolist()
-        assert sent.action["shoulder.pos"] == pytest.approx(position(sent.seen.stamp)[0])
+        assert list(sent.action.values()) == told[sent.observation.stamp].tolist()
+        assert sent.action["shoulder.pos"] == pytest.approx(position(sent.observation.stamp)[0])
 
 
 def test_late_ticks_are_left_out_and_not_caught_up_in_a_burst():
@@ -158,7 +158,7 @@ def test_when_plans_stop_the_rest_is_executed_and_then_the_arm_holds():
     end = 0.0
     world.script[0.9] = lambda: None
     world.run(1.25)
-    end = world.thinker.asked_at[-2] + 20 * TICK
+    end = world.plan_service.asked_at[-2] + 20 * TICK
     for t, told in world.arm.told:
         if t < end - 1e-6:
             assert told == pytest.approx(position(t), abs=1e-6)
@@ -171,7 +171,7 @@ def test_when_plans_stop_the_rest_is_executed_and_then_the_arm_holds():
 
 def test_a_policy_that_only_says_no_is_not_asked_for_ever():
     world = World()
-    world.policy.answer = lambda question: NoPlan("not now")
+    world.policy.answer = lambda request: NoPlan("not now")
     outcome = world.run(3.0)
     assert world.safe.stopped
     assert "asks" in world.kinds()
@@ -193,10 +193,10 @@ def test_one_bad_plan_does_not_disturb_the_one_before():
     world = World(Policy(n=20, execute=5))
     good = world.policy.good
 
-    def answer(question: Question) -> Plan:
+    def answer(request: PlanRequest) -> Plan:
         if next(bad):
-            return good(question, actions=np.full((20, 3), np.nan))
-        return good(question)
+            return good(request, actions=np.full((20, 3), np.nan))
+        return good(request)
 
     world.policy.answer = answer
     outcome = world.run(1.0)
@@ -210,7 +210,7 @@ def test_one_bad_plan_does_not_disturb_the_one_before():
 )
 def test_a_plan_of_no_use_moves_nothing(actions: np.ndarray):
     world = World()
-    world.policy.answer = lambda question: world.policy.good(question, actions=actions)
+    world.policy.answer = lambda request: world.policy.good(request, actions=actions)
     outcome = world.run(0.5)
     assert outcome.end == "time"
     assert outcome.plans == 0
@@ -222,10 +222,10 @@ def test_a_policy_that_needs_a_human_stops_the_arm(how: str):
     world = World(Policy(n=20, execute=5))
     good = world.policy.good
 
-    def answer(question: Question):
-        if question.frames[-1].stamp < 0.3:
-            return good(question)
-        return replace(good(question), ask=True) if how == "ask" else NoPlan("wrong policy", fatal=True)
+    def answer(request: PlanRequest):
+        if request.frames[-1].stamp < 0.3:
+            return good(request)
+        return replace(good(request), ask=True) if how == "ask" else NoPlan("wrong policy", fatal=True)
 
     world.policy.answer = answer
     world.run(1.0)
@@ -244,8 +244,8 @@ def test_a_blind_loop_holds_at_once_and_begins_afresh_when_it_sees_again():
     assert stands(world.arm.went(0.5 + TICK, 1.0))  # in spite of what was planned
     assert world.kinds().count("blind") == 1
     assert world.kinds().count("sees_again") == 1
-    questions = [q for q in world.policy.asked if q.reset]
-    assert [q.frames[0].stamp for q in questions] == pytest.approx([0.0, 1.0])
+    requests = [q for q in world.policy.asked if q.reset]
+    assert [q.frames[0].stamp for q in requests] == pytest.approx([0.0, 1.0])
     for t, told in world.arm.told:
         if 1.0 + 2 * TICK <= t < 1.5 - 1e-6:
             assert told == pytest.approx(position(t), abs=1e-6)

@@ -11,9 +11,17 @@ import pytest
 from policy_server import TIMEOUT_S, wait_until
 
 from ebt_policy.hardware.control import planning
-from ebt_policy.hardware.control.planning import InlineThinker, NoPlan, Plan, Question, Seen, Thinker, sound
+from ebt_policy.hardware.control.planning import (
+    InlinePlanService,
+    NoPlan,
+    Observation,
+    Plan,
+    PlannerThread,
+    PlanRequest,
+    sound,
+)
 
-QUESTION = Question((Seen({}, 1.0),), 0.5, True)
+REQUEST = PlanRequest((Observation({}, 1.0),), 0.5, True)
 PLAN = Plan(np.zeros((4, 2)), 1.0, 4, 0.0)
 
 
@@ -22,19 +30,19 @@ class Planner:
 
     needs, action_size = {}, 2
 
-    def __init__(self, answer: Callable[[Question], object]) -> None:
+    def __init__(self, answer: Callable[[PlanRequest], object]) -> None:
         self.answer, self.closed = answer, False
 
-    def plan(self, question: Question):
-        return self.answer(question)
+    def plan(self, request: PlanRequest):
+        return self.answer(request)
 
     def close(self) -> None:
         self.closed = True
 
 
-def answer_of(thinker: Thinker | InlineThinker):
+def answer_of(plan_service: PlannerThread | InlinePlanService):
     found = []
-    wait_until(lambda: found.append(thinker.take()) or found[-1] is not None)
+    wait_until(lambda: found.append(plan_service.poll()) or found[-1] is not None)
     return found[-1]
 
 
@@ -47,50 +55,50 @@ def go():
 
 
 def test_asking_returns_at_once_though_the_planner_blocks(go: threading.Event):
-    thinker = Thinker(Planner(lambda question: go.wait(TIMEOUT_S) and PLAN))
+    plan_service = PlannerThread(Planner(lambda request: go.wait(TIMEOUT_S) and PLAN))
     begin = time.perf_counter()
-    thinker.ask(QUESTION)
-    assert thinker.take() is None
+    plan_service.submit(REQUEST)
+    assert plan_service.poll() is None
     assert time.perf_counter() - begin < 1.0
-    assert thinker.busy
+    assert plan_service.busy
     go.set()
-    assert answer_of(thinker) is PLAN
-    thinker.close()
+    assert answer_of(plan_service) is PLAN
+    plan_service.close()
 
 
-@pytest.mark.parametrize("kind", [Thinker, InlineThinker])
+@pytest.mark.parametrize("kind", [PlannerThread, InlinePlanService])
 def test_every_answer_is_given_once_and_in_order(kind: type):
-    planner = Planner(lambda question: NoPlan(str(question.deadline_s)))
-    thinker = kind(planner)
-    assert thinker.take() is None
+    planner = Planner(lambda request: NoPlan(str(request.deadline_s)))
+    plan_service = kind(planner)
+    assert plan_service.poll() is None
     for deadline_s in (0.1, 0.2, 0.3):
-        thinker.ask(Question(QUESTION.frames, deadline_s, False))
-        assert answer_of(thinker).reason == str(deadline_s)
-        assert not thinker.busy
-        assert thinker.take() is None
-    thinker.close()
+        plan_service.submit(PlanRequest(REQUEST.frames, deadline_s, False))
+        assert answer_of(plan_service).reason == str(deadline_s)
+        assert not plan_service.busy
+        assert plan_service.poll() is None
+    plan_service.close()
     assert planner.closed
 
 
-@pytest.mark.parametrize("kind", [Thinker, InlineThinker])
+@pytest.mark.parametrize("kind", [PlannerThread, InlinePlanService])
 def test_a_planner_that_raises_gives_no_plan_and_is_asked_again(kind: type):
     answers = iter([ValueError("no way"), PLAN])
 
-    def answer(question: Question) -> Plan:
+    def answer(request: PlanRequest) -> Plan:
         found = next(answers)
         if isinstance(found, Exception):
             raise found
         return found
 
-    thinker = kind(Planner(answer))
-    thinker.ask(QUESTION)
-    first = answer_of(thinker)
+    plan_service = kind(Planner(answer))
+    plan_service.submit(REQUEST)
+    first = answer_of(plan_service)
     assert isinstance(first, NoPlan)
     assert "no way" in first.reason
     assert not first.fatal
-    thinker.ask(QUESTION)
-    assert answer_of(thinker) is PLAN
-    thinker.close()
+    plan_service.submit(REQUEST)
+    assert answer_of(plan_service) is PLAN
+    plan_service.close()
 
 
 @pytest.mark.parametrize(
@@ -119,12 +127,12 @@ spec = importlib.util.spec_from_file_location("planning", sys.argv[1])  # alone:
 planning = sys.modules["planning"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(planning)
 class Stuck:
-    def plan(self, question):
+    def plan(self, request):
         print("asked", flush=True)
         threading.Event().wait()
-thinker = planning.Thinker(Stuck())
-thinker.ask(planning.Question((), 0.1, True))
-thinker.close(timeout_s=0.2)
+plan_service = planning.PlannerThread(Stuck())
+plan_service.submit(planning.PlanRequest((), 0.1, True))
+plan_service.close(timeout_s=0.2)
 """
     ended = subprocess.run(
         [sys.executable, "-c", script, planning.__file__], capture_output=True, text=True, timeout=60

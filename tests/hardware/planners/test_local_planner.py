@@ -9,7 +9,7 @@ import pytest
 
 from ebt_policy.envs import environment
 from ebt_policy.eval.rollout.rollout import rollout
-from ebt_policy.hardware.control.planning import Plan, Question, Seen
+from ebt_policy.hardware.control.planning import Observation, Plan, PlanRequest
 from ebt_policy.hardware.planners.local_planner import LocalPlanner
 from ebt_policy.inference.runner import RunnerDecision, load_runner, shifted
 from ebt_policy.model.trace import Trace
@@ -39,19 +39,19 @@ class Spy:
 
 
 def played(planner: LocalPlanner, seed: int) -> list[Plan]:
-    """The same episode on the same env, through questions as a control loop asks them."""
+    """The same episode on the same env, through requests as a control loop asks them."""
     planner.seed = seed
     spec = environment(ENV)
     env = spec.make(False)
     observation, _ = env.reset(seed=seed)
-    frames, plans, tick = [Seen(spec.to_policy(observation), 0.0)], [], 0
+    frames, plans, tick = [Observation(spec.to_policy(observation), 0.0)], [], 0
     while tick < TICKS:
-        plans.append(planner.plan(Question(frames, np.inf, reset=not plans)))
+        plans.append(planner.plan(PlanRequest(frames, np.inf, reset=not plans)))
         frames = []
         for action in plans[-1].actions[: plans[-1].execute]:
             observation, *_ = env.step(action)
             tick += 1
-            frames.append(Seen(spec.to_policy(observation), tick / FPS))
+            frames.append(Observation(spec.to_policy(observation), tick / FPS))
         if plans[-1].ask:
             break
     env.close()
@@ -133,7 +133,7 @@ def test_pictures_as_bytes_are_those_as_floats():
     fake = Fake({"observation.images.top": (3, 4, 5)})
     planner = LocalPlanner(fake, FPS)
     for value in (picture, picture.astype(np.float32) / 255):  # as a robot shows it, and as the envs do
-        planner.plan(Question([Seen({"observation.images.top": value}, 0.0)], np.inf, True))
+        planner.plan(PlanRequest([Observation({"observation.images.top": value}, 0.0)], np.inf, True))
     first, second = (batch["observation.images.top"] for batch in fake.batches)
     assert first.dtype == second.dtype == np.float32
     assert first.shape == (1, 1, 3, 4, 5)
@@ -141,15 +141,15 @@ def test_pictures_as_bytes_are_those_as_floats():
 
 
 def test_the_last_plan_is_carried_on_by_time():
-    """Whenever the next question comes; not where it comes after the plan's end, or the plan was dropped."""
+    """Whenever the next request comes; not where it comes after the plan's end, or the plan was dropped."""
     chunks = [np.random.default_rng(i).random((1, 8, 2), np.float32) for i in range(5)]
     chunks[3][:] = np.nan
     fake = Fake({"observation.state": (2,)}, iter(chunks))
     planner = LocalPlanner(fake, FPS)
     stamps = [5.0, 5.0 + 3.04 / FPS, 5.0 + 11.1 / FPS, 5.0 + 12 / FPS, 5.0 + 13 / FPS]
     for i, stamp in enumerate(stamps):
-        seen = Seen({"observation.state": np.zeros(2, np.float32)}, stamp)
-        planner.plan(Question([seen], np.inf, reset=i == 0))
+        seen = Observation({"observation.state": np.zeros(2, np.float32)}, stamp)
+        planner.plan(PlanRequest([seen], np.inf, reset=i == 0))
     assert fake.previous[0] is None
     assert np.array_equal(fake.previous[1], shifted(chunks[0], np.array([3])))
     assert fake.previous[2] is None
@@ -161,7 +161,9 @@ def test_thinking_ends_at_the_deadline_of_its_question(checkpoint: Callable):
     watched = WatchedRunner(partial(load_runner, checkpoint("ebt"), 50))
     planner = LocalPlanner(watched, FPS)
     nothing = {name: np.zeros(shape, np.float32) for name, shape in planner.needs.items()}
-    made = [planner.plan(Question([Seen(nothing, 0.0)], seconds, True)) for seconds in (1e-9, np.inf)]
+    made = [
+        planner.plan(PlanRequest([Observation(nothing, 0.0)], seconds, True)) for seconds in (1e-9, np.inf)
+    ]
     assert made[0].stop_reason == "deadline"
     assert made[0].evaluations < made[1].evaluations == 50
     assert made[1].stop_reason != "deadline"

@@ -1,4 +1,4 @@
-"""A policy on a server as a planner: the same question and answer, and a lost server is no more than no plan."""
+"""A policy on a server as a planner: the same request and answer, and a lost server is no more than no plan."""
 
 import time
 
@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from policy_server import ACTIONS, STATE, TIMEOUT_S, FakeDecider, Held, serving, state
 
-from ebt_policy.hardware.control.planning import NoPlan, Plan, Question, Seen
+from ebt_policy.hardware.control.planning import NoPlan, Observation, Plan, PlanRequest
 from ebt_policy.hardware.planners.remote_planner import RemotePlanner
 from ebt_policy.hardware.remote.client import RemotePolicy
 from ebt_policy.hardware.remote.server import Decided
 
 
-def question(*values: float, deadline_s: float = TIMEOUT_S, reset: bool = False) -> Question:
-    return Question([Seen(state(value), 100.0 + value) for value in values], deadline_s, reset)
+def request(*values: float, deadline_s: float = TIMEOUT_S, reset: bool = False) -> PlanRequest:
+    return PlanRequest([Observation(state(value), 100.0 + value) for value in values], deadline_s, reset)
 
 
 @pytest.fixture
@@ -32,13 +32,13 @@ def test_it_needs_what_the_server_says(planner: RemotePlanner):
 
 def test_the_server_decides_on_the_last_ticks_and_the_plan_begins_at_the_last(planner, decider: FakeDecider):
     decider.answer = lambda: Decided(ACTIONS, 7, -1.5, "residual", 0.75, True)
-    plan = planner.plan(question(1, 2, 3, reset=True))
+    plan = planner.plan(request(1, 2, 3, reset=True))
     assert isinstance(plan, Plan)
     assert np.array_equal(plan.actions, ACTIONS)
     assert (plan.stamp, plan.execute) == (103.0, len(ACTIONS))
     assert (plan.evaluations, plan.energy, plan.stop_reason) == (7, -1.5, "residual")
-    planner.plan(question(4))
-    planner.plan(question(5, reset=True))
+    planner.plan(request(4))
+    planner.plan(request(5, reset=True))
     seen = [asked["seen"][STATE][:, 0].tolist() for asked in decider.asked]
     assert seen == [[2, 3], [3, 4], [5, 5]]  # a new episode has no past
     assert [asked["reset"] for asked in decider.asked] == [True, False, True]
@@ -48,26 +48,26 @@ def test_alarms_of_the_server_reach_the_plan(decider: FakeDecider):
     watching = FakeDecider(alarm_above=0.5)
     watching.answer = lambda: Decided(ACTIONS, 2, -1.5, "residual", 0.75, True)
     with serving(watching) as url, RemotePolicy(url) as remote:
-        plan = RemotePlanner(remote).plan(question(1, reset=True))
+        plan = RemotePlanner(remote).plan(request(1, reset=True))
     assert (plan.score, plan.alarm) == (0.75, True)
 
 
 def test_it_waits_no_longer_than_the_deadline_and_a_late_reply_is_not_the_next(planner, decider: FakeDecider):
     held = decider.answer = Held()
     begin = time.monotonic()
-    answer = planner.plan(question(1, deadline_s=0.05, reset=True))
+    answer = planner.plan(request(1, deadline_s=0.05, reset=True))
     assert time.monotonic() - begin < TIMEOUT_S / 2
     assert isinstance(answer, NoPlan)
     assert "0.050 s" in answer.reason
     assert not answer.fatal
     decider.answer = lambda: Decided(ACTIONS + 1)
     held.go.set()
-    assert np.array_equal(planner.plan(question(2)).actions, ACTIONS + 1)
+    assert np.array_equal(planner.plan(request(2)).actions, ACTIONS + 1)
 
 
 def test_no_deadline_is_one_too(planner: RemotePlanner):
     """In simulated time the wall's does not count."""
-    assert isinstance(planner.plan(question(1, deadline_s=np.inf, reset=True)), Plan)
+    assert isinstance(planner.plan(request(1, deadline_s=np.inf, reset=True)), Plan)
 
 
 def test_a_lost_server_is_no_plan_and_is_found_again(decider: FakeDecider):
@@ -75,18 +75,18 @@ def test_a_lost_server_is_no_plan_and_is_found_again(decider: FakeDecider):
         remote = RemotePolicy(url)
         remote.connect()
         planner = RemotePlanner(remote)
-        assert isinstance(planner.plan(question(1, reset=True)), Plan)
-    answer = planner.plan(question(2))
+        assert isinstance(planner.plan(request(1, reset=True)), Plan)
+    answer = planner.plan(request(2))
     assert isinstance(answer, NoPlan)
     assert not answer.fatal
     with serving(decider, int(url.rpartition(":")[2])):
-        assert isinstance(planner.plan(question(3)), Plan)
+        assert isinstance(planner.plan(request(3)), Plan)
         assert decider.asked[-1]["reset"]  # whatever was planned before is void
     planner.close()
 
 
 def test_what_only_a_human_can_mend_is_fatal(planner: RemotePlanner):
-    wrong = Question([Seen({STATE: np.zeros(5, np.float32)}, 0.0)], TIMEOUT_S, True)
+    wrong = PlanRequest([Observation({STATE: np.zeros(5, np.float32)}, 0.0)], TIMEOUT_S, True)
     answer = planner.plan(wrong)
     assert isinstance(answer, NoPlan)
     assert answer.fatal

@@ -28,11 +28,11 @@ class Planner:
         self.needs = {"observation.state": (3,)}
         self.seconds, self.execute, self.reason, self.closed = seconds, execute, reason, False
 
-    def plan(self, question):
+    def plan(self, request):
         time.sleep(self.seconds)
         if self.reason:
             return NoPlan(self.reason)
-        return Plan(np.zeros((self.execute, 3)), question.frames[-1].stamp, self.execute, self.seconds)
+        return Plan(np.zeros((self.execute, 3)), request.frames[-1].stamp, self.execute, self.seconds)
 
     def close(self) -> None:
         self.closed = True

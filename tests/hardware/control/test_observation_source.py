@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ebt_policy.hardware.control.planning import Seen
-from ebt_policy.hardware.control.watching import Eyes
+from ebt_policy.hardware.control.observation_source import RobotObservationSource
+from ebt_policy.hardware.control.planning import Observation
 from ebt_policy.hardware.emulation.fault_world import FaultyCamera
 from ebt_policy.hardware.sensing.observer import Observer
 from ebt_policy.hardware.sensing.streams import Streams
@@ -13,29 +13,29 @@ NEEDS = {"observation.state": (1,), "observation.images.front": (3, 48, 64)}
 FEATURES = {"elbow.pos": float, "front": (48, 64, 3)}
 
 
-def watched(aligned: bool, delay_s: float = 0.05) -> list[Seen | str]:
+def watched(aligned: bool, delay_s: float = 0.05) -> list[Observation | str]:
     """Six looks, a tenth of a second apart, at a joint that moves by one a tenth; pictures are delay_s old."""
     camera, now = FaultyCamera("front"), [0.0]
     streams = Streams([camera], 1.0, clock=lambda: now[0])
-    eyes = Eyes(Observer(NEEDS, FEATURES, 1, ("elbow",)), streams, 0.1, aligned)
-    seen = []
+    source = RobotObservationSource(Observer(NEEDS, FEATURES, 1, ("elbow",)), streams, 0.1, aligned)
+    observations = []
     for k in range(6):
         now[0] = 1 + k / 10
         camera.delay_s = delay_s
         camera.tick(now[0])
-        seen.append(eyes({"elbow.pos": float(k)}, now[0]))
-    return seen
+        observations.append(source({"elbow.pos": float(k)}, now[0]))
+    return observations
 
 
 def test_as_lerobot_records_the_joints_are_those_of_now_and_plans_begin_now():
-    for k, seen in enumerate(watched(aligned=False)):
-        assert seen.observation["observation.state"] == k and seen.stamp == pytest.approx(1 + k / 10)
+    for k, observation in enumerate(watched(aligned=False)):
+        assert observation.values["observation.state"] == k and observation.stamp == pytest.approx(1 + k / 10)
 
 
 def test_aligned_the_joints_are_those_of_the_picture_and_plans_begin_there():
-    for k, seen in enumerate(watched(aligned=True)[1:], start=1):
-        np.testing.assert_allclose(seen.observation["observation.state"], k - 0.5, atol=1e-6)
-        assert seen.stamp == pytest.approx(1 + k / 10 - 0.05)
+    for k, observation in enumerate(watched(aligned=True)[1:], start=1):
+        np.testing.assert_allclose(observation.values["observation.state"], k - 0.5, atol=1e-6)
+        assert observation.stamp == pytest.approx(1 + k / 10 - 0.05)
 
 
 def test_a_picture_older_than_the_joints_are_known_is_a_reason_to_see_nothing():

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from ebt_policy.hardware.control.joint_history import JointHistory
-from ebt_policy.hardware.control.planning import Seen
+from ebt_policy.hardware.control.planning import Observation
 from ebt_policy.hardware.sensing.observer import Observer
 from ebt_policy.hardware.sensing.streams import Stale, Streams
 
 
-class Eyes:
-    """A `loop.Watch`. A plan begins where its observation was made.
+class RobotObservationSource:
+    """A `loop.ObservationSource`. A plan begins where its observation was made.
 
     LeRobot records the joints of a moment with the newest pictures there are, however old, so a policy that was trained on
     its data has learned their delay: it sees them likewise, and its plans begin now. aligned: instead, the joints of the
@@ -30,12 +30,12 @@ class Eyes:
         streaming = {stream.name for stream in streams.streams}
         self._needed = [name for name in observer.cameras if name in streaming]
 
-    def __call__(self, floats: Mapping[str, Any], stamp: float) -> Seen | str:
+    def __call__(self, floats: Mapping[str, Any], stamp: float) -> Observation | str:
         states = self.observer.states
         if self._aligned:
             self._history.add(stamp, np.array([floats[name] for name in states]))
         if not self._needed:
-            return Seen(self.observer(floats, floats), stamp)
+            return Observation(self.observer(floats, floats), stamp)
         seen = self.streams.snapshot(stamp)
         if isinstance(seen, Stale):
             return str(seen)
@@ -47,4 +47,4 @@ class Eyes:
             except LookupError as error:
                 return str(error)
             floats = dict(floats) | dict(zip(states, then.tolist(), strict=True))
-        return Seen(self.observer(floats, pictures), stamp)
+        return Observation(self.observer(floats, pictures), stamp)
