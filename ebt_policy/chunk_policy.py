@@ -23,7 +23,7 @@ from ebt_policy.model.trace import Decision, Trace
 
 
 @contextmanager
-def grad_island(device_type: str) -> Iterator[None]:
+def fp32_grad_enabled(device_type: str) -> Iterator[None]:
     """Normal tensors, gradients on, autocast off: the same arithmetic whatever context the caller is in.
 
     LeRobot calls policies under inference_mode, no_grad and autocast. Under inference_mode gradients are refused
@@ -33,7 +33,7 @@ def grad_island(device_type: str) -> Iterator[None]:
         yield
 
 
-def escape(tensor: Tensor) -> Tensor:
+def detached_fp32(tensor: Tensor) -> Tensor:
     """A normal copy of what may be an inference tensor, outside every graph, in float32."""
     return tensor.detach().clone().float()
 
@@ -129,10 +129,10 @@ class ChunkPolicy(PreTrainedPolicy):
         previous: (B, H, A), the last chunk shifted to the current tick; rows of NaN where there is none.
         """
         device = next(self.parameters()).device
-        with grad_island(device.type):
-            observations = {k: escape(v).to(device) for k, v in self._observations(batch).items()}
+        with fp32_grad_enabled(device.type):
+            observations = {k: detached_fp32(v).to(device) for k, v in self._observations(batch).items()}
             if previous is not None:
-                previous = escape(previous).to(device)
+                previous = detached_fp32(previous).to(device)
             decision = self._decide(observations, noise, previous, max_evaluations)
             decision.chunk = decision.chunk.detach()
         self.last_trace = decision.trace
@@ -184,9 +184,11 @@ class ChunkPolicy(PreTrainedPolicy):
             frames = self._history.get(name)
             if frames is None or frames[-1].shape != value.shape:
                 # The first frame stands in for the ones before it, as in the training windows.
-                frames = deque([escape(value)] * self.config.n_obs_steps, maxlen=self.config.n_obs_steps)
+                frames = deque(
+                    [detached_fp32(value)] * self.config.n_obs_steps, maxlen=self.config.n_obs_steps
+                )
                 self._history[name] = frames
-            frames.append(escape(value))
+            frames.append(detached_fp32(value))
 
     # -- loading ---------------------------------------------------------------------------------------------------
     @classmethod

@@ -53,7 +53,8 @@ class EBTConfig(ChunkPolicyConfig):
     starts: int = 1  # descents from different starts, in parallel; the lowest energy wins
     # A step goes this part of the way to the proposal D(x, o). None: such that the last evaluation of the budget sees
     # `last_noise`, whatever the budget (from a warm start .7 for two evaluations, .45 for three).
-    relaxation: float | None = None
+    step_size: float | None = None
+    relaxation: float | None = None  # the former name of step_size, for saved configs; None once it is read
     last_noise: float = 0.15
     gradient_step_size: float = (
         1.0  # for heads without a proposal; energies are sums, so the natural size is 1
@@ -70,6 +71,8 @@ class EBTConfig(ChunkPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.relaxation is not None:
+            self.step_size, self.relaxation = self.relaxation, None
         for name, value, allowed in (
             ("head", self.head, HEADS),
             ("objective", self.objective, OBJECTIVES),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ebt_policy.chunk_policy import ChunkPolicy, escape, grad_island
+from ebt_policy.chunk_policy import ChunkPolicy, detached_fp32, fp32_grad_enabled
 from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.model import objectives
 from ebt_policy.model.descent import DescentRule, ExtraEnergy, best_of, minimise
@@ -54,7 +54,7 @@ class EBTPolicy(ChunkPolicy):
             # Gradients of gradients: no half precision, and not the fused attention kernels, which have no second
             # derivative.
             with (
-                grad_island(chunk.device.type),
+                fp32_grad_enabled(chunk.device.type),
                 torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
             ):
                 context = self.model.context(observations)
@@ -77,9 +77,9 @@ class EBTPolicy(ChunkPolicy):
     # -- the energy ------------------------------------------------------------------------------------------------
     def energy(self, batch: dict[str, Tensor], chunk: Tensor) -> Tensor:
         """Energy (B,) of normalised chunks (B, H, A) under normalised observations (B, T, ...)."""
-        with grad_island(chunk.device.type), torch.no_grad():
-            observations = {k: escape(v) for k, v in self._observations(batch).items()}
-            return self.model.energy(escape(chunk), self.model.context(observations))
+        with fp32_grad_enabled(chunk.device.type), torch.no_grad():
+            observations = {k: detached_fp32(v) for k, v in self._observations(batch).items()}
+            return self.model.energy(detached_fp32(chunk), self.model.context(observations))
 
     # -- acting ----------------------------------------------------------------------------------------------------
     def rule(self, max_evaluations: int | None = None, deadline: float | None = None) -> DescentRule:
@@ -87,7 +87,7 @@ class EBTPolicy(ChunkPolicy):
         config = self.config
         budget = config.max_evaluations if max_evaluations is None else max_evaluations
         return DescentRule(
-            relaxation=self._relaxation(budget) if self.model.proposes else config.gradient_step_size,
+            step_size=self._step_size(budget) if self.model.is_denoiser else config.gradient_step_size,
             max_evaluations=budget,
             min_evaluations=min(config.min_evaluations, budget),
             residual=config.stop_residual,
@@ -98,11 +98,11 @@ class EBTPolicy(ChunkPolicy):
             deadline=deadline,
         )
 
-    def _relaxation(self, budget: int) -> float:
+    def _step_size(self, budget: int) -> float:
         """Part of the way to D(x, o) that each of the budget - 1 steps goes: they shrink the noise by equal factors."""
         config = self.config
-        if config.relaxation is not None:
-            return config.relaxation
+        if config.step_size is not None:
+            return config.step_size
         if config.start_noise <= config.last_noise:  # nothing to anneal
             return 1.0
         return 1 - (config.last_noise / config.start_noise) ** (1 / max(1, budget - 1))
@@ -123,10 +123,10 @@ class EBTPolicy(ChunkPolicy):
             if config.starts > 1:
                 context = context.repeat_interleave(config.starts, 0)
 
-            def landscape(chunks: Tensor, rows: Tensor) -> Evaluation:
+            def energy_function(chunks: Tensor, rows: Tensor) -> Evaluation:
                 # All rows while none has stopped: no copy of the context then.
                 part = context if len(rows) == len(context) else context[rows]
-                if self.model.proposes:
+                if self.model.is_denoiser:
                     return self.model.evaluate(chunks, part)
                 with torch.enable_grad():
                     return self.model.evaluate(chunks, part)
@@ -147,7 +147,7 @@ class EBTPolicy(ChunkPolicy):
                         deadline,
                     )
             else:
-                chunks, trace = minimise(landscape, start, rule, self.extra_energies, expected=expected)
+                chunks, trace = minimise(energy_function, start, rule, self.extra_energies, expected=expected)
         if config.starts > 1:
             chunks, trace = self._select(chunks, trace)
         trace.seconds = time.perf_counter() - began

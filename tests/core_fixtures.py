@@ -59,7 +59,7 @@ class Perfect:
     def __init__(self, chunk: Tensor) -> None:
         self.chunk = chunk
 
-    def proposal(self, x: Tensor, context: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, context: Tensor) -> Tensor:
         return self.chunk
 
     def gradient(self, x: Tensor, context: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:

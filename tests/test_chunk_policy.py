@@ -103,9 +103,9 @@ def test_a_warm_start_continues_the_previous_chunk_where_there_is_one() -> None:
 @pytest.mark.parametrize("start", ["warm", "noise"])
 def test_the_last_evaluation_sees_the_same_noise_whatever_the_budget(budget: int, start: str) -> None:
     policy = make_policy(start=start, last_noise=0.1)
-    left = policy.config.start_noise * (1 - policy.rule(budget).relaxation) ** (budget - 1)
+    left = policy.config.start_noise * (1 - policy.rule(budget).step_size) ** (budget - 1)
     assert left == pytest.approx(0.1)
-    assert make_policy(relaxation=0.4).rule(budget).relaxation == 0.4
+    assert make_policy(step_size=0.4).rule(budget).step_size == 0.4
 
 
 def test_shift_repeats_the_last_action() -> None:

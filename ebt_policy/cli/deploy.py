@@ -93,7 +93,7 @@ def _viewer(name: str, fps: float) -> Iterator[dict[str, Any]]:
                 score=plan["score"],
                 quantile=plan["quantile"],
                 alarm=plan["alarm"],
-                rung=plan["rung"],
+                recovery=plan["recovery"],
             ),
             newest[0],
         )

@@ -68,7 +68,7 @@ def evaluate(
             each while it runs).
         output: Folder for what --record keeps (default: runs/eval).
         calibration: Watch for failure, with the thresholds in this file of `ebt-policy calibrate`.
-        ladder: What to do about alarms, rung by rung: think, sample, shorten, hold, ask.
+        ladder: Recovery actions after an alarm, in order: think, sample, shorten, hold, ask.
         processes: Worker processes (default: one for each core). The result does not depend on it.
         device: Torch device of the policy.
         overrides: Options of the policy, e.g. --set start=zero --set sampler=ddim:10
@@ -107,7 +107,7 @@ def evaluate(
         episodes_folder=folder / "episodes" if record else None,
         calibration=thresholds,
         nets=beside(calibration) if calibration else None,
-        ladder=Ladder(rungs=ladder) if ladder else None,
+        ladder=Ladder(actions=ladder) if ladder else None,
     )
     low, high = result.success_ci95
     print(

@@ -14,7 +14,7 @@ from ebt_policy.model.energy import Evaluation
 from ebt_policy.model.trace import StopReason, Trace
 
 # (chunks (b, H, A), rows (b,) among the B samples) -> Evaluation of those rows.
-Landscape = Callable[[Tensor, Tensor], Evaluation]
+EnergyFunction = Callable[[Tensor, Tensor], Evaluation]
 # An extra energy added by the caller: normalised chunks (b, H, A) -> (b,), differentiable.
 ExtraEnergy = Callable[[Tensor], Tensor]
 
@@ -26,9 +26,9 @@ PROX_STEPS = 20
 class DescentRule:
     """When to step how far, and when to stop: whichever comes first, for each sample by itself.
 
-    relaxation: part of `direction` that a step goes. From a start with noise, 1/2 halves the noise with every step.
+    step_size: part of `update` that a step goes. From a start with noise, 1/2 halves the noise with every step.
     max_evaluations, min_evaluations: evaluations of the energy (forward passes of the trunk) for each sample.
-    residual: stop when the RMS of `direction` is at most this. None: never.
+    residual: stop when the RMS of `update` is at most this. None: never.
     settled: stop when the RMS change of the answer, the chunk that stopping now would return, is at most this. With
         the residual head the residual itself still holds what is left of the start; the answer does not. The first
         evaluation is compared with `expected`, if there is any. None: never.
@@ -39,7 +39,7 @@ class DescentRule:
     deadline: stop when the clock passes this time, in the clock's seconds. None: never.
     """
 
-    relaxation: float = 0.5
+    step_size: float = 0.5
     max_evaluations: int = 2
     min_evaluations: int = 1
     residual: float | None = None
@@ -51,7 +51,7 @@ class DescentRule:
 
 
 def minimise(
-    landscape: Landscape,
+    energy_function: EnergyFunction,
     start: Tensor,
     rule: DescentRule,
     extra: Sequence[ExtraEnergy] = (),
@@ -73,7 +73,7 @@ def minimise(
     batch = len(start)
     rows = torch.arange(batch, device=start.device)
     alive = torch.ones(batch, dtype=torch.bool, device=start.device)
-    point, best, direction = start, start, torch.zeros_like(start)
+    point, best, update = start, start, torch.zeros_like(start)
     answer = torch.full_like(start, torch.nan) if expected is None else expected
     best_energy = start.new_full((batch,), torch.inf)
     step = start.new_zeros(batch)
@@ -81,7 +81,7 @@ def minimise(
     log: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     while len(rows):
-        energy, move = _evaluate(landscape, point, rows)
+        energy, move = _evaluate(energy_function, point, rows)
         if extra:
             energy = energy + sum(term(point).detach() for term in extra)
         used = used + alive
@@ -90,10 +90,10 @@ def minimise(
         log.append((energy, rms, torch.where(alive, step, torch.nan), falls))
 
         kept = falls[:, None, None]
-        best, direction = torch.where(kept, point, best), torch.where(kept, move, direction)
+        best, update = torch.where(kept, point, best), torch.where(kept, move, update)
         energy_before, best_energy = best_energy, torch.where(falls, energy, best_energy)
         halvings = torch.where(falls, 0, halvings + 1)
-        step = torch.where(falls, rule.relaxation, 0.5 * step)
+        step = torch.where(falls, rule.step_size, 0.5 * step)
 
         # Later lines win, so the most telling reason comes last.
         stop = torch.where(used >= rule.max_evaluations, int(StopReason.BUDGET), int(StopReason.NONE))
@@ -118,25 +118,25 @@ def minimise(
         alive = alive & (stop == int(StopReason.NONE))
         rows = alive.nonzero().flatten()
         if len(rows):
-            point = _forward_backward(best, direction, step, extra)
+            point = _forward_backward(best, update, step, extra)
 
-    chunk = _forward_backward(best, direction, torch.full_like(step, final_step), extra)
+    chunk = _forward_backward(best, update, torch.full_like(step, final_step), extra)
     return chunk, Trace.from_steps(log, used, reason)
 
 
-def _evaluate(landscape: Landscape, point: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Energy (B,) and direction (B, H, A): evaluated for `rows` alone, NaN for the samples that have stopped."""
+def _evaluate(energy_function: EnergyFunction, point: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Energy (B,) and update (B, H, A): evaluated for `rows` alone, NaN for the samples that have stopped."""
     if len(rows) == len(point):
-        evaluation = landscape(point, rows)
-        return evaluation.energy, evaluation.direction
-    evaluation = landscape(point[rows], rows)
-    energy, direction = point.new_full((len(point),), torch.nan), torch.full_like(point, torch.nan)
-    energy[rows], direction[rows] = evaluation.energy, evaluation.direction
-    return energy, direction
+        evaluation = energy_function(point, rows)
+        return evaluation.energy, evaluation.update
+    evaluation = energy_function(point[rows], rows)
+    energy, update = point.new_full((len(point),), torch.nan), torch.full_like(point, torch.nan)
+    energy[rows], update[rows] = evaluation.energy, evaluation.update
+    return energy, update
 
 
-def _forward_backward(x: Tensor, direction: Tensor, step: Tensor, extra: Sequence[ExtraEnergy]) -> Tensor:
-    moved = x + step[:, None, None] * direction
+def _forward_backward(x: Tensor, update: Tensor, step: Tensor, extra: Sequence[ExtraEnergy]) -> Tensor:
+    moved = x + step[:, None, None] * update
     return proximal(moved, extra) if extra and len(moved) else moved
 
 

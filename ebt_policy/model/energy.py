@@ -15,13 +15,13 @@ from ebt_policy.model.trunk import Trunk
 
 @dataclass
 class Evaluation:
-    """One evaluation of the energy: energy (B,), and the direction (B, H, A) in which it falls.
+    """One evaluation of the energy: energy (B,), and the update (B, H, A) in which it falls.
 
-    A full step along `direction` is the proposal D(x, o) of the residual head, and minus the gradient otherwise.
+    A full step along `update` is the proposal D(x, o) of the residual head, and minus the gradient otherwise.
     """
 
     energy: Tensor
-    direction: Tensor
+    update: Tensor
 
 
 class EnergyTransformer(nn.Module):
@@ -44,7 +44,7 @@ class EnergyTransformer(nn.Module):
             )  # exactly zero would leave no gradient to start from
 
     @property
-    def proposes(self) -> bool:
+    def is_denoiser(self) -> bool:
         """Whether an evaluation brings a proposal D(x, o) for free: then no step needs autograd."""
         return self.kind == "residual"
 
@@ -52,7 +52,7 @@ class EnergyTransformer(nn.Module):
         """Everything that the inner loop needs of the observations, once per chunk: (B, L, 6, D)."""
         return self.trunk.modulation(self.encoder(observations))
 
-    def proposal(self, chunk: Tensor, context: Tensor) -> Tensor:
+    def denoise(self, chunk: Tensor, context: Tensor) -> Tensor:
         """D(x, o) (B, H, A) of the residual head."""
         return self.trunk(chunk, context)
 
@@ -74,8 +74,8 @@ class EnergyTransformer(nn.Module):
 
     def evaluate(self, chunk: Tensor, context: Tensor) -> Evaluation:
         """What descent needs at one point. Residual head: one forward pass; others: forward and backward."""
-        if self.proposes:
-            direction = self.proposal(chunk, context).float() - chunk
-            return Evaluation(0.5 * direction.square().sum((1, 2)), direction)
+        if self.is_denoiser:
+            update = self.denoise(chunk, context).float() - chunk
+            return Evaluation(0.5 * update.square().sum((1, 2)), update)
         energy, gradient = self.gradient(chunk, context)
         return Evaluation(energy.detach(), -gradient)

@@ -46,7 +46,7 @@ def denoise(model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EB
     x, g = noised(chunk, config)
     zero = torch.rand(len(chunk), 1, 1, device=chunk.device) < config.zero_start_share
     x = torch.where(zero, 0.0, x)
-    error = (model.proposal(x, context).float() - chunk).square()
+    error = (model.denoise(x, context).float() - chunk).square()
     if config.noise_weighting == "flow":
         weight = 1 / ((1 - g).square() + FLOW_FLOOR) / FLOW_MEAN
         error = error * torch.where(zero, 1.0, weight)
@@ -91,7 +91,7 @@ def flow(model: EnergyTransformer, context: Tensor, noise: Tensor, steps: int) -
     """Straight-line descent from noise (B, H, A): step k goes 1 / (steps - k) of the way to D(x, o)."""
     x = noise
     for k in range(steps):
-        x = x + (model.proposal(x, context).float() - x) / (steps - k)
+        x = x + (model.denoise(x, context).float() - x) / (steps - k)
     return x
 
 

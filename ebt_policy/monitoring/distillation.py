@@ -1,7 +1,7 @@
 """How unlike the demonstrations what is seen is: random network distillation.
 
-A net learns on the demonstrations' scenes to answer as another one with random weights does; where it has seen nothing it
-cannot (Burda et al., arXiv 1810.12894; RND-OE of FIPER, arXiv 2510.09459). Legend: M samples, B batch, S scene size.
+A net learns on the demonstrations' features to answer as another one with random weights does; where it has seen nothing it
+cannot (Burda et al., arXiv 1810.12894; RND-OE of FIPER, arXiv 2510.09459). Legend: M samples, B batch, S feature vector size.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,24 +21,24 @@ WIDTH, STEPS, BATCH = 256, 3000, 256
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """scene: size S. checkpoint_sha256: the policy whose normalisation and encoder it uses."""
+    """features: size S. checkpoint_sha256: the policy whose normalisation and encoder it uses."""
 
-    scene: int
+    features: int
     checkpoint_sha256: str
-    features: int = 64
+    outputs: int = 64
 
 
 class Distillation(nn.Module):
-    """Scenes (B, S) -> (B,), non-negative: the squared error of the copy."""
+    """Features (B, S) -> (B,), non-negative: the squared error of the copy."""
 
     def __init__(self, config: DistillationConfig) -> None:
         super().__init__()
         self.config = config
-        self.target = small_net(config.scene, config.features).requires_grad_(False)
-        self.copy = small_net(config.scene, config.features)
+        self.target = small_net(config.features, config.outputs).requires_grad_(False)
+        self.copy = small_net(config.features, config.outputs)
 
-    def forward(self, scenes: Tensor) -> Tensor:
-        return (self.copy(scenes) - self.target(scenes)).square().sum(1)
+    def forward(self, features: Tensor) -> Tensor:
+        return (self.copy(features) - self.target(features)).square().sum(1)
 
     def save(self, folder: Path) -> None:
         save_net(self, folder, "rnd")
@@ -46,16 +47,27 @@ class Distillation(nn.Module):
     def load(cls, folder: Path, checkpoint_sha256: str | None = None) -> Distillation:
         """From a folder of `save`; see load_net."""
         return load_net(
-            lambda facts: cls(DistillationConfig(**facts)), folder, "rnd", "distilled net", checkpoint_sha256
+            lambda facts: cls(DistillationConfig(**_present_names(facts))),
+            folder,
+            "rnd",
+            "distilled net",
+            checkpoint_sha256,
         )
 
 
-def train_distillation(scenes: Tensor, checkpoint_sha256: str, seed: int = 0) -> Distillation:
-    """Fits it to scenes (M, S). Ten seconds on one core."""
+def _present_names(facts: dict[str, Any]) -> dict[str, Any]:
+    """Files of version 0.1 call the input size `scene` and the output size `features`."""
+    if "scene" not in facts:
+        return facts
+    return {{"scene": "features", "features": "outputs"}.get(k, k): v for k, v in facts.items()}
+
+
+def train_distillation(features: Tensor, checkpoint_sha256: str, seed: int = 0) -> Distillation:
+    """Fits it to features (M, S). Ten seconds on one core."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = Distillation(DistillationConfig(scenes.shape[1], checkpoint_sha256))
-        fit(made.copy, lambda rows: made(scenes[rows]).mean(), len(scenes))
+        made = Distillation(DistillationConfig(features.shape[1], checkpoint_sha256))
+        fit(made.copy, lambda rows: made(features[rows]).mean(), len(features))
     return made.eval()
 
 

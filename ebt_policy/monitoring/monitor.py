@@ -37,6 +37,6 @@ class Monitor:
         alarm = isnan(score) or score > self.calibration.threshold
         return Reading(score, 1.0 if isnan(score) else self.calibration.quantile(score), alarm)
 
-    def forgive(self) -> None:
+    def reset_score(self) -> None:
         """Starts the score again, after something was done about an alarm."""
         self._score = RunningScore(self.calibration.statistic)

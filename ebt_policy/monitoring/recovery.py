@@ -1,7 +1,7 @@
-"""What to do about an alarm: a ladder of rungs, each tried for a while before the next.
+"""Recovery actions: what to do about an alarm, one after the other, each tried for a few decisions.
 
-No rung edits an action: each chooses among answers of the policy, or executes less of one (docs/experiments.md says what
-each is worth). The ladder is a state machine for one episode and knows neither policy nor robot.
+A recovery action never edits a robot action. It asks the policy again, executes less of its chunk, or stops. The state
+machine here is of one episode and knows neither policy nor robot. docs/experiments.md has the measured gains.
 """
 
 from __future__ import annotations
@@ -13,28 +13,29 @@ import numpy as np
 
 from ebt_policy.errors import UserError
 
-# How a robot holds still: (observation.state (S,), last action (A,) or None before the first) -> action (A,)
+# How a robot holds still: (observation.state (S,), last robot action (A,) or None before the first) -> action (A,)
 Hold = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 
-RUNGS = {
+RECOVERY_ACTIONS = {
     "think": "descend for more evaluations",
-    "sample": "descend from several noise starts and take the lowest energy; what was planned is dropped",
-    "shorten": "execute less of the chunk before looking again",
-    "hold": "stay where the robot is, and decide afresh afterwards",
+    "sample": "descend from several noise starts and take the lowest energy; the previous plan is not used",
+    "shorten": "execute fewer ticks of the chunk before the next decision",
+    "hold": "hold the present position, then decide without the previous plan",
     "ask": "stop and ask for a human",
 }
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """Rungs in the order in which they are climbed while the alarm is on.
+    """Recovery actions, in the order in which they are tried while the alarm lasts.
 
-    patience: decisions that a rung is given. After them the score starts again: if it alarms within `memory` decisions,
-    the next rung is taken, otherwise the first. evaluations: budget of `think`. starts: of `sample`. share: part of
-    the chunk's executed ticks that `shorten` keeps. holds: decisions' worth of ticks that `hold` waits.
+    patience: decisions for which an action is taken. Afterwards the score is reset. If it alarms again within `memory`
+    decisions, the next action is taken, otherwise the first. evaluations: budget of `think`. starts: number of noise
+    starts of `sample`. share: part of the executed ticks that `shorten` keeps, in (0, 1].
+    Raises UserError for an unknown action or a value out of range.
     """
 
-    rungs: tuple[str, ...] = ("think", "sample", "shorten", "hold", "ask")
+    actions: tuple[str, ...] = ("think", "sample", "shorten", "hold", "ask")
     patience: int = 3
     memory: int = 8
     evaluations: int = 8
@@ -42,9 +43,9 @@ class Ladder:
     share: float = 0.5
 
     def __post_init__(self) -> None:
-        for rung in self.rungs:
-            if rung not in RUNGS:
-                raise UserError(f"Unknown rung '{rung}'. Rungs: {', '.join(RUNGS)}.")
+        for action in self.actions:
+            if action not in RECOVERY_ACTIONS:
+                raise UserError(f"Unknown recovery action '{action}'. Known: {', '.join(RECOVERY_ACTIONS)}.")
         if self.patience < 1 or self.starts < 2 or self.evaluations < 1 or not 0 < self.share <= 1:
             raise UserError(
                 "A ladder needs patience and evaluations of at least 1, starts of at least 2 and a share in (0, 1]; "
@@ -52,35 +53,35 @@ class Ladder:
             )
 
 
-class Climb:
-    """Where one episode stands on the ladder."""
+class RecoveryState:
+    """Which recovery action one episode is in."""
 
     def __init__(self, ladder: Ladder) -> None:
         self.ladder = ladder
-        self._next = 0  # index of the rung that the next alarm takes
-        self._left = 0  # decisions that the present rung still has
-        self._calm = 0  # decisions since a rung ended
+        self._next = 0  # index of the action that the next alarm starts
+        self._left = 0  # decisions left for the present action
+        self._calm = 0  # decisions since the last action ended
 
     @property
-    def rung(self) -> str:
-        """The rung that this decision is taken on; "" for none."""
-        return self.ladder.rungs[self._next - 1] if self._left else ""
+    def action(self) -> str:
+        """The recovery action of this decision; "" for none."""
+        return self.ladder.actions[self._next - 1] if self._left else ""
 
     def step(self, alarm: bool) -> str:
-        """The rung of this decision, given whether its score is an alarm."""
+        """The recovery action of this decision, given whether its score is an alarm; "" for none."""
         if self._left:
-            return self.rung
+            return self.action
         self._calm += 1
         if self._calm > self.ladder.memory:
             self._next = 0
-        if alarm and self.ladder.rungs:
-            # Nothing is left above the last rung: it is taken again.
-            self._next = min(self._next + 1, len(self.ladder.rungs))
+        if alarm and self.ladder.actions:
+            # After the last action there is no other: it is taken again.
+            self._next = min(self._next + 1, len(self.ladder.actions))
             self._left, self._calm = self.ladder.patience, 0
-        return self.rung
+        return self.action
 
     def done(self) -> bool:
-        """Call after the decision was taken; True when its rung has just been spent: the score starts again."""
+        """Call after each decision. True when a recovery action has just ended and the score must be reset."""
         if not self._left:
             return False
         self._left -= 1

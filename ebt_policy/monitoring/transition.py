@@ -1,10 +1,10 @@
 """The energy of a transition: how badly what was seen answers to what was done.
 
 After EBWM (arXiv 2406.08862), an energy over (context, next state): E(o, a, o') = 1/2 sum ((s' - mu(s, a)) / sigma(s, a))^2
-with s a scene vector of o, fitted by maximum likelihood on the demonstrations that the policy learned from. It rises when
+with s a feature vector of o, fitted by maximum likelihood on the demonstrations that the policy learned from. It rises when
 the world did not answer as it should: a slip, a push, a blocked camera. A Gaussian, so acting needs one pass of a small net.
 
-Legend: B batch, T observation steps, n ticks executed of a chunk, A action dimension, S scene size.
+Legend: B batch, T observation steps, n ticks executed of a chunk, A action dimension, S feature vector size.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ _LOG_SIGMA = (-7.0, 2.0)  # bounds: a coordinate that never moves must not make 
 
 @dataclass(frozen=True)
 class TransitionConfig:
-    """scene, actions: sizes S and n * A. checkpoint_sha256: the policy whose normalisation and encoder it uses."""
+    """features, actions: sizes S and n * A. checkpoint_sha256: the policy whose normalisation and encoder it uses."""
 
-    scene: int
+    features: int
     actions: int
     checkpoint_sha256: str
     width: int = 256
 
 
 class TransitionEnergy(nn.Module):
-    """E(s, a, s') -> (B,), non-negative; half the number of scene coordinates where the world answers as usual."""
+    """E(s, a, s') -> (B,), non-negative; half the number of features where the world answers as usual."""
 
     def __init__(self, config: TransitionConfig) -> None:
         super().__init__()
         self.config = config
         self.net = nn.Sequential(
-            nn.Linear(config.scene + config.actions, config.width),
+            nn.Linear(config.features + config.actions, config.width),
             nn.SiLU(),
             nn.Linear(config.width, config.width),
             nn.SiLU(),
-            nn.Linear(config.width, 2 * config.scene),
+            nn.Linear(config.width, 2 * config.features),
         )
 
-    def _standardised(self, scene: Tensor, actions: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
+    def _standardised(self, features: Tensor, actions: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
         """(s' - mu) / sigma and log sigma, both (B, S)."""
-        change, log_sigma = self.net(torch.cat([scene, actions.flatten(1)], 1)).chunk(2, 1)
+        change, log_sigma = self.net(torch.cat([features, actions.flatten(1)], 1)).chunk(2, 1)
         log_sigma = log_sigma.clamp(*_LOG_SIGMA)
-        return (following - scene - change) * torch.exp(-log_sigma), log_sigma
+        return (following - features - change) * torch.exp(-log_sigma), log_sigma
 
-    def forward(self, scene: Tensor, actions: Tensor, following: Tensor) -> Tensor:
-        """scene (B, S), actions (B, n, A), following (B, S): the scene n ticks later -> (B,)."""
-        return 0.5 * self._standardised(scene, actions, following)[0].square().sum(1)
+    def forward(self, features: Tensor, actions: Tensor, following: Tensor) -> Tensor:
+        """features (B, S), actions (B, n, A), following (B, S): the features n ticks later -> (B,)."""
+        return 0.5 * self._standardised(features, actions, following)[0].square().sum(1)
 
-    def loss(self, scene: Tensor, actions: Tensor, following: Tensor) -> Tensor:
+    def loss(self, features: Tensor, actions: Tensor, following: Tensor) -> Tensor:
         """Negative log-likelihood (B,) up to a constant."""
-        z, log_sigma = self._standardised(scene, actions, following)
+        z, log_sigma = self._standardised(features, actions, following)
         return (0.5 * z.square() + log_sigma).sum(1)
 
     def save(self, folder: Path) -> None:
@@ -67,7 +67,10 @@ class TransitionEnergy(nn.Module):
     def load(cls, folder: Path, checkpoint_sha256: str | None = None) -> TransitionEnergy:
         """From a folder of `save`; see load_net."""
         return load_net(
-            lambda facts: cls(TransitionConfig(**facts)),
+            # Files of version 0.1 call the feature size `scene`.
+            lambda facts: cls(
+                TransitionConfig(**{"features" if k == "scene" else k: v for k, v in facts.items()})
+            ),
             folder,
             "transition",
             "transition energy",
@@ -75,7 +78,7 @@ class TransitionEnergy(nn.Module):
         )
 
 
-def scene(policy: PreTrainedPolicy, observations: dict[str, Tensor]) -> Tensor:
+def feature_vector(policy: PreTrainedPolicy, observations: dict[str, Tensor]) -> Tensor:
     """What learned signals see of normalised observations (B, T, ...): (B, S).
 
     The last frame's vectors; the policy's own encoding where it has cameras.
@@ -87,7 +90,7 @@ def scene(policy: PreTrainedPolicy, observations: dict[str, Tensor]) -> Tensor:
 
 
 def train_transition(
-    scenes: Tensor,
+    features: Tensor,
     actions: Tensor,
     following: Tensor,
     checkpoint_sha256: str,
@@ -95,16 +98,16 @@ def train_transition(
     batch_size: int = 256,
     seed: int = 0,
 ) -> TransitionEnergy:
-    """Fits it to transitions: scenes (M, S), actions (M, n, A), following (M, S). Half a minute on one core."""
+    """Fits it to transitions: features (M, S), actions (M, n, A), following (M, S). Half a minute on one core."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = TransitionConfig(scenes.shape[1], actions[0].numel(), checkpoint_sha256)
+        config = TransitionConfig(features.shape[1], actions[0].numel(), checkpoint_sha256)
         energy = TransitionEnergy(config)
         optimiser = torch.optim.AdamW(energy.parameters(), 1e-3, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         for _ in range(steps):
-            rows = torch.randint(len(scenes), (batch_size,))
-            loss = energy.loss(scenes[rows], actions[rows], following[rows]).mean()
+            rows = torch.randint(len(features), (batch_size,))
+            loss = energy.loss(features[rows], actions[rows], following[rows]).mean()
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(energy.parameters(), 1.0)

@@ -19,24 +19,24 @@ from ebt_policy.model.noise import Noise
 from ebt_policy.monitoring.calibration import Calibration
 from ebt_policy.monitoring.learned_signals import LearnedSignals, learned
 from ebt_policy.monitoring.monitor import Monitor, Reading
-from ebt_policy.monitoring.recovery import Climb, Hold, Ladder
+from ebt_policy.monitoring.recovery import Hold, Ladder, RecoveryState
 from ebt_policy.monitoring.signals import decision_signals, rows
-from ebt_policy.monitoring.transition import scene
+from ebt_policy.monitoring.transition import feature_vector
 
 MakeRunner = Callable[..., Runner]  # as load_runner without its first argument
 
 
 class Watch:
-    """What was seen of one episode, decision by decision. readings, rungs: empty without a calibration."""
+    """What was seen of one episode, decision by decision. readings, recovery: empty without a calibration."""
 
     def __init__(self, calibration: Calibration | None, ladder: Ladder, keep_inputs: bool) -> None:
         self.monitor = None if calibration is None else Monitor(calibration)
-        self.climb = Climb(ladder)
+        self.recovery_state = RecoveryState(ladder)
         self.signals: list[dict[str, float]] = []
         self.readings: list[Reading] = []
-        self.rungs: list[str] = []
+        self.recovery: list[str] = []
         self.state: np.ndarray | None = None  # normalised, at the last decision
-        self.scene: Tensor | None = None  # as learned signals see it, likewise
+        self.features: Tensor | None = None  # as learned signals see it, likewise
         # (n, A) normalised, the last actions; None where not all were executed.
         self.done: np.ndarray | None = None
         self.action: np.ndarray | None = None  # the last one commanded
@@ -46,17 +46,17 @@ class Watch:
         self.chunks: list[np.ndarray] = []
 
     def read(self, values: dict[str, float]) -> str:
-        """Takes in a decision's signals; returns the rung to take, "" for none."""
+        """Takes in a decision's signals; returns the recovery action to take, "" for none."""
         self.signals.append(values)
         if self.monitor is None:
             return ""
         reading = self.monitor.update(values)
         self.readings.append(reading)
-        rung = self.climb.step(reading.alarm)
-        self.rungs.append(rung)
-        if self.climb.done():
-            self.monitor.forgive()
-        return rung
+        action = self.recovery_state.step(reading.alarm)
+        self.recovery.append(action)
+        if self.recovery_state.done():
+            self.monitor.reset_score()
+        return action
 
 
 class WatchedRunner:
@@ -73,16 +73,18 @@ class WatchedRunner:
     ) -> None:
         """make_runner(max_evaluations=..., overrides=...) -> Runner: the policy, and the same thinking longer.
 
-        hold is needed for the rung of that name, nets for learned signals. Raises UserError when the calibration is of
+        hold is needed for the recovery action of that name, nets for learned signals. Raises UserError when the calibration is of
         another checkpoint, of the same one acting otherwise, or needs a net that is not given.
         """
         self._make_runner = make_runner
         self.runner = make_runner()
-        self._calibration, self._ladder = calibration, ladder or Ladder(rungs=())
+        self._calibration, self._ladder = calibration, ladder or Ladder(actions=())
         if calibration is not None:
             _check(calibration, self.runner)
-        if hold is None and "hold" in self._ladder.rungs:
-            raise UserError("The ladder has the rung 'hold', and nothing says how this robot holds still.")
+        if hold is None and "hold" in self._ladder.actions:
+            raise UserError(
+                "The ladder has the recovery action 'hold', and nothing says how this robot holds still."
+            )
         self._hold, self._keep_inputs, self._nets = hold, keep_inputs, nets or LearnedSignals()
         # A signal that is never read would leave the score as it is, and no alarm would ever come.
         if calibration is not None:
@@ -98,10 +100,10 @@ class WatchedRunner:
         return self.runner.describe() | {"ladder": dataclasses.asdict(self._ladder)}
 
     def prepare(self) -> list[Runner]:
-        """Loads what the ladder's rungs need, so that no alarm has to wait for it; all the runners there are."""
-        for rung in self._ladder.rungs:
-            if rung in ("think", "sample"):
-                self._other(rung)
+        """Loads what the recovery actions need, so that no alarm has to wait for it; all the runners there are."""
+        for action in self._ladder.actions:
+            if action in ("think", "sample"):
+                self._other(action)
         return [self.runner, *self._others.values()]
 
     def watch(self) -> Watch:
@@ -133,14 +135,14 @@ class WatchedRunner:
         for row, (watch, values) in enumerate(zip(watches, found, strict=True)):
             watch.state = None if decision.state is None else decision.state[row]
             taken.setdefault(watch.read(values), []).append(row)
-        for rung, chosen in taken.items():
-            if rung in ("think", "sample"):
-                self._again(rung, chosen, decision, observations, noise, previous)
-            elif rung == "shorten":
+        for action, chosen in taken.items():
+            if action in ("think", "sample"):
+                self._again(action, chosen, decision, observations, noise, previous)
+            elif action == "shorten":
                 ticks[chosen] = max(1, round(self._ladder.share * self.n_action_steps))
-            elif rung in ("hold", "ask"):
+            elif action in ("hold", "ask"):
                 self._stay(chosen, decision, observations, watches)
-                ended[chosen] = rung == "ask"
+                ended[chosen] = action == "ask"
         for row, watch in enumerate(watches):
             watch.action = decision.actions[row, ticks[row] - 1]
             whole = ticks[row] == self.n_action_steps and np.isfinite(decision.chunk[row]).all()
@@ -159,32 +161,32 @@ class WatchedRunner:
         """What nets say of what is seen now, after what was done since the last decision, into each row's signals."""
         energy, novelty = self._nets.transition, self._nets.rnd
         with torch.no_grad():
-            scenes = scene(self.runner.policy, self.runner.normalised(observations))
+            features = feature_vector(self.runner.policy, self.runner.normalised(observations))
             if novelty is not None:
-                for i, value in enumerate(novelty(scenes).tolist()):
+                for i, value in enumerate(novelty(features).tolist()):
                     found[i]["rnd"] = value
             known = (
                 []
                 if energy is None
                 else [
-                    (i, watch.scene, watch.done)
+                    (i, watch.features, watch.done)
                     for i, watch in enumerate(watches)
-                    if watch.scene is not None and watch.done is not None
+                    if watch.features is not None and watch.done is not None
                 ]
             )
             if energy is not None and known:
                 index = [i for i, _, _ in known]
                 before = torch.stack([last for _, last, _ in known])
                 done = torch.from_numpy(np.stack([actions for _, _, actions in known])).float()
-                values = energy(before, done.to(before.device), scenes[index]).tolist()
+                values = energy(before, done.to(before.device), features[index]).tolist()
                 for i, value in zip(index, values, strict=True):
                     found[i]["transition"] = value
-        for watch, seen in zip(watches, scenes, strict=True):
-            watch.scene = seen
+        for watch, seen in zip(watches, features, strict=True):
+            watch.features = seen
 
     def _again(
         self,
-        rung: str,
+        action: str,
         chosen: list[int],
         decision: RunnerDecision,
         observations: dict[str, np.ndarray],
@@ -193,19 +195,19 @@ class WatchedRunner:
     ) -> None:
         """Decides once more for some rows, thinking longer or from several starts; their cost is added up."""
         part = {name: value[chosen] for name, value in observations.items()}
-        before = None if previous is None or rung == "sample" else previous[chosen]
-        other = self._other(rung).decide(part, noise.rows(chosen), before)
+        before = None if previous is None or action == "sample" else previous[chosen]
+        other = self._other(action).decide(part, noise.rows(chosen), before)
         decision.actions[chosen], decision.chunk[chosen] = other.actions, other.chunk
         decision.trace.evaluations[chosen] += other.trace.evaluations
 
-    def _other(self, rung: str) -> Runner:
-        if rung not in self._others:
-            if rung == "think":
+    def _other(self, action: str) -> Runner:
+        if action not in self._others:
+            if action == "think":
                 made = self._make_runner(max_evaluations=self._ladder.evaluations)
             else:
                 made = self._make_runner(overrides={"starts": self._ladder.starts, "start": "noise"})
-            self._others[rung] = made
-        return self._others[rung]
+            self._others[action] = made
+        return self._others[action]
 
     def _stay(
         self,

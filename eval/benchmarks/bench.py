@@ -198,9 +198,9 @@ def _evaluated(
     }
     if setting.n_action_steps is not None:
         acting["n_action_steps"] = setting.n_action_steps
-    ladder = Ladder(rungs=setting.ladder) if setting.ladder else None
+    ladder = Ladder(actions=setting.ladder) if setting.ladder else None
     if ladder:
-        acting["ladder"] = asdict(ladder) | {"rungs": list(ladder.rungs)}
+        acting["ladder"] = asdict(ladder) | {"actions": list(ladder.actions)}
     if file.is_file():
         rows, found = read_parquet(file)
         same = all(found[k] == v for k, v in wanted.items()) and all(

@@ -169,7 +169,7 @@ def _settings(entry: Any, row: str, where: str) -> list[Setting]:
                 f"{where}: the name '{entry['name']}' uses {error}, which the entry does not set."
             ) from None
         ladder = tuple(entry.get("ladder") or ())
-        Ladder(rungs=ladder)  # a mistake shows now
+        Ladder(actions=ladder)  # a mistake shows now
         made.append(
             Setting(name=name, curve=entry.get("curve", row), overrides=overrides, ladder=ladder, **chosen)
         )

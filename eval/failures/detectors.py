@@ -3,7 +3,7 @@
 Each adds one positive number to every decision of a WatchedEpisode; larger is more suspicious. What it would have cost
 at decision time is measured for one decision at a time, on one thread.
 
-Legend: D decisions, K sampled chunks, n ticks executed, S scene size.
+Legend: D decisions, K sampled chunks, n ticks executed, S feature size.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ebt_policy.eval.rollout.watched_episodes import WatchedEpisode
 from ebt_policy.inference.runner import load_runner
 from ebt_policy.model.noise import Noise
 from ebt_policy.monitoring.distillation import train_distillation
-from ebt_policy.monitoring.transition import scene, train_transition
+from ebt_policy.monitoring.transition import feature_vector, train_transition
 
 SAMPLES = 16  # chunks for the sampling detectors; STAC uses 256, FIPER 50
 LEVELS = 8  # noise levels of the diffusion loss
@@ -85,27 +85,27 @@ def detectors(
 def _on_observations(policy: str | Path, device: str) -> list[Detector]:
     """What small nets, trained on the demonstrations, say of what is seen."""
     runner = load_runner(policy, device=device)
-    scenes, actions, following = transitions(runner, policy)
-    energy = train_transition(scenes, actions, following, runner.checkpoint_sha256)
+    features, actions, following = transitions(runner, policy)
+    energy = train_transition(features, actions, following, runner.checkpoint_sha256)
     n = runner.n_action_steps
 
-    def scenes_of(episode: WatchedEpisode) -> Tensor:
+    def features_of(episode: WatchedEpisode) -> Tensor:
         with torch.no_grad():
-            return scene(runner.policy, runner.normalised(episode.observations))
+            return feature_vector(runner.policy, runner.normalised(episode.observations))
 
     def transition(episode: WatchedEpisode) -> np.ndarray:
-        seen, done = scenes_of(episode), torch.from_numpy(episode.chunks[:, :n]).float()
+        seen, done = features_of(episode), torch.from_numpy(episode.chunks[:, :n]).float()
         with torch.no_grad():
             values = energy(seen[:-1], done[:-1], seen[1:])
         return np.concatenate([[np.nan], values.numpy()])
 
-    def on_scenes(score: Callable[[Tensor], Tensor]) -> Callable[[WatchedEpisode], np.ndarray]:
-        return lambda episode: score(scenes_of(episode)).numpy()
+    def on_features(score: Callable[[Tensor], Tensor]) -> Callable[[WatchedEpisode], np.ndarray]:
+        return lambda episode: score(features_of(episode)).numpy()
 
     return [
         Detector("transition", transition),
-        Detector("rnd", on_scenes(torch.no_grad()(train_distillation(scenes, runner.checkpoint_sha256)))),
-        Detector("logpzo", on_scenes(log_density_of_noise(scenes))),
+        Detector("rnd", on_features(torch.no_grad()(train_distillation(features, runner.checkpoint_sha256)))),
+        Detector("logpzo", on_features(log_density_of_noise(features))),
     ]
 
 

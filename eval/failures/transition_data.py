@@ -11,21 +11,21 @@ from torch import Tensor
 from ebt_policy.inference.runner import Runner, find_checkpoint
 from ebt_policy.monitoring.distillation import train_distillation
 from ebt_policy.monitoring.learned_signals import LearnedSignals
-from ebt_policy.monitoring.transition import scene, train_transition
+from ebt_policy.monitoring.transition import feature_vector, train_transition
 
 
 def fitted_signals(runner: Runner, policy: str | Path, names: Collection[str]) -> LearnedSignals:
     """The nets of `names`, trained on the policy's own data. Raises UserError where the data cannot be read."""
-    scenes, actions, following = transitions(runner, policy)
+    features, actions, following = transitions(runner, policy)
     sha = runner.checkpoint_sha256
     return LearnedSignals(
-        transition=train_transition(scenes, actions, following, sha) if "transition" in names else None,
-        rnd=train_distillation(scenes, sha) if "rnd" in names else None,
+        transition=train_transition(features, actions, following, sha) if "transition" in names else None,
+        rnd=train_distillation(features, sha) if "rnd" in names else None,
     )
 
 
 def transitions(runner: Runner, policy: str | Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Scenes (M, S), executed actions (M, n, A) normalised, and the scenes n ticks later, of its training data."""
+    """Features (M, S), executed actions (M, n, A) normalised, and the features n ticks later, of its training data."""
     from ebt_policy.data.windows import Windows
     from ebt_policy.training.trained_on import training_data
 
@@ -45,8 +45,8 @@ def transitions(runner: Runner, policy: str | Path) -> tuple[Tensor, Tensor, Ten
         batch = runner.preprocessor({k: v[whole] for k, v in raw.items() if not k.endswith("_is_pad")})
         observed = {name: batch[name] for name in config.input_features}
         with torch.no_grad():
-            now = scene(runner.policy, {name: v[:, :-1] for name, v in observed.items()})
-            later = scene(runner.policy, {name: v[:, 1:] for name, v in observed.items()})
+            now = feature_vector(runner.policy, {name: v[:, :-1] for name, v in observed.items()})
+            later = feature_vector(runner.policy, {name: v[:, 1:] for name, v in observed.items()})
         parts.append((now, batch["action"], later))
-    scenes, actions, following = (torch.cat(column) for column in zip(*parts, strict=True))
-    return scenes, actions, following
+    features, actions, following = (torch.cat(column) for column in zip(*parts, strict=True))
+    return features, actions, following

@@ -90,9 +90,7 @@ def _readout(decision: TimelineDecision) -> str:
     # A step that raised the energy was not kept.
     kept = [e for e, lowest in zip(energies, accumulate(energies, min), strict=True) if e == lowest]
     path = " → ".join(f"{e:.3g}" for e in kept)
-    rung = f" · {decision.rung}" if decision.rung else ""
+    recovery = f" · {decision.recovery}" if decision.recovery else ""
     reason = stop_words(decision.stop_reason)
     alarm = "ALARM · " if decision.alarm else ""
-    return (
-        f"{alarm}tick {decision.tick} · energy {path} · {decision.evaluations} evaluations · {reason}{rung}"
-    )
+    return f"{alarm}tick {decision.tick} · energy {path} · {decision.evaluations} evaluations · {reason}{recovery}"

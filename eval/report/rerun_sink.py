@@ -45,9 +45,9 @@ class RerunSink:
         self._scalar("monitor/quantile", decision.quantile)
         self._scalar("cost/evaluations", decision.evaluations)
         self._scalar("cost/milliseconds", 1000 * decision.seconds)
-        if decision.alarm or decision.rung:
+        if decision.alarm or decision.recovery:
             quantile = "" if decision.quantile is None else f" at quantile {decision.quantile:.3f}"
-            recovery = f"recovery: {decision.rung}" if decision.rung else ""
+            recovery = f"recovery: {decision.recovery}" if decision.recovery else ""
             text = "; ".join(filter(None, ["alarm" + quantile if decision.alarm else "", recovery]))
             self.event(decision.tick, text, "WARN" if decision.alarm else "INFO")
 

@@ -72,7 +72,7 @@ def write_page(page: Path, timeline: Timeline, gallery: str = "") -> None:
                 stops[d.stop_reason],
                 f"{1000 * d.seconds:.1f}",
                 "alarm" if d.alarm else "",
-                d.rung,
+                d.recovery,
             )
             for d in decisions
         ],

@@ -30,7 +30,7 @@ class TimelineDecision:
 
     seconds: wall clock of the decision. stop_reason: name of a StopReason. energy, residual_rms: one entry for each
     point that was evaluated, None where unknown. score: value of the monitored signal, quantile: its calibrated
-    quantile in 0..1. rung: the recovery step taken ("think", "sample", "shorten", "hold", "ask"), "" for none.
+    quantile in 0..1. recovery: the recovery action taken ("think", "sample", "shorten", "hold", "ask"), "" for none.
     """
 
     tick: int
@@ -42,7 +42,7 @@ class TimelineDecision:
     score: float | None
     quantile: float | None
     alarm: bool
-    rung: str
+    recovery: str
 
     @property
     def chunk_energy(self) -> float | None:
@@ -89,6 +89,12 @@ class Timeline:
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Self:
         """The inverse of to_dict. Raises UserError naming the first field that is not as expected."""
+        decisions = record.get("decisions") if isinstance(record, dict) else None
+        if isinstance(decisions, list):  # files of version 0.1 call a decision's recovery action `rung`
+            decisions = [
+                {"recovery": d["rung"]} | d if isinstance(d, dict) and "rung" in d else d for d in decisions
+            ]
+            record = record | {"decisions": decisions}
         timeline = from_plain(cls, record)
         if not 0 < timeline.fps < math.inf or timeline.ticks < 0:
             raise UserError(
@@ -109,7 +115,7 @@ def timeline_of(
     scores: Sequence[float | None] = (),
     quantiles: Sequence[float | None] = (),
     alarms: Sequence[bool] = (),
-    rungs: Sequence[str] = (),
+    recovery: Sequence[str] = (),
 ) -> Timeline:
     """The timeline of a simulated episode; what a monitor adds has one entry for each decision, or none at all.
 
@@ -124,7 +130,7 @@ def timeline_of(
         scores or [None] * count,
         quantiles or [None] * count,
         alarms or [False] * count,
-        rungs or [""] * count,
+        recovery or [""] * count,
         strict=True,
     )
     return Timeline(
@@ -149,7 +155,7 @@ def timeline_of(
 
 
 def _decision(
-    tick: int, trace: Trace, score: float | None, quantile: float | None, alarm: bool, rung: str
+    tick: int, trace: Trace, score: float | None, quantile: float | None, alarm: bool, recovery: str
 ) -> TimelineDecision:
     from ebt_policy.model.trace import StopReason
 
@@ -163,7 +169,7 @@ def _decision(
         score=None if score is None else finite(float(score)),
         quantile=None if quantile is None else finite(float(quantile)),
         alarm=bool(alarm),
-        rung=rung,
+        recovery=recovery,
     )
 
 
@@ -190,7 +196,7 @@ def keep_episodes(
                 "scores": [reading.score for reading in readings],
                 "quantiles": [reading.quantile for reading in readings],
                 "alarms": [reading.alarm for reading in readings],
-                "rungs": episode.watch.rungs,
+                "recovery": episode.watch.recovery,
             }
         timeline = timeline_of(episode, policy=policy, fps=fps, ticks=episode.decision_ticks, **seen)
         kept.append(write(folder, timeline, encode(episode.frames, fps)))

@@ -41,7 +41,7 @@ class Plan:
     """actions (n, A) in the robot's units, row 0 for the tick seen at `stamp`.
 
     execute: ticks after which to look again. seconds: what thinking took. energy, score, quantile: None where the policy
-    or its calibration has none. energies: of every point evaluated. rung: what was done about an alarm, "" for nothing. ask: a human is needed.
+    or its calibration has none. energies: of every point evaluated. recovery: the recovery action taken, "" for none. ask: a human is needed.
     """
 
     actions: np.ndarray
@@ -55,7 +55,7 @@ class Plan:
     score: float | None = None
     quantile: float | None = None
     alarm: bool = False
-    rung: str = ""
+    recovery: str = ""
     ask: bool = False
 
 

@@ -66,7 +66,7 @@ class LocalPlanner:
             score=None if reading is None else reading.score,
             quantile=None if reading is None else reading.quantile,
             alarm=reading is not None and reading.alarm,
-            rung=self._watch.rungs[-1] if self._watch.rungs else "",
+            recovery=self._watch.recovery[-1] if self._watch.recovery else "",
             ask=decision.ended is not None and bool(decision.ended[0]),
         )
 

@@ -57,7 +57,7 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
     elif options.stop != "budget":
         raise UserError(f"--policy.stop is '{options.stop}'; expected budget or energy.")
     # Trying again gained nothing where it was measured (docs/results.md): an alarm holds, and one that stays asks.
-    ladder = Ladder(rungs=("hold", "ask") if options.ladder is None else tuple(options.ladder))
+    ladder = Ladder(actions=("hold", "ask") if options.ladder is None else tuple(options.ladder))
     watched = WatchedRunner(
         partial(_load, load_runner, options, overrides),
         calibration,
@@ -71,7 +71,7 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
 
 
 def _load(load: Callable[..., Any], options: PolicyOptions, base: Mapping[str, Any], **changes: Any) -> Any:
-    """A runner as the options say, changed as a rung of the ladder asks."""
+    """A runner as the options say, with the changes of a recovery action."""
     overrides = {**base, **changes.pop("overrides", {})}
     budget = changes.pop("max_evaluations", options.max_evaluations)
     return load(options.path, budget, options.n_action_steps, options.device, overrides)

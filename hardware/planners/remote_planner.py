@@ -47,7 +47,7 @@ class RemotePlanner:
             energy=reply.energy,
             score=reply.score,
             alarm=reply.alarm,
-            ask=reply.alarm,  # whoever is far away from its policy climbs no ladder
+            ask=reply.alarm,  # a remote policy has no recovery actions: an alarm stops the arm
         )
 
     def close(self) -> None:

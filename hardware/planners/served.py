@@ -134,7 +134,7 @@ class ServedRunner:
         watch = self._watch
         decision = self._watched.decide(batch, self._noise, previous, [watch])
         reading = watch.readings[-1]
-        for seen in (watch.signals, watch.readings, watch.rungs):
+        for seen in (watch.signals, watch.readings, watch.recovery):
             seen.clear()  # a server runs for days, and the score needs none of them
         return decision, reading.score, reading.alarm
 

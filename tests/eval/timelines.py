@@ -22,7 +22,7 @@ def decision(i: int, **changes) -> TimelineDecision:
             score=None,
             quantile=None,
             alarm=False,
-            rung="",
+            recovery="",
         ),
         **changes,
     )

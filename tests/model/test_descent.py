@@ -12,13 +12,13 @@ from ebt_policy.model.trace import StopReason
 
 
 def bowl(target: Tensor, stiffness: float = 1.0):
-    """E = stiffness / 2 ||x - target||^2 with the minus gradient as direction."""
+    """E = stiffness / 2 ||x - target||^2 with the minus gradient as update."""
 
-    def landscape(x: Tensor, rows: Tensor) -> Evaluation:
+    def energy_function(x: Tensor, rows: Tensor) -> Evaluation:
         away = x - target[rows]
         return Evaluation(0.5 * stiffness * away.square().sum((1, 2)), -stiffness * away)
 
-    return landscape
+    return energy_function
 
 
 def chunks(size: int, seed: int = 0) -> Tensor:
@@ -26,9 +26,9 @@ def chunks(size: int, seed: int = 0) -> Tensor:
 
 
 @settings(max_examples=30, deadline=None)
-@given(stiffness=st.floats(0.1, 12.0), relaxation=st.floats(0.1, 1.0), seed=st.integers(0, 99))
-def test_energy_falls_on_every_accepted_step(stiffness: float, relaxation: float, seed: int) -> None:
-    rule = DescentRule(relaxation=relaxation, max_evaluations=12)
+@given(stiffness=st.floats(0.1, 12.0), step_size=st.floats(0.1, 1.0), seed=st.integers(0, 99))
+def test_energy_falls_on_every_accepted_step(stiffness: float, step_size: float, seed: int) -> None:
+    rule = DescentRule(step_size=step_size, max_evaluations=12)
     _, trace = minimise(bowl(chunks(5, seed), stiffness), torch.zeros(5, 4, 2), rule)
     for i in range(5):
         energies = trace.energy[i][trace.accepted[i]]
@@ -54,7 +54,7 @@ def test_too_long_a_step_is_halved_until_the_energy_falls() -> None:
 
 def test_a_sample_does_not_depend_on_its_batch_mates() -> None:
     target = chunks(6)
-    rule = DescentRule(relaxation=0.5, max_evaluations=20, residual=0.05)
+    rule = DescentRule(step_size=0.5, max_evaluations=20, residual=0.05)
     start = 3 * chunks(6, seed=1) * torch.arange(6)[:, None, None]  # each needs another number of steps
     together, trace = minimise(bowl(target), start, rule)
     assert len(set(trace.evaluations.tolist())) > 1
@@ -69,11 +69,11 @@ def test_a_sample_does_not_depend_on_its_batch_mates() -> None:
     ("rule", "reason"),
     [
         (DescentRule(max_evaluations=3), StopReason.BUDGET),
-        (DescentRule(relaxation=0.5, max_evaluations=50, residual=0.01), StopReason.RESIDUAL),
-        (DescentRule(relaxation=0.5, max_evaluations=50, settled=0.01), StopReason.SETTLED),
+        (DescentRule(step_size=0.5, max_evaluations=50, residual=0.01), StopReason.RESIDUAL),
+        (DescentRule(step_size=0.5, max_evaluations=50, settled=0.01), StopReason.SETTLED),
         # Half steps on a bowl quarter the energy, so a fall of less than 90 % is nothing special.
-        (DescentRule(relaxation=0.5, max_evaluations=50, relative_energy=0.9), StopReason.RELATIVE_ENERGY),
-        (DescentRule(relaxation=0.5, max_evaluations=50, energy=0.01), StopReason.ENERGY),
+        (DescentRule(step_size=0.5, max_evaluations=50, relative_energy=0.9), StopReason.RELATIVE_ENERGY),
+        (DescentRule(step_size=0.5, max_evaluations=50, energy=0.01), StopReason.ENERGY),
         (DescentRule(max_evaluations=50, deadline=0.0), StopReason.DEADLINE),
     ],
 )
@@ -85,15 +85,15 @@ def test_the_trace_names_the_rule_that_fired_first(rule: DescentRule, reason: St
 def test_each_sample_thinks_until_its_own_energy_is_low_enough() -> None:
     # Half steps on a bowl quarter the energy: the second sample starts 64 times as high and takes three more.
     target = torch.ones(2, 4, 2) * torch.tensor([1.0, 8.0])[:, None, None]
-    rule = DescentRule(relaxation=0.5, max_evaluations=50, energy=1.0)
+    rule = DescentRule(step_size=0.5, max_evaluations=50, energy=1.0)
     _, trace = minimise(bowl(target), torch.zeros(2, 4, 2), rule)
     assert trace.evaluations.tolist() == [2, 5]
     assert (trace.final_energy <= 1.0).all()
 
 
 def test_an_answer_that_stays_the_same_is_settled_at_the_second_evaluation() -> None:
-    # With stiffness 1 the direction leads all the way: the answer is the target from the first evaluation on.
-    rule = DescentRule(relaxation=0.5, max_evaluations=50, settled=0.01)
+    # With stiffness 1 the update leads all the way: the answer is the target from the first evaluation on.
+    rule = DescentRule(step_size=0.5, max_evaluations=50, settled=0.01)
     _, trace = minimise(bowl(chunks(3)), torch.zeros(3, 4, 2), rule)
     assert trace.evaluations.tolist() == [2, 2, 2]
 
@@ -104,7 +104,7 @@ def test_what_was_expected_settles_at_the_first_evaluation() -> None:
     expected[1] += 1.0
     expected[2] = torch.nan  # no plan from before
     expected[0, 2:] += 1.0  # beyond the ticks that count
-    rule = DescentRule(relaxation=0.5, max_evaluations=50, settled=0.01, settled_ticks=2)
+    rule = DescentRule(step_size=0.5, max_evaluations=50, settled=0.01, settled_ticks=2)
     _, trace = minimise(bowl(target), torch.zeros(3, 4, 2), rule, expected=expected)
     assert trace.evaluations.tolist() == [1, 2, 2]
 

@@ -39,8 +39,6 @@ def test_residual_energy_is_half_the_squared_distance_to_the_proposal() -> None:
     batch = make_batch(4)
     context = model.context({k: v for k, v in batch.items() if k.startswith("observation")}).detach()
     evaluation = model.evaluate(batch["action"], context)
-    torch.testing.assert_close(
-        evaluation.direction, model.proposal(batch["action"], context) - batch["action"]
-    )
+    torch.testing.assert_close(evaluation.update, model.denoise(batch["action"], context) - batch["action"])
     torch.testing.assert_close(evaluation.energy, model.energy(batch["action"], context))
     assert (evaluation.energy >= 0).all()

@@ -88,7 +88,7 @@ def test_flow_weighting_has_mean_one() -> None:
     chunk = make_batch(20000)["action"]
 
     class OffByOne(Perfect):
-        def proposal(self, x: Tensor, context: Tensor) -> Tensor:
+        def denoise(self, x: Tensor, context: Tensor) -> Tensor:
             return self.chunk + 1
 
     torch.manual_seed(0)

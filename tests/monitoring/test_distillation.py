@@ -17,7 +17,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     return 0.1 * torch.randn(2000, 4, generator=torch.Generator().manual_seed(0))
 
 
-def test_unseen_scenes_score_higher(seen: torch.Tensor):
+def test_unseen_features_score_higher(seen: torch.Tensor):
     made = train_distillation(seen, "abc")
     usual, unseen = made(seen[:200]), made(seen[:200] + torch.tensor([2.0, 0, 0, 0]))
     assert usual.shape == (200,) and (usual >= 0).all()

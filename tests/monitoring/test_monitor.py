@@ -34,7 +34,7 @@ def test_it_alarms_above_the_threshold_and_not_before(monitor: Monitor):
 def test_what_is_no_number_is_an_alarm(monitor: Monitor):
     reading = monitor.update({"energy": float("inf")})
     assert reading.alarm
-    monitor.forgive()
+    monitor.reset_score()
     assert not monitor.update({"energy": 1.0}).alarm
 
 

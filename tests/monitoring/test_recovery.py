@@ -1,47 +1,47 @@
-"""The ladder is climbed rung by rung, each for its time, and left when calm."""
+"""Recovery actions are taken in order, each for its number of decisions, and start again after a calm time."""
 
 import pytest
 
 from ebt_policy.errors import UserError
-from ebt_policy.monitoring.recovery import Climb, Ladder
+from ebt_policy.monitoring.recovery import Ladder, RecoveryState
 
 
-def climb(ladder: Ladder, alarms: str) -> list[str]:
-    """The rung at each decision; alarms: "x" for an alarm, "." for none."""
-    climb, taken = Climb(ladder), []
+def actions_taken(ladder: Ladder, alarms: str) -> list[str]:
+    """The recovery action at each decision; alarms: "x" for an alarm, "." for none."""
+    state, taken = RecoveryState(ladder), []
     for alarm in alarms:
-        taken.append(climb.step(alarm == "x"))
-        climb.done()
+        taken.append(state.step(alarm == "x"))
+        state.done()
     return taken
 
 
-def test_nothing_happens_without_an_alarm():
-    assert climb(Ladder(), "." * 20) == [""] * 20
+def test_without_alarms_nothing_happens():
+    assert actions_taken(Ladder(), "." * 20) == [""] * 20
 
 
-def test_lasting_alarms_climb_rung_by_rung_and_stay_on_the_last():
-    ladder = Ladder(rungs=("think", "hold", "ask"), patience=2)
-    assert climb(ladder, "x" * 10) == ["think"] * 2 + ["hold"] * 2 + ["ask"] * 6
+def test_lasting_alarms_take_one_action_after_the_other_and_stay_on_the_last():
+    ladder = Ladder(actions=("think", "hold", "ask"), patience=2)
+    assert actions_taken(ladder, "x" * 10) == ["think"] * 2 + ["hold"] * 2 + ["ask"] * 6
 
 
-def test_calm_leads_back_to_the_first_rung():
-    ladder = Ladder(rungs=("think", "hold"), patience=1, memory=3)
-    assert climb(ladder, "x..x") == ["think", "", "", "hold"]
-    assert climb(ladder, "x...x") == ["think", "", "", "", "think"]
+def test_after_a_calm_time_the_first_action_is_taken_again():
+    ladder = Ladder(actions=("think", "hold"), patience=1, memory=3)
+    assert actions_taken(ladder, "x..x") == ["think", "", "", "hold"]
+    assert actions_taken(ladder, "x...x") == ["think", "", "", "", "think"]
 
 
-def test_a_spent_rung_says_so_once():
-    climb = Climb(Ladder(rungs=("think",), patience=2))
-    climb.step(True)
-    assert not climb.done()
-    climb.step(False)
-    assert climb.done()
-    climb.step(False)
-    assert not climb.done()
+def test_the_end_of_an_action_is_told_once():
+    state = RecoveryState(Ladder(actions=("think",), patience=2))
+    state.step(True)
+    assert not state.done()
+    state.step(False)
+    assert state.done()
+    state.step(False)
+    assert not state.done()
 
 
-def test_mistakes_are_named():
-    with pytest.raises(UserError, match="Unknown rung 'pray'"):
-        Ladder(rungs=("pray",))
+def test_unknown_actions_and_values_are_refused():
+    with pytest.raises(UserError, match="Unknown recovery action 'pray'"):
+        Ladder(actions=("pray",))
     with pytest.raises(UserError, match="patience"):
         Ladder(patience=0)

@@ -11,13 +11,13 @@ from ebt_policy.monitoring.transition import TransitionEnergy, train_transition
 
 def world(n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A point that moves by the mean action; one coordinate is noisy, one constant."""
-    scene = torch.randn(n, 3, generator=generator)
-    scene[:, 2] = 0.5
+    features = torch.randn(n, 3, generator=generator)
+    features[:, 2] = 0.5
     actions = torch.randn(n, 4, 2, generator=generator)
-    following = scene.clone()
+    following = features.clone()
     following[:, 0] += actions.mean((1, 2))
     following[:, 1] += 0.5 * torch.randn(n, generator=generator)
-    return scene, actions, following
+    return features, actions, following
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +26,17 @@ def energy() -> TransitionEnergy:
 
 
 def test_it_rises_when_the_world_does_not_answer(energy: TransitionEnergy):
-    scene, actions, following = world(500, torch.Generator().manual_seed(1))
-    usual = energy(scene, actions, following)
+    features, actions, following = world(500, torch.Generator().manual_seed(1))
+    usual = energy(features, actions, following)
     pushed = following.clone()
     pushed[:, 0] += 0.5
-    assert (energy(scene, actions, pushed) > usual.quantile(0.95)).float().mean() > 0.95
-    stuck = energy(scene, actions, scene)
+    assert (energy(features, actions, pushed) > usual.quantile(0.95)).float().mean() > 0.95
+    stuck = energy(features, actions, features)
     assert stuck.median() > usual.median()
     # What is noisy in training is no surprise of the same size.
     noisy = following.clone()
     noisy[:, 1] += 0.5
-    assert energy(scene, actions, noisy).median() < energy(scene, actions, pushed).median()
+    assert energy(features, actions, noisy).median() < energy(features, actions, pushed).median()
 
 
 def test_it_returns_from_its_folder_and_belongs_to_one_checkpoint(energy: TransitionEnergy, tmp_path: Path):

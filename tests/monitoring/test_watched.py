@@ -68,18 +68,18 @@ def test_no_episode_depends_on_its_batch_mates(make_runner: Callable):
     together = rollout(runner, ENV, SEEDS)
     alone = [rollout(runner, ENV, [seed])[0] for seed in SEEDS]
     for a, b in zip(together, alone, strict=True):
-        assert a.watch.rungs == b.watch.rungs
+        assert a.watch.recovery == b.watch.recovery
         assert a.decision_ticks == b.decision_ticks
         assert a.max_coverage == pytest.approx(b.max_coverage, abs=1e-4)
 
 
-def test_each_rung_does_what_it_says(make_runner: Callable):
-    ladder = Ladder(rungs=("think", "sample", "shorten", "hold", "ask"), patience=1)
+def test_each_recovery_action_does_what_it_says(make_runner: Callable):
+    ladder = Ladder(actions=("think", "sample", "shorten", "hold", "ask"), patience=1)
     runner = WatchedRunner(make_runner, alarm_always(make_runner()), ladder, environment(ENV).hold, True)
     (episode,) = rollout(runner, ENV, [7])
     watch = episode.watch
     # The first decision is watched, and lacks nothing that this statistic needs.
-    assert watch.rungs == ["think", "sample", "shorten", "hold", "ask"]
+    assert watch.recovery == ["think", "sample", "shorten", "hold", "ask"]
     assert [int(trace.evaluations[0]) for trace in episode.traces[:3]] == [2 + 8, 2 + 16 * 2, 2]
     assert episode.decision_ticks == [0, 8, 16, 20, 28]
     assert episode.ticks == 36  # it ended with the question
@@ -109,19 +109,19 @@ def test_learned_signals_are_read_of_what_is_seen_and_after_every_whole_chunk(ma
     from ebt_policy.monitoring.learned_signals import LearnedSignals
     from ebt_policy.monitoring.transition import TransitionConfig, TransitionEnergy
 
-    energy = TransitionEnergy(TransitionConfig(scene=18, actions=16, checkpoint_sha256=""))
-    novelty = Distillation(DistillationConfig(scene=18, checkpoint_sha256=""))
+    energy = TransitionEnergy(TransitionConfig(features=18, actions=16, checkpoint_sha256=""))
+    novelty = Distillation(DistillationConfig(features=18, checkpoint_sha256=""))
     runner = WatchedRunner(make_runner, keep_inputs=True, nets=LearnedSignals(energy, novelty))
     (episode,) = rollout(runner, ENV, [7])
     watch = episode.watch
     assert "transition" not in watch.signals[0]
     seen = [runner.runner.normalised({k: v[None] for k, v in o.items()}) for o in watch.observations[:2]]
-    scenes = [
+    features = [
         torch.cat([s["observation.environment_state"][:, -1], s["observation.state"][:, -1]], 1) for s in seen
     ]
     with torch.no_grad():
-        expected = energy(scenes[0], torch.from_numpy(watch.chunks[0][None, :8]), scenes[1])
-        unlike = [float(novelty(s)) for s in scenes]
+        expected = energy(features[0], torch.from_numpy(watch.chunks[0][None, :8]), features[1])
+        unlike = [float(novelty(s)) for s in features]
     assert watch.signals[1]["transition"] == pytest.approx(float(expected), rel=1e-4)
     assert [one["rnd"] for one in watch.signals[:2]] == pytest.approx(unlike, rel=1e-4)
 

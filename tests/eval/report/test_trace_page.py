@@ -167,7 +167,7 @@ def test_video_and_chart_move_together(look, tmp_path):
 def test_marks_are_where_things_happened(look, tmp_path):
     episode = timeline(peak=0.95)
     episode = replace(
-        episode, decisions=(*episode.decisions[:4], replace(episode.decisions[4], rung="shorten"))
+        episode, decisions=(*episode.decisions[:4], replace(episode.decisions[4], recovery="shorten"))
     )
     page = look(write_pages(write(tmp_path, episode, VIDEO))).page
     at = page.evaluate("[0, 20, 24, 40].map(x)")
@@ -194,7 +194,7 @@ def test_marks_are_where_things_happened(look, tmp_path):
             policy=HOSTILE,
             signal=HOSTILE,
             disturbance_kind=HOSTILE,
-            decisions=(decision(0, rung=HOSTILE, stop_reason=HOSTILE, score=1.0),),
+            decisions=(decision(0, recovery=HOSTILE, stop_reason=HOSTILE, score=1.0),),
         ),
     ],
     ids=["empty", "without energy", "negative energy", "hostile"],

@@ -88,14 +88,14 @@ def test_it_decides_bit_for_bit_as_a_rollout_does(
             assert np.array_equal(plan.actions[: plan.execute], actions)
 
 
-def test_every_rung_of_the_ladder_reaches_the_plan(checkpoint: Callable):
+def test_every_recovery_action_reaches_the_plan(checkpoint: Callable):
     make = partial(load_runner, checkpoint("ebt"))
-    ladder = Ladder(rungs=("think", "shorten", "hold", "ask"), patience=1)
+    ladder = Ladder(actions=("think", "shorten", "hold", "ask"), patience=1)
     hold = environment(ENV).hold
     spy = Spy(WatchedRunner(make, alarm_always(make()), ladder, hold))
     (episode,) = rollout(spy, ENV, [7])
     plans = played(LocalPlanner(WatchedRunner(make, alarm_always(make()), ladder, hold), FPS), 7)
-    assert [plan.rung for plan in plans] == episode.watch.rungs == ["think", "shorten", "hold", "ask"]
+    assert [plan.recovery for plan in plans] == episode.watch.recovery == ["think", "shorten", "hold", "ask"]
     assert [plan.execute for plan in plans] == [8, 4, 8, 8]
     assert [plan.ask for plan in plans] == [False, False, False, True]
     assert all(plan.alarm and plan.score > 1e-3 for plan in plans)
@@ -119,7 +119,7 @@ class Fake:
         return [self]
 
     def watch(self):
-        return SimpleNamespace(readings=[], rungs=[])
+        return SimpleNamespace(readings=[], recovery=[])
 
     def decide(self, batch, noise, previous, watches) -> RunnerDecision:
         self.batches.append(batch)
