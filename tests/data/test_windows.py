@@ -13,9 +13,10 @@ from lerobot.datasets.sampler import EpisodeAwareSampler
 from lerobot.processor import NormalizerProcessorStep
 from lerobot.utils import constants
 
+from ebt_policy.data import images, source
 from ebt_policy.data.goal_alignment import PUSHT
 from ebt_policy.data.symmetry import SYMMETRIES
-from ebt_policy.data.windows import Windows, images, open_metadata, source, split_episodes
+from ebt_policy.data.windows import Windows, open_metadata, split_episodes
 from ebt_policy.errors import UserError
 from ebt_policy.model.encoders import resized
 

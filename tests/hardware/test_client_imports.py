@@ -3,7 +3,14 @@
 import subprocess
 import sys
 
-ARM_SIDE = ("client", "wire", "contract", "link", "safety", "limits")
+ARM_SIDE = (
+    "remote.client",
+    "remote.wire",
+    "remote.contract",
+    "remote.link",
+    "safety.filter",
+    "safety.limits",
+)
 ABSENT = ("torch", "lerobot", "torchvision", "cv2", "gymnasium", "scipy", "typing_extensions")
 
 

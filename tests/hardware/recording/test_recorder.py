@@ -17,7 +17,7 @@ from ebt_policy.errors import UserError
 from ebt_policy.hardware.recording.episode_writer import EpisodeWriter
 from ebt_policy.hardware.recording.recorder import Recorder, RecorderState
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]  # where the helper modules of these tests are
 
 
 def records(root: Path) -> list[dict]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ebt_policy.hardware.safety import events
 from ebt_policy.hardware.safety.events import EventLog
-from ebt_policy.hardware.safety.filter import SafetyEvent, events
+from ebt_policy.hardware.safety.filter import SafetyEvent
 
 
 def test_events_are_written_in_order(tmp_path: Path):
