@@ -3,23 +3,29 @@
 Legend: B batch, T observation steps, H horizon, A action dimension.
 """
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
-from lerobot.utils.constants import ACTION
+from lerobot.utils.constants import ACTION, OBS_STATE
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
+from ebt_policy.data.feature_names import feature_names
 from ebt_policy.errors import UserError
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.parameter_groups import parameter_groups
 from ebt_policy.model.trace import Decision, Trace
+
+if TYPE_CHECKING:
+    from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 
 
 @contextmanager
@@ -45,11 +51,25 @@ class ChunkPolicy(PreTrainedPolicy):
     name = "chunk_policy"
     config: ChunkPolicyConfig
 
-    def __init__(self, config: ChunkPolicyConfig, *, trained: bool = False, **kwargs) -> None:
-        """trained: weights will be loaded into it."""
-        # LeRobot passes dataset_stats and dataset_meta; normalisation is the processors' work.
+    def __init__(
+        self,
+        config: ChunkPolicyConfig,
+        *,
+        trained: bool = False,
+        dataset_meta: LeRobotDatasetMetadata | None = None,
+        **kwargs,
+    ) -> None:
+        """trained: weights will be loaded into it. dataset_meta: what it is trained on, which the config then keeps.
+
+        LeRobot also passes dataset_stats, which are for the processors.
+        """
         super().__init__(config)
         config.validate_features(trained)
+        if dataset_meta is not None:
+            config.action_feature_names = feature_names(dataset_meta.features, ACTION)
+            config.state_feature_names = feature_names(dataset_meta.features, OBS_STATE)
+            config.dataset_fps = float(dataset_meta.fps)
+            config.robot_type = dataset_meta.robot_type
         self.config = config
         self.last_trace: Trace | None = None
         self.reset()

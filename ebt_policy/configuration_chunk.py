@@ -58,6 +58,13 @@ class ChunkPolicyConfig(PreTrainedConfig):
     # this scale. From the zero chunk D is a plain regression, which learns a few hundred demonstrations by heart.
     observation_noise: float = 0.0
 
+    # The robot of the training data, filled in when training starts and checked before the policy moves another one
+    # (inference/robot_contract.py). LeRobot itself reads action_feature_names, to order the actions in lerobot-rollout.
+    action_feature_names: list[str] | None = None
+    state_feature_names: list[str] | None = None
+    dataset_fps: float | None = None  # ticks a second
+    robot_type: str | None = None
+
     optimizer_lr: float = 1e-3
     optimizer_weight_decay: float = 1e-2
     optimizer_betas: tuple[float, float] = (0.9, 0.99)

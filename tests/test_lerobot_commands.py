@@ -16,6 +16,7 @@ from tiny_policies import TINY_POLICIES
 
 from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.errors import UserError
+from ebt_policy.inference.robot_contract import read_robot_contract
 from ebt_policy.modeling_ebt import EBTPolicy
 from ebt_policy.processor_ebt import make_ebt_pre_post_processors
 from ebt_policy.training.checkpoint import last_checkpoint
@@ -84,6 +85,8 @@ def test_train_resume_evaluate_and_strict_reload(tiny_dataset, tmp_path):
     assert result["n_episodes"] == 1
 
     folder = checkpoint / "pretrained_model"
+    contract = read_robot_contract(folder)
+    assert contract.state_names == contract.action_names == ("x", "y") and not contract.unknown()
     config = PreTrainedConfig.from_pretrained(folder)
     policy_class = get_policy_class(config.type)
     stored = load_file(folder / "model.safetensors")

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ebt_policy.data.feature_names import feature_names
 from ebt_policy.data.images import BACKEND
 from ebt_policy.data.source import fetch_missing, open_metadata
 
@@ -123,12 +124,8 @@ def _read(meta: LeRobotDatasetMetadata, episodes: Sequence[int] | None) -> Frame
 
 
 def _dimension(meta: LeRobotDatasetMetadata, key: str, index: int) -> str:
-    names = meta.features[key].get("names")
-    if isinstance(names, dict) and len(names) == 1:
-        names = next(iter(names.values()))
-    if isinstance(names, list | tuple) and index < len(names):
-        return f"dimension {index} ({names[index]})"
-    return f"dimension {index}"
+    names = feature_names(meta.features, key)
+    return f"dimension {index} ({names[index]})" if names else f"dimension {index}"
 
 
 def _files(meta: LeRobotDatasetMetadata, episodes: Sequence[int]) -> Iterator[Finding]:
