@@ -31,11 +31,11 @@ import psutil
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.emulation.malformed import frame, good_messages, mutated
 from ebt_policy.hardware.remote.client import NoDecision, RemotePolicy
-from ebt_policy.hardware.remote.server import MAX_CONNECTIONS, Decided, Decider, PolicyServer
+from ebt_policy.hardware.remote.server import MAX_STRANGERS, Decided, Decider, PolicyServer
 from ebt_policy.hardware.remote.wire import MAX_BYTES, PROTOCOL, Feature, Welcome
 
 # What connections may hold, all together: a message each, up to three times while it is unmasked.
-CAP_MIB = 3 * MAX_CONNECTIONS * MAX_BYTES / 2**20
+CAP_MIB = 3 * MAX_STRANGERS * MAX_BYTES / 2**20
 _ATTACKERS = 5  # at a time; with connections that are just being dropped, no more than the server lets in
 _TIMEOUT_S = 20.0
 _STATE = "observation.state"

@@ -1,7 +1,8 @@
-"""A policy behind a websocket, for one controller at a time. No message can make it run or unpickle anything.
+"""A websocket server that runs a policy for one controller at a time.
 
-The arm's side stays the authority: whatever happens here, it hears nothing, a Fault, or finite actions of the declared
-shape, and it filters those once more (`hardware.safety`). Nothing here knows torch: what decides is injected.
+Messages are typed data: none can run or unpickle code. The client receives finite actions of the declared shape, a Fault, or
+nothing; the robot side filters the actions again (`hardware.safety`). This module does not import torch: the policy is given
+to the server as a `Decider`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import http
 import logging
 import time
 import traceback
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from ebt_policy.hardware.remote.contract import (
     check_exposure,
     check_observation,
 )
+from ebt_policy.hardware.remote.limited_log import LimitedLog
 from ebt_policy.hardware.remote.wire import (
     MAX_BYTES,
     PROTOCOL,
@@ -45,16 +48,21 @@ from ebt_policy.hardware.remote.wire import (
     encode,
 )
 
-MAX_CONNECTIONS = 8  # each of which may hold a message; those beyond are cut off
-CLOSE_S = 1.0  # a peer that does not answer a goodbye is forgotten
+# Connections beside the controller's; each may hold a message of MAX_BYTES. One more replaces the oldest.
+MAX_STRANGERS = 8
+CLOSE_S = 1.0  # how long to wait for the answer to a closing handshake
 logger = logging.getLogger(__name__)
+# The websockets library logs each failed handshake with a traceback; strangers could fill the log with them.
+_quiet = logging.getLogger(f"{__name__}.websockets")
+_quiet.setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
 class Decided:
-    """actions (n, A) in the arm's units. energy: None where the policy has none. evaluations: forward passes.
+    """One decision of the policy.
 
-    score, alarm: what a monitor says after this decision; None and False where there is none.
+    actions: (n, A) in the robot's units. evaluations: forward passes of the network. energy: None if the policy has none.
+    score, alarm: output of the monitor after this decision; None and False without a monitor.
     """
 
     actions: np.ndarray
@@ -66,15 +74,18 @@ class Decided:
 
 
 class Decider(Protocol):
-    """What is served. `decide` is called from one thread at a time, never from that of the event loop."""
+    """The policy that a server runs. `decide` is called from one worker thread, never from the event loop."""
 
     welcome: Welcome
 
     def decide(
         self, observations: Mapping[str, np.ndarray], *, tick: int, reset: bool, deadline_s: float | None
     ) -> Decided:
-        """observations: {feature: (T, ...)}, as declared and finite. tick: of the client's loop. reset: a new controller or
-        episode, so nothing of the last plan holds. deadline_s: time that is left. A UserError's message reaches the client.
+        """Chooses actions.
+
+        observations: {feature: (T, ...)}, finite and as declared in `welcome`. tick: of the client's control loop. reset:
+        a new controller or episode, so the last plan must be dropped. deadline_s: seconds left. The text of a UserError is
+        sent to the client.
         """
         ...
 
@@ -97,17 +108,20 @@ class PolicyServer:
         token: str | None = None,
         hello_s: float = 5.0,
     ) -> None:
-        """port 0: any free one. token: what clients must show. hello_s: time for a client to introduce itself.
+        """port: 0 takes any free one. token: secret that clients must send. hello_s: seconds for a client's first message.
 
-        Raises UserError for an address that other computers reach without a token.
+        Raises UserError if other computers can reach the address and there is no token.
         """
         check_exposure(host, token)
         self._decider, self._token, self._hello_s = decider, token, hello_s
         self.welcome, self.secured = decider.welcome, token is not None
         self.host, self.port = host, port
         self._controller: ServerConnection | None = None
-        self._connections = 0
-        self._executor = ThreadPoolExecutor(1, "policy")  # one: no decision ever meets another
+        # All connections but the controller's: not introduced yet, or closing. The oldest comes first.
+        self._strangers: dict[ServerConnection, None] = {}
+        self._executor = ThreadPoolExecutor(1, "policy")  # one thread: decisions never run at the same time
+        self._refusals, self._failures = LimitedLog(logger), LimitedLog(logger)
+        self._visits = LimitedLog(logger, logging.INFO)
         self._server: Server | None = None
 
     async def __aenter__(self) -> Self:
@@ -119,11 +133,12 @@ class PolicyServer:
                 max_size=MAX_BYTES,
                 max_queue=2,
                 compression=None,  # a small frame must not unpack into a large one
-                origins=[None],  # browsers send one: no web page may command the arm
+                origins=[None],  # browsers send an origin: no web page may command the arm
                 process_request=self._authorise,
                 open_timeout=self._hello_s,
                 close_timeout=CLOSE_S,
-                ping_interval=None,  # heartbeats are messages: they also show that the peer's program lives
+                ping_interval=None,  # heartbeats are messages: they also show that the peer's program runs
+                logger=_quiet,
             )
         except OSError as error:
             raise UserError(f"Cannot listen on {self.host}:{self.port}: {error.strerror or error}.") from None
@@ -135,30 +150,43 @@ class PolicyServer:
             self._server.close()
             await self._server.wait_closed()
         self._executor.shutdown(wait=False, cancel_futures=True)
+        for log in (self._refusals, self._failures, self._visits):
+            log.close()
 
     def _authorise(self, connection: ServerConnection, request: Request) -> Response | None:
-        shown = request.headers.get_all("Authorization")
-        if authorised(shown[0] if len(shown) == 1 else None, self._token):
+        sent = request.headers.get_all("Authorization")
+        if authorised(sent[0] if len(sent) == 1 else None, self._token):
             return None
-        logger.warning("refused %s: no token or a wrong one", connection.remote_address)
+        self._refusals("refused %s: no token or a wrong one", connection.remote_address)
         return connection.respond(http.HTTPStatus.UNAUTHORIZED, "A token is needed.\n")
 
     async def _connection(self, connection: ServerConnection) -> None:
-        self._connections += 1
+        """Handler of websockets: runs until this connection is closed."""
+        self._admit(connection)
         try:
-            if self._connections > MAX_CONNECTIONS:
-                connection.transport.abort()  # a goodbye would take in what it sends meanwhile
-            else:
-                await self._guarded(connection)
-            await connection.close()  # counted until it is over, for the same reason
+            await self._guarded(connection)
+            await connection.close()
         except Exception:
-            logger.exception("the connection of %s failed", connection.remote_address)
+            self._failures("the connection of %s failed", connection.remote_address, exc_info=True)
         finally:
-            self._connections -= 1
+            self._strangers.pop(connection, None)
             _free(connection.protocol.parser_exc)
 
+    def _admit(self, connection: ServerConnection) -> None:
+        """Counts a stranger. If there are MAX_STRANGERS already, the oldest of the host with most of them is cut off.
+
+        So silent connections, or a flood from one host, never keep out a controller that introduces itself.
+        """
+        if len(self._strangers) >= MAX_STRANGERS:
+            busiest, _ = Counter(map(_host, self._strangers)).most_common(1)[0]
+            oldest = next(stranger for stranger in self._strangers if _host(stranger) == busiest)
+            del self._strangers[oldest]
+            oldest.transport.abort()  # not closed in order: the peer could send more during that handshake
+            self._refusals("cut off %s: too many connections that are no controller", _host(oldest))
+        self._strangers[connection] = None
+
     async def _guarded(self, connection: ServerConnection) -> None:
-        """One connection from Hello on; whatever ends it, the controller's place is free before the goodbye."""
+        """Serves one connection from Hello on. The controller's place is free again before the closing handshake."""
         fault: Fault | None = None
         try:
             hello = await self._receive(connection, self._hello_s)
@@ -170,27 +198,29 @@ class PolicyServer:
                 fault = Fault("busy", "Another controller is connected; only one may command at a time.")
             else:
                 self._controller = connection
-                logger.info("controller %r: %s", hello.client or "without name", connection.remote_address)
+                self._strangers.pop(connection, None)
+                self._visits("controller %r: %s", hello.client or "without name", connection.remote_address)
                 await connection.send(encode(self._decider.welcome))
-                await _Control(connection, self._decider, self._executor).run()
+                await _Control(connection, self._decider, self._executor, self._failures).run()
         except WireError as error:
             fault = Fault("malformed", f"{error.code}: {error}")
             _free(error)
         except TimeoutError:
-            fault = Fault("silent", "Nothing was heard for too long; the connection is given up.")
+            fault = Fault("silent", "Nothing was received for too long; the connection is closed.")
         except ConnectionClosed as error:
-            logger.info("%s left: %s", connection.remote_address, error)
+            self._visits("%s left: %s", connection.remote_address, error)
         finally:
             if self._controller is connection:
                 self._controller = None
+                self._admit(connection)  # counted as a stranger while it closes
         if fault is not None:
-            # %r: what a stranger sent is quoted in it, and must not begin lines of its own.
-            logger.warning("refused %s: %s: %r", connection.remote_address, fault.code, fault.message)
+            # %r: the message may quote what the peer sent, and must not begin lines of its own in the log.
+            self._refusals("refused %s: %s: %r", connection.remote_address, fault.code, fault.message)
             try:
                 async with asyncio.timeout(CLOSE_S):
                     await connection.send(encode(fault))
             except (ConnectionClosed, TimeoutError):
-                pass  # told or not, the place is free
+                pass  # the place is free, whether the peer was told or not
 
     async def _receive(self, connection: ServerConnection, timeout_s: float) -> Message:
         async with asyncio.timeout(timeout_s):
@@ -198,16 +228,23 @@ class PolicyServer:
 
 
 class _Control:
-    """One controller's observations and decisions: a reader, and a worker that always takes the latest."""
+    """The session of one controller: a task that reads messages, and one that decides on the latest observation."""
 
-    def __init__(self, connection: ServerConnection, decider: Decider, executor: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        connection: ServerConnection,
+        decider: Decider,
+        executor: ThreadPoolExecutor,
+        failures: LimitedLog,
+    ) -> None:
         self._connection, self._decider, self._executor = connection, decider, executor
+        self._failures = failures
         self._waiting: _Waiting | None = None
         self._arrived = asyncio.Event()
-        self._fresh = True  # nothing of the last plan holds for the next decision
+        self._fresh = True  # the next decision must not use the last plan
 
     async def run(self) -> None:
-        """Until the connection ends. Raises WireError, TimeoutError or ConnectionClosed, whichever ended it."""
+        """Runs until the connection ends. Raises what ended it: WireError, TimeoutError or ConnectionClosed."""
         tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._work())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -232,7 +269,7 @@ class _Control:
                 await self._send(Fault("order", text, message.sequence))
             else:
                 last = message.sequence
-                # The one that was waiting is dropped, but not what it said about a new episode.
+                # An observation that still waits is dropped, but its request for a reset is kept.
                 dropped = self._waiting is not None and self._waiting.reset
                 self._waiting = _Waiting(message, time.monotonic(), message.reset or dropped)
                 self._arrived.set()
@@ -249,11 +286,11 @@ class _Control:
     async def _send(self, message: Message) -> None:
         async with asyncio.timeout(
             self._decider.welcome.heartbeat_s
-        ):  # a peer that does not read is dead too
+        ):  # a peer that does not read counts as dead too
             await self._connection.send(encode(message))
 
     def _decide(self, waiting: _Waiting) -> Act | Fault:
-        """In the policy's thread. Never raises: a failure is a Fault, and its traceback stays in the log."""
+        """Runs in the worker thread. Never raises: a failure becomes a Fault, and its traceback is only logged."""
         observe, welcome = waiting.observe, self._decider.welcome
         self._fresh |= waiting.reset
         code: FaultCode = "observation"
@@ -266,7 +303,7 @@ class _Control:
                 text = f"{waited:.3f} s in the queue; the deadline was {observe.deadline_s:g} s."
                 return Fault("late", text, observe.sequence)
             code = "policy"
-            reset, self._fresh = self._fresh, True  # until it succeeds: the plan of a failed one is unknown
+            reset, self._fresh = self._fresh, True  # if this decision fails, the next one starts anew
             decided = self._decider.decide(observations, tick=observe.tick, reset=reset, deadline_s=left)
             spent = time.monotonic() - begin
             code = "action"
@@ -285,17 +322,23 @@ class _Control:
             self._fresh = False
             return act
         except UserError as error:
-            logger.warning("observation %d: %s: %r", observe.sequence, code, str(error))
+            self._failures("observation %d: %s: %r", observe.sequence, code, str(error))
             return Fault(code, str(error)[:1000], observe.sequence)
         except Exception:
-            logger.exception("observation %d could not be decided on", observe.sequence)
+            self._failures("no decision on observation %d", observe.sequence, exc_info=True)
             return Fault("policy", "The policy failed; the server's log says why.", observe.sequence)
 
 
-def _free(error: BaseException | None) -> None:
-    """Lets go of what the frames of an error hold, such as the message that it is about.
+def _host(connection: ServerConnection) -> str:
+    """Address of the peer without its port."""
+    address = connection.remote_address
+    return str(address[0]) if isinstance(address, tuple) else str(address)
 
-    They are part of cycles, and until the garbage collector comes, thousands of messages could gather.
+
+def _free(error: BaseException | None) -> None:
+    """Clears the local variables in the traceback of an error, such as the message that it is about.
+
+    They are part of reference cycles; thousands of messages could pile up until the garbage collector runs.
     """
     if error is not None:
         traceback.clear_frames(error.__traceback__)

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import logging
+import socket
 import time
 import tracemalloc
 
@@ -27,8 +28,17 @@ from websockets.exceptions import ConnectionClosed
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.remote import wire
 from ebt_policy.hardware.remote.client import NoDecision, RemotePolicy
-from ebt_policy.hardware.remote.server import MAX_CONNECTIONS, Decided
+from ebt_policy.hardware.remote.limited_log import MAX_LINES
+from ebt_policy.hardware.remote.server import MAX_STRANGERS, Decided, PolicyServer
 from ebt_policy.hardware.remote.wire import Act, Array, Fault, Heartbeat
+
+
+def place_is_free(url: str) -> bool:
+    try:
+        introduced(url).close()
+    except AssertionError:
+        return False
+    return True
 
 
 def test_a_decision_carries_history_tick_and_reset_there_and_actions_and_costs_back(url, decider):
@@ -140,6 +150,7 @@ def test_an_oversized_message_is_not_read(url):
         peer.send(bytes(wire.MAX_BYTES + 1))
         peer.recv(timeout=TIMEOUT_S)
     assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
+    wait_until(lambda: place_is_free(url))  # the client hears of it a moment before the server's side ends
     with introduced(url) as other:
         other.send(observe(0))
         assert isinstance(hear(other), Act)
@@ -200,14 +211,7 @@ def test_a_client_killed_while_the_policy_decides_makes_room_for_another(url, de
     assert held.began.wait(TIMEOUT_S)
     peer.socket.close()  # as when its process dies: no goodbye
 
-    def free() -> bool:
-        try:
-            introduced(url).close()
-        except AssertionError:
-            return False
-        return True
-
-    wait_until(free)
+    wait_until(lambda: place_is_free(url))
     with introduced(url) as other:
         other.send(observe(0))
         decider.answer = lambda: Decided(ACTIONS + 1)
@@ -245,10 +249,75 @@ def test_what_was_refused_is_not_kept_until_the_garbage_collector_comes(url):
         gc.enable()
 
 
-def test_those_beyond_the_number_of_connections_are_cut_off_at_once(url):
-    waiting = [raw(url) for _ in range(MAX_CONNECTIONS)]
-    with raw(url) as peer, pytest.raises(ConnectionClosed) as closed:
-        peer.recv(timeout=TIMEOUT_S)
-    assert closed.value.rcvd is None  # no goodbye, during which more could be sent
+def test_one_connection_too_many_replaces_the_oldest_at_once(url):
+    waiting = [raw(url) for _ in range(MAX_STRANGERS)]
+    with raw(url), pytest.raises(ConnectionClosed) as closed:
+        waiting[0].recv(timeout=TIMEOUT_S)
+    assert closed.value.rcvd is None  # without a closing handshake, during which more could be sent
     for peer in waiting:
         peer.close()
+
+
+def test_silent_connections_keep_no_controller_out(decider):
+    with serving(decider, hello_s=TIMEOUT_S) as url:
+        silent = [raw(url) for _ in range(2 * MAX_STRANGERS)]
+        with RemotePolicy(url) as policy:
+            assert policy.decide(state(), TIMEOUT_S).evaluations == 2
+            silent += [raw(url) for _ in range(2 * MAX_STRANGERS)]
+            assert policy.decide(state(), TIMEOUT_S).evaluations == 2
+        with RemotePolicy(url) as policy:
+            assert policy.decide(state(), TIMEOUT_S).evaluations == 2
+        for peer in silent:
+            peer.close()
+
+
+class Address:
+    """Stands in for a connection from some host."""
+
+    def __init__(self, host: str) -> None:
+        self.remote_address = (host, 1)
+        self.transport = self
+        self.aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_a_flood_from_one_host_cuts_off_connections_of_that_host_only(decider):
+    server = PolicyServer(decider, port=0)
+    robot = Address("10.0.0.2")
+    flood = [Address("10.0.0.9") for _ in range(5 * MAX_STRANGERS)]
+    for stranger in [*flood[:3], robot, *flood[3:]]:
+        server._admit(stranger)
+        assert len(server._strangers) <= MAX_STRANGERS
+    assert not robot.aborted
+    assert [peer.aborted for peer in flood] == [True] * (len(flood) - MAX_STRANGERS + 1) + [False] * (
+        MAX_STRANGERS - 1
+    )
+
+
+def test_many_refusals_write_few_log_lines(url, caplog):
+    def refused(data: bytes) -> None:
+        with raw(url) as peer:
+            peer.send(data)
+            hear(peer)
+
+    with caplog.at_level(logging.INFO):
+        for _ in range(3 * MAX_LINES):
+            refused(b"\x80\x04.")
+        with RemotePolicy(url):
+            pass
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum("refused" in line for line in lines) == MAX_LINES
+    assert sum("controller" in line for line in lines) == 1  # not hidden by the refusals
+
+
+def test_bytes_that_are_no_handshake_write_no_traceback(url, caplog):
+    with caplog.at_level(logging.INFO):
+        for data in (b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 100):
+            with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), TIMEOUT_S) as peer:
+                peer.sendall(data)
+                peer.shutdown(socket.SHUT_WR)
+                while peer.recv(4096):
+                    pass
+    assert "Traceback" not in caplog.text and len(caplog.records) <= 2
