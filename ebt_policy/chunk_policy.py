@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
 from ebt_policy.data.feature_names import feature_names
 from ebt_policy.errors import UserError
+from ebt_policy.inference.plan_memory import PlanMemory
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.parameter_groups import parameter_groups
 from ebt_policy.model.trace import Decision, Trace
@@ -133,7 +134,8 @@ class ChunkPolicy(PreTrainedPolicy):
         """Forgets history and queue. `seeds`, one for each row, make random starts reproducible."""
         self._history: dict[str, deque[Tensor]] = {}
         self._queue: deque[Tensor] = deque()
-        self._previous: Tensor | None = None
+        self._memory = PlanMemory()
+        self._tick = 0  # calls of select_action since reset
         self._noise = None if seeds is None else Noise.from_seeds(seeds)
 
     def decide(
@@ -158,31 +160,48 @@ class ChunkPolicy(PreTrainedPolicy):
         self.last_trace = decision.trace
         return decision
 
-    def predict_action_chunk(self, batch: dict[str, Tensor], **kwargs) -> Tensor:
+    def predict_action_chunk(
+        self, batch: dict[str, Tensor], *, ticks: int | None = None, **kwargs: Any
+    ) -> Tensor:
         """Normalised actions (B, n_action_steps, A) from the current tick on.
 
-        Observations may have a time dimension (B, T, ...) or be the current frame alone (B, ...); then the history
-        is kept here.
+        batch: normalised observations (B, T, ...), or the current frame alone (B, ...), which then stands in for the
+        earlier ones. ticks: control periods since the last call, for a warm start from the last plan. None, as LeRobot's
+        asynchronous server calls it: unknown, so no warm start; another episode may have begun since.
         """
         if not self._has_time(batch):
-            self._remember(batch)
-            batch = {name: torch.stack(list(frames), 1) for name, frames in self._history.items()}
-        previous = self._previous
-        rows = len(next(iter(batch.values())))
-        if previous is not None and len(previous) != rows:
-            previous = None
-        chunk = self.decide(batch, self._noise, previous).chunk
-        steps = self.config.n_action_steps
-        self._previous = shift(chunk, steps)
-        return chunk[:, :steps]
+            batch = {
+                name: value[:, None].expand(-1, self.config.n_obs_steps, *value.shape[1:])
+                for name, value in self._observations(batch).items()
+            }
+        if ticks is None:
+            self._memory.forget()
+        else:
+            self._tick += ticks
+        return self._plan(batch)
 
-    def select_action(self, batch: dict[str, Tensor], **kwargs) -> Tensor:
-        """Normalised action (B, A) for the current tick; decides anew when the last chunk is used up."""
+    def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
+        """Normalised action (B, A) for the current tick; decides anew when the last chunk is used up.
+
+        To be called once per control period, with `reset` before each episode.
+        """
         self._remember(batch)
         if not self._queue:
             stacked = {name: torch.stack(list(frames), 1) for name, frames in self._history.items()}
-            self._queue.extend(self.predict_action_chunk(stacked).unbind(1))
+            self._queue.extend(self._plan(stacked).unbind(1))
+        self._tick += 1
         return self._queue.popleft()
+
+    def _plan(self, batch: dict[str, Tensor]) -> Tensor:
+        """Decides on (B, T, ...) with the last plan as warm start -> (B, n_action_steps, A)."""
+        previous = self._memory.at(self._tick)
+        if previous is not None and len(previous) != len(next(iter(batch.values()))):
+            previous = None
+        chunk = self.decide(
+            batch, self._noise, None if previous is None else torch.from_numpy(previous)
+        ).chunk
+        self._memory.store(chunk.cpu().numpy(), self._tick)
+        return chunk[:, : self.config.n_action_steps]
 
     # -- observations ----------------------------------------------------------------------------------------------
     def _observations(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -237,9 +256,3 @@ class ChunkPolicy(PreTrainedPolicy):
             )
         model.load_state_dict(stored)
         return model.to(map_location)
-
-
-def shift(chunk: Tensor, ticks: int) -> Tensor:
-    """The chunk (B, H, A) as seen `ticks` later: its start dropped, its last action repeated."""
-    last = chunk[:, -1:].expand(-1, min(ticks, chunk.shape[1]), -1)
-    return torch.cat([chunk[:, ticks:], last], 1)

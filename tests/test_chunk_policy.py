@@ -6,8 +6,9 @@ import pytest
 import torch
 from core_fixtures import LOW_DIM, SHAPES, first_frames, make_batch, make_policy
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from ebt_policy.chunk_policy import shift
+from ebt_policy.chunk_policy import ChunkPolicy
 from ebt_policy.errors import UserError
 from ebt_policy.model.noise import Noise
 from ebt_policy.modeling_ebt import EBTPolicy
@@ -90,7 +91,7 @@ def test_reset_forgets_everything() -> None:
 def test_a_warm_start_continues_the_previous_chunk_where_there_is_one() -> None:
     policy = make_policy(start="warm", warm_start_share=1.0, max_evaluations=1, n_action_steps=4)
     batch = make_batch(2)
-    previous = shift(make_batch(2, seed=5)["action"], 4)
+    previous = make_batch(2, seed=5)["action"]
     previous[1] = torch.nan
     noise = Noise.from_seeds([0, 1])
     start = policy._start(2, noise, previous, torch.device("cpu"))
@@ -108,11 +109,58 @@ def test_the_last_evaluation_sees_the_same_noise_whatever_the_budget(budget: int
     assert make_policy(step_size=0.4).rule(budget).step_size == 0.4
 
 
-def test_shift_repeats_the_last_action() -> None:
-    chunk = torch.arange(4.0).view(1, 4, 1)
-    assert shift(chunk, 3).flatten().tolist() == [3, 3, 3, 3]
-    assert shift(chunk, 1).flatten().tolist() == [1, 2, 3, 3]
-    assert shift(chunk, 9).flatten().tolist() == [3, 3, 3, 3]
+def recorded(policy: ChunkPolicy, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor | None, Tensor]]:
+    """(warm start, chunk) of each decision from now on."""
+    decisions, decide = [], policy.decide
+
+    def spy(batch, noise=None, previous=None, max_evaluations=None):
+        decision = decide(batch, noise, previous, max_evaluations)
+        decisions.append((previous, decision.chunk))
+        return decision
+
+    monkeypatch.setattr(policy, "decide", spy)
+    return decisions
+
+
+def later(chunk: Tensor, ticks: int) -> Tensor:
+    """What is left of (B, H, A) after `ticks`, its last action repeated."""
+    return torch.cat([chunk[:, ticks:], *[chunk[:, -1:]] * ticks], 1)
+
+
+@pytest.mark.parametrize("n_action_steps", [1, 3])
+def test_select_action_starts_from_what_is_left_of_the_last_plan(n_action_steps: int, monkeypatch) -> None:
+    policy = make_policy(n_action_steps=n_action_steps)
+    decisions = recorded(policy, monkeypatch)
+    for tick in range(2 * n_action_steps + 1):
+        policy.select_action(first_frames(make_batch(2, seed=tick)))
+    (first, one), (second, two), (third, _) = decisions
+    assert first is None
+    torch.testing.assert_close(second, later(one, n_action_steps), rtol=0, atol=0)
+    torch.testing.assert_close(third, later(two, n_action_steps), rtol=0, atol=0)
+    policy.reset()
+    policy.select_action(first_frames(make_batch(2)))
+    assert decisions[-1][0] is None
+
+
+def test_a_caller_of_chunks_says_how_far_it_is_or_gets_no_warm_start(monkeypatch) -> None:
+    policy = make_policy()
+    decisions = recorded(policy, monkeypatch)
+    frames = first_frames(make_batch(2))
+    for ticks in (None, 5, 1, None, 16):
+        policy.predict_action_chunk(frames, ticks=ticks)
+    starts, chunks = zip(*decisions, strict=True)
+    torch.testing.assert_close(starts[1], later(chunks[0], 5), rtol=0, atol=0)
+    torch.testing.assert_close(starts[2], later(chunks[1], 1), rtol=0, atol=0)
+    assert starts[0] is starts[3] is starts[4] is None  # unknown, unknown, past the plan's end
+
+
+def test_chunks_do_not_depend_on_what_an_earlier_caller_saw() -> None:
+    """LeRobot's asynchronous server serves one client after the other and never calls `reset`."""
+    policy, fresh = make_policy(start="zero"), make_policy(start="zero")
+    for seed in range(3):
+        policy.predict_action_chunk(first_frames(make_batch(2, seed=seed)))
+    frames = first_frames(make_batch(2, seed=9))
+    torch.testing.assert_close(policy.predict_action_chunk(frames), fresh.predict_action_chunk(frames))
 
 
 @pytest.mark.parametrize("kind", ["ebt", "matched_baseline"])

@@ -145,13 +145,6 @@ class Runner:
                 )
 
 
-def shifted(chunk: np.ndarray, ticks: np.ndarray) -> np.ndarray:
-    """Chunks (B, H, A) seen `ticks` (B,) later: what was executed is dropped, the last action repeated."""
-    horizon = chunk.shape[1]
-    index = np.minimum(np.arange(horizon) + ticks[:, None], horizon - 1)
-    return np.take_along_axis(chunk, index[..., None], axis=1)
-
-
 def load_runner(
     spec: str | Path,
     max_evaluations: int | None = None,

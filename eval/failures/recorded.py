@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from ebt_policy.errors import UserError
-from ebt_policy.inference.runner import Runner, shifted
+from ebt_policy.inference.plan_memory import PlanMemory
+from ebt_policy.inference.runner import Runner
 from ebt_policy.model.noise import Noise
 from ebt_policy.monitoring.signals import decision_signals, rows
 
@@ -39,16 +40,17 @@ def recorded_signals(runner: Runner, dataset: str, root: Path | None = None) -> 
 
 
 def _along(runner: Runner, windows, frames: np.ndarray, seed: int) -> list[dict[str, float]]:
-    noise, previous, state = Noise.from_seeds([seed]), None, None
+    noise, memory, state = Noise.from_seeds([seed]), PlanMemory(), None
     found = []
     for frame in frames[:: runner.n_action_steps]:
         batch = windows.batch(torch.tensor([int(frame)]))
         observations = {name: batch[name].numpy() for name in runner.config.input_features}
+        previous = memory.at(int(frame))
         decision = runner.decide(observations, noise, previous)
         moved = None if state is None or decision.state is None else decision.state - state
         found += rows(
             decision_signals(decision.trace, decision.chunk, runner.n_action_steps, previous, moved)
         )
         state = decision.state
-        previous = shifted(decision.chunk, np.array([runner.n_action_steps]))
+        memory.store(decision.chunk, int(frame))
     return found

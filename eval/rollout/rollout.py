@@ -16,7 +16,8 @@ import numpy as np
 from ebt_policy.envs import EnvSpec, environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.rollout.episodes import Episode
-from ebt_policy.inference.runner import RunnerDecision, shifted
+from ebt_policy.inference.plan_memory import PlanMemory
+from ebt_policy.inference.runner import RunnerDecision
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import Trace
 
@@ -120,11 +121,13 @@ def rollout(
     watches = [runner.watch() if hasattr(runner, "watch") else None for _ in seeds]
     _check_actions(runner, episodes)
     noise = Noise.from_seeds(seeds)
-    live, chunks = list(range(len(episodes))), None  # chunks (len(live), H, A) normalised
+    live, memory = list(range(len(episodes))), PlanMemory()
     while live:
         running = [episodes[i] for i in live]
         watching = {"watches": [watches[i] for i in live]} if watches[0] is not None else {}
-        decision = runner.decide(_stack(running), noise.rows(live), chunks, **watching)
+        now = np.array([len(episode.coverages) for episode in running])  # tick of each episode
+        decision = runner.decide(_stack(running), noise.rows(live), memory.at(now), **watching)
+        memory.store(decision.chunk, now)
         planned = np.full(len(live), runner.n_action_steps) if decision.ticks is None else decision.ticks
         ticks = 0
         for row, episode in enumerate(running):
@@ -135,7 +138,7 @@ def rollout(
             # An episode that ends early has done its share of the work ahead.
             ticks += (spec.max_ticks if episode.done else len(episode.coverages)) - before
         still = [row for row, episode in enumerate(running) if not episode.done]
-        chunks = shifted(decision.chunk[still], planned[still])
+        memory.keep(still)
         live = [live[row] for row in still]
         if progress is not None:
             progress(ticks, len(running) - len(live))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ebt_policy.hardware.control.planning import Observation, ObservationValues, Plan, PlanRequest
-from ebt_policy.inference.runner import shifted
+from ebt_policy.inference.plan_memory import PlanMemory
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import StopReason
 from ebt_policy.monitoring.watched import WatchedRunner
@@ -27,8 +27,7 @@ class LocalPlanner:
         self._runners = watched.prepare()
         self._history: deque[ObservationValues] = deque(maxlen=watched.n_obs_steps)
         self._noise, self._watch = Noise.from_seeds([seed]), watched.watch()
-        self._chunk: np.ndarray | None = None  # (1, H, A) normalised, of the last decision
-        self._stamp = 0.0  # of that decision
+        self._memory = PlanMemory()
 
     def plan(self, request: PlanRequest) -> Plan:
         """Raises UserError as `Runner.decide` does."""
@@ -44,9 +43,9 @@ class LocalPlanner:
             if hasattr(runner.config, "deadline_s"):
                 runner.config.deadline_s = None if np.isinf(request.deadline_s) else request.deadline_s
         batch = {name: _batch([frame[name] for frame in self._history]) for name in self._history[-1]}
-        decision = self.watched.decide(batch, self._noise, self._carried_on(stamp), [self._watch])
+        decision = self.watched.decide(batch, self._noise, self._memory.at(stamp * self._fps), [self._watch])
         chunk, trace = decision.chunk, decision.trace
-        self._chunk, self._stamp = chunk, stamp
+        self._memory.store(chunk, stamp * self._fps)
         if np.isfinite(chunk).all():
             # All that was planned, not only what is to be executed: it bridges the time until the next plan.
             actions = self.watched.runner.actions(torch.from_numpy(chunk))[0]
@@ -86,16 +85,7 @@ class LocalPlanner:
     def _begin_episode(self) -> None:
         self._history.clear()
         self._noise, self._watch = Noise.from_seeds([self.seed]), self.watched.watch()
-        self._chunk, self._stamp = None, 0.0
-
-    def _carried_on(self, stamp: float) -> np.ndarray | None:
-        """The last plan as seen at `stamp`; None where it does not reach so far, or was dropped."""
-        if self._chunk is None or not np.isfinite(self._chunk).all():
-            return None
-        ticks = round((stamp - self._stamp) * self._fps)
-        if not 0 <= ticks < self._chunk.shape[1]:
-            return None
-        return shifted(self._chunk, np.array([ticks]))
+        self._memory.forget()
 
 
 def _batch(values: list[np.ndarray]) -> np.ndarray:

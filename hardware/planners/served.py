@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ebt_policy.errors import UserError
-from ebt_policy.inference.runner import Runner, RunnerDecision, find_checkpoint, load_runner, shifted
+from ebt_policy.inference.plan_memory import PlanMemory
+from ebt_policy.inference.runner import Runner, RunnerDecision, find_checkpoint, load_runner
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import StopReason
 from ebt_policy.monitoring.calibration import Calibration, read_calibration
@@ -81,8 +82,8 @@ class ServedRunner:
             self._watched = WatchedRunner(lambda **_: runner, calibration, nets=nets)
             self._watch = self._watched.watch()
         self._noise = Noise.from_seeds([seed])
-        self._chunk: np.ndarray | None = None  # (1, H, A) normalised, of the last decision
-        self._tick = 0  # at which it was made
+        self._memory = PlanMemory()
+        self._tick: int | None = None  # of the last decision of this episode
         self._told = False
         self._deadline_s = getattr(
             config, "deadline_s", None
@@ -93,7 +94,8 @@ class ServedRunner:
     ) -> Decided:
         """As `hardware.server.Decider.decide`; a policy that knows deadlines stops thinking in time."""
         if reset:
-            self._chunk, self._noise = None, Noise.from_seeds([self._seed])
+            self._noise, self._tick = Noise.from_seeds([self._seed]), None
+            self._memory.forget()
             if self._watched is not None:
                 self._watch = self._watched.watch()
         config = self._runner.config
@@ -105,7 +107,8 @@ class ServedRunner:
             for name, values in observations.items()
         }
         decision, score, alarm = self._decision(batch, tick)
-        self._chunk, self._tick = decision.chunk, tick
+        self._memory.store(decision.chunk, tick)
+        self._tick = tick
         trace = decision.trace
         energy = float(trace.final_energy[0])
         return Decided(
@@ -119,11 +122,11 @@ class ServedRunner:
 
     def _decision(self, batch: dict[str, np.ndarray], tick: int) -> tuple[RunnerDecision, float | None, bool]:
         """On observations (1, T, ...), with score and alarm."""
-        previous = self._carried_on(tick)
+        previous = self._memory.at(tick)
         if self._watched is None:
             return self._runner.decide(batch, self._noise, previous), None, False
         ticks = self._runner.n_action_steps
-        if self._chunk is not None and tick - self._tick != ticks and not self._told:
+        if self._tick is not None and tick - self._tick != ticks and not self._told:
             self._told = True
             logger.warning(
                 "The arm asked again after %d ticks; alarms were calibrated for a decision every %d ticks, and their rate "
@@ -137,12 +140,6 @@ class ServedRunner:
         for seen in (watch.signals, watch.readings, watch.recovery):
             seen.clear()  # a server runs for days, and the score needs none of them
         return decision, reading.score, reading.alarm
-
-    def _carried_on(self, tick: int) -> np.ndarray | None:
-        """The last plan (1, H, A) as seen at this tick, its last action repeated; None where it does not reach so far."""
-        if self._chunk is None or not 0 <= tick - self._tick < self._chunk.shape[1]:
-            return None
-        return shifted(self._chunk, np.array([tick - self._tick]))
 
 
 def normaliser_sha256(checkpoint: Path) -> str:

@@ -15,7 +15,8 @@ from ebt_policy.hardware.deploy import deploy, deploying
 from ebt_policy.hardware.planners import local_planner
 from ebt_policy.hardware.sim.config_sim_robot import SimRobotConfig
 from ebt_policy.hardware.sim.sim_robot import SimRobot
-from ebt_policy.inference.runner import load_runner, shifted
+from ebt_policy.inference.plan_memory import PlanMemory
+from ebt_policy.inference.runner import load_runner
 
 TASK, POLICY = "aloha_transfer_cube", "shipped:aloha_transfer_cube_ebt"
 
@@ -88,11 +89,14 @@ def test_at_any_speed_a_plan_is_carried_on_by_what_was_executed_of_it(
 ):
     carried: list[int] = []
 
-    def spy(chunk: np.ndarray, ticks: np.ndarray) -> np.ndarray:
-        carried.extend(ticks.tolist())
-        return shifted(chunk, ticks)
+    class Spy(PlanMemory):
+        def at(self, tick):
+            found = super().at(tick)
+            if found is not None:
+                carried.append(round(float(tick - self._ticks[0])))
+            return found
 
-    monkeypatch.setattr(local_planner, "shifted", spy)
+    monkeypatch.setattr(local_planner, "PlanMemory", Spy)
     policy = PolicyOptions(path=POLICY, n_action_steps=8)
     (outcome,) = deploy(config(tmp_path, policy, speed=speed, seconds=0.5))
     assert outcome.plans == np.ceil(0.5 * 50 * speed / 8)

@@ -11,7 +11,7 @@ from ebt_policy.envs import environment
 from ebt_policy.eval.rollout.rollout import rollout
 from ebt_policy.hardware.control.planning import Observation, Plan, PlanRequest
 from ebt_policy.hardware.planners.local_planner import LocalPlanner
-from ebt_policy.inference.runner import RunnerDecision, load_runner, shifted
+from ebt_policy.inference.runner import RunnerDecision, load_runner
 from ebt_policy.model.trace import Trace
 from ebt_policy.monitoring.calibration import Calibration, calibrated
 from ebt_policy.monitoring.recovery import Ladder
@@ -151,9 +151,9 @@ def test_the_last_plan_is_carried_on_by_time():
         seen = Observation({"observation.state": np.zeros(2, np.float32)}, stamp)
         planner.plan(PlanRequest([seen], np.inf, reset=i == 0))
     assert fake.previous[0] is None
-    assert np.array_equal(fake.previous[1], shifted(chunks[0], np.array([3])))
+    assert np.array_equal(fake.previous[1], np.concatenate([chunks[0][:, 3:]] + 3 * [chunks[0][:, -1:]], 1))
     assert fake.previous[2] is None
-    assert np.array_equal(fake.previous[3], shifted(chunks[2], np.array([1])))
+    assert np.array_equal(fake.previous[3], np.concatenate([chunks[2][:, 1:], chunks[2][:, -1:]], 1))
     assert fake.previous[4] is None
 
 

@@ -11,7 +11,8 @@ from policy_server import serving
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.planners.served import ServedRunner, normaliser_sha256, serve
 from ebt_policy.hardware.remote.client import Expectation, RemotePolicy
-from ebt_policy.inference.runner import Runner, RunnerDecision, load_runner, shifted
+from ebt_policy.inference.plan_memory import PlanMemory
+from ebt_policy.inference.runner import Runner, RunnerDecision, load_runner
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import Trace
 from ebt_policy.monitoring.calibration import Calibration, calibrated
@@ -36,12 +37,12 @@ def frames(count: int) -> list[dict[str, np.ndarray]]:
 def test_replies_equal_those_of_the_runner_with_history_and_plan_carried_on(kind, checkpoint):
     runner = load_runner(checkpoint(kind))
     steps, ticks = runner.n_obs_steps, runner.n_action_steps
-    seen, noise, previous, expected = frames(2 * ticks + 1), Noise.from_seeds([7]), None, []
+    seen, noise, memory, expected = frames(2 * ticks + 1), Noise.from_seeds([7]), PlanMemory(), []
     for tick in (0, ticks, 2 * ticks):
         history = [seen[max(tick - i, 0)] for i in reversed(range(steps))]
         batch = {name: np.stack([frame[name] for frame in history])[None] for name in seen[0]}
-        decision = runner.decide(batch, noise, previous)
-        previous = shifted(decision.chunk, np.array([ticks]))
+        decision = runner.decide(batch, noise, memory.at(tick))
+        memory.store(decision.chunk, tick)
         expected.append(decision)
 
     served = ServedRunner(load_runner(checkpoint(kind)), seed=7)
@@ -81,12 +82,12 @@ def test_a_watched_policy_acts_the_same_and_says_the_score_that_watching_it_here
     watched = WatchedRunner(lambda **_: runner, calibration)
     scores = []
     for episode in range(2):
-        watch, noise, previous = watched.watch(), Noise.from_seeds([0]), None
+        watch, noise, memory = watched.watch(), Noise.from_seeds([0]), PlanMemory()
         for number, frame in enumerate(frames(4)):
             observation = {name: np.stack([value] * steps) for name, value in frame.items()}
             batch = {name: value[None] for name, value in observation.items()}
-            expected = watched.decide(batch, noise, previous, [watch])
-            previous = shifted(expected.chunk, np.array([ticks]))
+            expected = watched.decide(batch, noise, memory.at(number * ticks), [watch])
+            memory.store(expected.chunk, number * ticks)
             when = {"tick": (10 * episode + number) * ticks, "reset": number == 0, "deadline_s": None}
             found, unwatched = served.decide(observation, **when), plain.decide(observation, **when)
             np.testing.assert_array_equal(found.actions, unwatched.actions)
