@@ -1,4 +1,4 @@
-"""Simulated tasks by name, each behind the same small record. Nothing here knows a policy."""
+"""Simulated tasks by name. Nothing in this folder knows a policy."""
 
 from ebt_policy.envs.registry import environment as environment
 from ebt_policy.envs.registry import environments as environments

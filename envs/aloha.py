@@ -1,7 +1,7 @@
 """ALOHA's two simulated tasks (gym-aloha): two ViperX arms, joint targets at 50 Hz, 400 ticks an episode.
 
-gym-aloha draws three 640 x 480 pictures a tick, whatever is observed, and passes object poses through a global
-variable. Its physics, rewards and start distribution are used here without either.
+gym-aloha renders three 640 x 480 pictures on each tick, needed or not. Only its physics, rewards and start distribution
+are used here.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from ebt_policy.envs.disturbances.exposure import Exposure
+from ebt_policy.envs.disturbance_spec import DisturbanceSpec
 from ebt_policy.envs.mujoco_objects import MujocoObjects
 from ebt_policy.envs.rendering import ensure_rendering, opengl_explained
-from ebt_policy.envs.simulated import Diverged, Score, SimulatedEnv, Task, simulated_spec
+from ebt_policy.envs.simulated import Diverged, Score, SimulatedEnv, TaskSpec, simulated_spec
 from ebt_policy.errors import UserError
 
 FPS, MAX_TICKS = 50, 400
-STAGES = 4  # of gym-aloha's reward; the last is success
+MAX_REWARD = 4  # gym-aloha's reward counts task stages; the last is success
 JOINTS = 14  # per arm: six joints in radians, and the gripper from 0 (closed) to 1 (open)
 _JOINT_LIMIT = (*[np.pi] * 6, 1.0) * 2
 _LOW = tuple(-x if x > 1 else 0.0 for x in _JOINT_LIMIT)
 
 
-def _task(name: str, description: str, environment_size: int, usual_ticks: int) -> Task:
-    return Task(
+def _task(name: str, description: str, environment_size: int, usual_ticks: int) -> TaskSpec:
+    return TaskSpec(
         name=name,
         description=description,
         fps=FPS,
@@ -56,30 +56,30 @@ TASKS = {
         usual_ticks=239,
     ),
 }
-_REGIONS = {  # of gym-aloha's bodies
+_REGIONS = {  # where gym-aloha places its bodies: x min, x max, y min, y max
     "transfer_cube": {"box": (0.0, 0.2, 0.4, 0.6)},
     "insertion": {"peg": (0.1, 0.2, 0.4, 0.6), "socket": (-0.2, -0.1, 0.4, 0.6)},
 }
-EXPOSURES = {
-    name: Exposure(
+DISTURBANCES = {
+    name: DisturbanceSpec(
         regions=regions,
         workspace=(-0.3, 0.3, 0.3, 0.7),
         targets=(),
         shift=0.06,
         turn=0.5,
-        beyond=0.04,
+        start_margin=0.04,
         noise=(*[0.01] * 3, *[0.02] * 4) * len(regions),
-        absolute=True,
+        absolute_actions=True,
         grippers=(6, 13),
         open_gripper=1.0,
-        refused={"target": "its task is about nothing but the objects in the hands"},
+        refused={"target": "the task has no target"},
     )
     for name, regions in _REGIONS.items()
 }
 
 
 class AlohaSimulator:
-    """One task in MuJoCo, through dm_control as gym-aloha sets it up."""
+    """One task in MuJoCo, set up by gym-aloha through dm_control."""
 
     def __init__(self, task: str) -> None:
         try:
@@ -94,15 +94,15 @@ class AlohaSimulator:
             ) from error
         base = {"transfer_cube": sim.TransferCubeTask, "insertion": sim.InsertionTask}[task]
 
-        class Undrawn(base):  # type: ignore[misc, valid-type]
-            """gym-aloha's task without its pictures."""
+        class WithoutRendering(base):  # type: ignore[misc, valid-type]
+            """gym-aloha's task, without rendering on each tick."""
 
             def get_observation(self, physics: Any) -> dict:
                 return {}
 
         self._name, self._sim = task, sim
         self.physics = mujoco.Physics.from_xml_path(str(ASSETS_DIR / f"bimanual_viperx_{task}.xml"))
-        self.task = Undrawn(random=np.random.RandomState(0))
+        self.task = WithoutRendering(random=np.random.RandomState(0))
         self._physics_error = control.PhysicsError
         self._environment = control.Environment(self.physics, self.task, control_timestep=DT)
         self.objects = MujocoObjects(self.physics.model.ptr, self.physics.data.ptr, tuple(_REGIONS[task]))
@@ -115,7 +115,7 @@ class AlohaSimulator:
             pose = sample_box_pose(seed)
         else:
             pose = np.concatenate(sample_insertion_pose(seed))
-        self._sim.BOX_POSE[0] = pose  # read in the reset below, and nowhere else
+        self._sim.BOX_POSE[0] = pose  # a global of gym-aloha, read by the reset below
         self._environment.reset()
         self._reward = self.task.get_reward(self.physics)
         self.objects.home()
@@ -133,7 +133,7 @@ class AlohaSimulator:
         return self.task.get_env_state(self.physics)
 
     def score(self) -> Score:
-        return Score(self._reward / STAGES, self._reward == STAGES)
+        return Score(self._reward / MAX_REWARD, self._reward == MAX_REWARD)
 
     def picture(self, camera: str, height: int, width: int) -> NDArray[np.uint8]:
         return self.physics.render(height=height, width=width, camera_id=camera)
@@ -150,7 +150,7 @@ def make(
     hold_ticks: int = 1,
     render: bool = False,
 ) -> gym.Env:
-    """A fresh env; see SimulatedEnv. render: it will be asked for pictures although it observes none."""
+    """A new env; see SimulatedEnv. render: pictures will be asked for although no camera is observed."""
     if render or cameras:
         ensure_rendering()
     env = SimulatedEnv(
@@ -168,7 +168,7 @@ SPECS = {
         f"aloha_{name}",
         task,
         partial(make, name),
-        EXPOSURES[name],
+        DISTURBANCES[name],
         hold=lambda state, _: state,  # actions are joint targets in the order of the state
     )
     for name, task in TASKS.items()

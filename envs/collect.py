@@ -1,7 +1,7 @@
-"""Demonstrations by a scripted expert, as a LeRobot dataset: many processes, any interruption, one result.
+"""Demonstrations by a scripted expert, as a LeRobot dataset. Processes and interruptions do not change the result.
 
-Every attempt belongs to its seed alone and lies in a file of its own beside the dataset until enough of them have
-succeeded; the dataset is then written at one stroke from the first successes in the order of their seeds.
+Every attempt depends only on its seed and is saved in a file of its own. When enough attempts have succeeded, the dataset is
+written from the first successes in the order of their seeds.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from ebt_policy.envs.registry import environment
 from ebt_policy.errors import UserError
 from ebt_policy.provenance import run_record, write_json
 
-HOPELESS = 40  # attempts without one success
+MAX_FAILURES = 40  # attempts without one success before collecting gives up
 Demonstration = dict[str, NDArray[Any]]  # feature -> (T, ...), pictures uint8 (T, H, W, 3), all else float32
 
 
 @dataclass(frozen=True)
 class Collection:
-    """What determines a dataset, down to the last bit (with cameras: as far as OpenGL draws the same).
+    """Settings that determine a dataset exactly (with cameras: as far as OpenGL renders the same).
 
-    cameras: names of those whose pictures are kept; image_size: their (H, W) in pixels.
+    episodes: successful demonstrations. seed: of the first attempt. disturbance: noise on the expert's actions, see Expert.
+    cameras: names of the cameras to record. image_size: their (H, W) in pixels.
     """
 
     env: str
@@ -46,24 +47,24 @@ class Collection:
     image_size: tuple[int, int] = (96, 96)
 
     def settings(self) -> dict[str, Any]:
-        """All of it as JSON has it."""
+        """The settings as JSON values."""
         return json.loads(json.dumps(asdict(self)))
 
 
 def collect(wanted: Collection, output: Path, repo_id: str, processes: int = 1) -> dict[str, Any]:
-    """Collect `wanted.episodes` successful demonstrations into the new folder `output`; goes on where it stopped.
+    """Collect `wanted.episodes` successful demonstrations into the new folder `output`; continues an interrupted run.
 
-    Returns (and leaves in `output`/collect.json) the attempts, the successes among them and the settings. Raises
-    UserError when the folder is there, when its parts belong to other settings, or when the expert never succeeds.
+    Returns attempts, successes and settings, which are also written to `output`/collect.json. Raises UserError if the
+    folder exists, if saved attempts belong to other settings, or if the expert never succeeds.
     """
     refuse_existing(output)
-    expert(wanted.env)  # an unknown one is named before anything is written
+    expert(wanted.env)  # raises for an unknown name before anything is written
     available = environment(wanted.env).cameras
     for camera in wanted.cameras:
         if camera not in available:
             raise UserError(f"{wanted.env} has no camera '{camera}'. It has: {', '.join(available)}.")
     parts = output.with_name(output.name + ".parts")
-    _claim(parts, wanted)
+    _open_attempts(parts, wanted)
     seeds, attempts = _attempts(wanted, parts, processes)
     record = {
         **wanted.settings(),
@@ -73,7 +74,7 @@ def collect(wanted: Collection, output: Path, repo_id: str, processes: int = 1) 
         **run_record(),
     }
     spec = environment(wanted.env)
-    task = str(spec.make(False).unwrapped.task_description)
+    task = str(spec.make(False).get_wrapper_attr("task_description"))
     with staged(output) as folder:
         write_episodes(folder, repo_id, spec.fps, task, _episodes(parts, seeds))
         write_json(folder / "collect.json", record)
@@ -82,8 +83,8 @@ def collect(wanted: Collection, output: Path, repo_id: str, processes: int = 1) 
 
 
 def demonstrate(wanted: Collection, seed: int) -> Demonstration | None:
-    """One attempt: what the expert saw and wanted, tick by tick, up to success; None when it failed."""
-    spec, env, script = _stage(wanted.env, wanted.disturbance, wanted.cameras, wanted.image_size)
+    """One attempt up to success: observations and the expert's actions on each tick. None if it failed."""
+    spec, env, script = _setup(wanted.env, wanted.disturbance, wanted.cameras, wanted.image_size)
     observation, _ = env.reset(seed=seed)
     script.reset(env.unwrapped.simulator, seed)
     frames: dict[str, list[NDArray]] = {}
@@ -92,7 +93,7 @@ def demonstrate(wanted: Collection, seed: int) -> Demonstration | None:
         recorded, executed = (np.clip(action, low, high) for action in chosen)
         vectors = {name: value for name, value in observation.items() if name != "pixels"}
         seen = spec.to_policy(vectors) | {"action": recorded.astype(np.float32)}
-        # As drawn: `to_policy` makes floats of them.
+        # Pictures stay uint8: `to_policy` would convert them to float.
         seen |= {f"observation.images.{k}": v for k, v in observation.get("pixels", {}).items()}
         for name, value in seen.items():
             frames.setdefault(name, []).append(value)
@@ -105,10 +106,10 @@ def demonstrate(wanted: Collection, seed: int) -> Demonstration | None:
 
 
 @cache
-def _stage(
+def _setup(
     env_name: str, disturbance: float, cameras: tuple[str, ...], image_size: tuple[int, int]
 ) -> tuple[Any, Any, Expert]:
-    """The environment and the expert of this process."""
+    """The environment and the expert, created once per process."""
     spec = environment(env_name)
     if cameras:
         assert spec.make_with_cameras is not None  # it has names of cameras
@@ -118,12 +119,12 @@ def _stage(
     return spec, env, expert(env_name, disturbance)
 
 
-def _claim(parts: Path, wanted: Collection) -> None:
-    """Make the folder of parts, or find out that it holds parts of the same collection."""
+def _open_attempts(parts: Path, wanted: Collection) -> None:
+    """Create the folder of attempts, or check that the existing one has the same settings."""
     settings = parts / "settings.json"
     if settings.is_file():
         found = json.loads(settings.read_text())
-        # A longer collection of the same demonstrations may use what is there.
+        # The number of episodes may differ: saved attempts are reused.
         if found | {"episodes": wanted.episodes} != wanted.settings():
             raise UserError(
                 f"{parts} holds demonstrations of other settings ({found}). Remove it, or repeat them."
@@ -134,7 +135,7 @@ def _claim(parts: Path, wanted: Collection) -> None:
 
 
 def _attempts(wanted: Collection, parts: Path, processes: int) -> tuple[list[int], int]:
-    """Seeds of the first successes, and how many seeds were tried up to the last of them."""
+    """Seeds of the first successes, and the number of attempts up to the last of them."""
     succeeded: list[int] = []
     columns = (
         TextColumn("{task.description}"),
@@ -152,7 +153,7 @@ def _attempts(wanted: Collection, parts: Path, processes: int) -> tuple[list[int
             bar.update(task, completed=len(succeeded), tried=tried)
             if len(succeeded) == wanted.episodes:
                 break
-            if tried == HOPELESS and not succeeded:
+            if tried == MAX_FAILURES and not succeeded:
                 raise UserError(
                     f"The expert of {wanted.env} failed {tried} times in a row; nothing to collect."
                 )
@@ -160,13 +161,13 @@ def _attempts(wanted: Collection, parts: Path, processes: int) -> tuple[list[int
 
 
 def _outcomes(wanted: Collection, parts: Path, processes: int) -> Iterator[tuple[int, bool]]:
-    """(seed, success) in the order of the seeds, without end; seeds that have a file are not tried again."""
+    """(seed, success) in the order of the seeds, without end. Saved attempts are not repeated."""
     seed = wanted.seed
     if processes == 1:
         while True:
             yield seed, _attempt(wanted, parts, seed)
             seed += 1
-    # Simulators and OpenGL survive no fork.
+    # Simulators and OpenGL do not work after a fork.
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         ahead: list[Future[bool]] = []
         try:
@@ -187,7 +188,7 @@ def _attempt(wanted: Collection, parts: Path, seed: int) -> bool:
             failed.touch()
         else:
             temporary = parts / f"{seed}.tmp.npz"
-            np.savez(temporary, **demonstration)
+            np.savez(temporary, allow_pickle=False, **demonstration)
             os.replace(temporary, done)
     return done.exists()
 

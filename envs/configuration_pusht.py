@@ -21,9 +21,9 @@ _NAMES = {"environment_state_agent_pos": "pusht_keypoints", "pixels_agent_pos": 
 @EnvConfig.register_subclass("ebt_pusht")
 @dataclass
 class EBTPushTEnv(EnvConfig):
-    """PushT as LeRobot sees it: keypoints (`environment_state_agent_pos`) or `pixels_agent_pos`.
+    """PushT with keypoints (obs_type `environment_state_agent_pos`) or pictures (`pixels_agent_pos`).
 
-    disturbance: "KIND" or "KIND:STRENGTH", as in disturbances.py.
+    disturbance: "KIND" or "KIND:STRENGTH", see envs/disturbances/kinds.py.
     """
 
     task: str | None = "PushT-v0"
@@ -71,8 +71,8 @@ class EBTPushTEnv(EnvConfig):
     def create_envs(
         self, n_envs: int, use_async_envs: bool = False
     ) -> dict[str, dict[int, gym.vector.VectorEnv]]:
-        """{type: {0: a vector of n_envs}}; asynchronous ones live in forked server processes."""
-        from ebt_policy.envs.pusht import make_pusht  # the simulator, only where it is used
+        """{type: {0: a vector of n_envs}}. use_async_envs: in worker processes."""
+        from ebt_policy.envs.pusht import make_pusht  # imports the simulator
 
         factory = partial(make_pusht, **self.gym_kwargs)
         if self.disturbance is not None:

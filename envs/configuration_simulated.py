@@ -20,19 +20,19 @@ from ebt_policy.envs.vector import make_vector
 from ebt_policy.errors import UserError
 
 if TYPE_CHECKING:
-    from ebt_policy.envs.simulated import Task
+    from ebt_policy.envs.simulated import TaskSpec
 
 
 @dataclass
 class _SimulatedEnv(EnvConfig):
-    """A MuJoCo task: state and object poses, and pictures of the `cameras` that are named.
+    """A MuJoCo task: robot state, object poses and the pictures of `cameras`.
 
-    episode_length: ticks, None for the published limit. image_size: (H, W) in pixels. hold_ticks: ticks in a row that
-    the task has to be solved for. disturbance: "KIND" or "KIND:STRENGTH", as in disturbances.py.
+    image_size: (H, W) in pixels. episode_length: ticks; None: the published limit. hold_ticks: consecutive ticks for which the
+    task has to be solved. disturbance: "KIND" or "KIND:STRENGTH", see envs/disturbances/kinds.py.
     """
 
     MODULE: ClassVar[str]
-    PREFIX: ClassVar[str]  # of the environments' names
+    PREFIX: ClassVar[str]  # of the environment names
     cameras: list[str] = field(default_factory=list)
     image_size: tuple[int, int] = (96, 96)
     episode_length: int | None = None
@@ -42,24 +42,24 @@ class _SimulatedEnv(EnvConfig):
     features_map: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        tasks: dict[str, Task] = self._module().TASKS
+        tasks: dict[str, TaskSpec] = self._module().TASKS
         if self.task not in tasks:
             raise ValueError(f"env.task is '{self.task}'; {self.type} offers {', '.join(tasks)}.")
-        facts = tasks[self.task]
+        task = tasks[self.task]
         for camera in self.cameras:
-            if camera not in facts.cameras:
-                raise ValueError(f"env.cameras has '{camera}'; {self.task} has {', '.join(facts.cameras)}.")
+            if camera not in task.cameras:
+                raise ValueError(f"env.cameras has '{camera}'; {self.task} has {', '.join(task.cameras)}.")
         if self.disturbance is not None:
             try:
                 parse(environment(self._name()), self.disturbance)
             except UserError as error:
                 raise ValueError(f"env.disturbance is '{self.disturbance}'. {error}") from error
-        self.fps = facts.fps
-        self.episode_length = self.episode_length or facts.max_ticks
+        self.fps = task.fps
+        self.episode_length = self.episode_length or task.max_ticks
         self.features = {
-            ACTION: PolicyFeature(FeatureType.ACTION, (len(facts.low),)),
-            "agent_pos": PolicyFeature(FeatureType.STATE, (facts.state_size,)),
-            "environment_state": PolicyFeature(FeatureType.ENV, (facts.environment_size,)),
+            ACTION: PolicyFeature(FeatureType.ACTION, (len(task.low),)),
+            "agent_pos": PolicyFeature(FeatureType.STATE, (task.state_size,)),
+            "environment_state": PolicyFeature(FeatureType.ENV, (task.environment_size,)),
         }
         self.features_map = {ACTION: ACTION, "agent_pos": OBS_STATE, "environment_state": OBS_ENV_STATE}
         for camera in self.cameras:
@@ -79,8 +79,8 @@ class _SimulatedEnv(EnvConfig):
     def create_envs(
         self, n_envs: int, use_async_envs: bool = False
     ) -> dict[str, dict[int, gym.vector.VectorEnv]]:
-        """{type: {0: a vector of n_envs}}; LeRobot may ask any of them for a picture."""
-        ensure_rendering()  # once, and inherited by the workers
+        """{type: {0: a vector of n_envs}}. All can render, because LeRobot may record any of them."""
+        ensure_rendering()  # before the workers start: they inherit the setting
         factory = partial(self._module().make, **self.gym_kwargs, render=True)
         if self.disturbance is not None:
             factory = partial(make_disturbed, factory, self._name(), self.disturbance)

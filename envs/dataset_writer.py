@@ -1,4 +1,4 @@
-"""A LeRobot dataset written at one stroke: it lies beside its place until it is whole."""
+"""Writing a LeRobot dataset atomically: into a temporary folder that is renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ Episode = Mapping[str, NDArray[Any]]  # feature -> (T, ...)
 
 
 def refuse_existing(output: Path) -> None:
+    """Raises UserError if the path exists."""
     if output.exists():
-        raise UserError(f"{output} is already there. Give a new folder, or remove it.")
+        raise UserError(f"{output} exists already. Name a new folder, or remove this one.")
 
 
 @contextmanager
 def staged(output: Path) -> Iterator[Path]:
-    """A folder to write in that becomes `output` at the end, or vanishes with the first error."""
+    """A temporary folder that is renamed to `output` at the end, or removed after an error."""
     refuse_existing(output)
     staging = output.with_name(output.name + ".staging")
-    shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(staging, ignore_errors=True)  # left by a killed process
     try:
         yield staging
         os.replace(staging, output)
@@ -37,8 +38,10 @@ def staged(output: Path) -> Iterator[Path]:
 
 @contextmanager
 def ordinary_scheduling() -> Iterator[None]:
-    """SVT-AV1, LeRobot's encoder, run by root makes the calling thread a real-time one (SCHED_FIFO, 99): whatever it did
-    or started afterwards would starve the rest of the machine. Puts the thread back.
+    """Restore the calling thread's normal scheduling at the end.
+
+    SVT-AV1, LeRobot's video encoder, gives its calling thread real-time priority (SCHED_FIFO, 99) when it runs as root. The
+    thread and its children would then starve all other processes.
     """
     try:
         yield
@@ -48,10 +51,10 @@ def ordinary_scheduling() -> Iterator[None]:
 
 
 def write_episodes(folder: Path, repo_id: str, fps: int, task: str, episodes: Iterable[Episode]) -> int:
-    """Write `episodes`, taken one by one, as a LeRobot dataset into the new `folder`; how many there were.
+    """Write `episodes` one by one as a LeRobot dataset into the new `folder`; returns their number.
 
-    The first episode tells the features: uint8 (T, H, W, 3) becomes a video, all else float32 (T, ...). Without
-    an episode nothing is written.
+    The first episode determines the features: uint8 (T, H, W, 3) becomes a video, everything else float32 (T, ...). Without
+    episodes nothing is written.
     """
     with ordinary_scheduling():
         return _write_episodes(folder, repo_id, fps, task, episodes)
@@ -62,7 +65,7 @@ def _write_episodes(folder: Path, repo_id: str, fps: int, task: str, episodes: I
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     dataset, had_bars = None, not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()  # LeRobot would show one for each episode
+    datasets.disable_progress_bars()  # LeRobot would show one per episode
     try:
         for episode in episodes:
             if dataset is None:
@@ -72,7 +75,7 @@ def _write_episodes(folder: Path, repo_id: str, fps: int, task: str, episodes: I
                 dataset.add_frame({name: values[tick] for name, values in episode.items()} | {"task": task})
             dataset.save_episode()
     finally:
-        # After an error too: otherwise the garbage collector does it, in a folder that is gone by then.
+        # Also after an error: otherwise the garbage collector would do it when the folder is already gone.
         if dataset is not None:
             dataset.finalize()
         if had_bars:

@@ -1,4 +1,4 @@
-"""Objects of a MuJoCo scene, moved and made heavier or more slippery. Metres, radians, world frame."""
+"""Moving the objects of a MuJoCo scene and changing their mass or friction. Metres, radians, world frame."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ebt_policy.envs.disturbances.exposure import Vector
+from ebt_policy.envs.disturbance_spec import Vector
 
-TOUCH = 0.001  # how deep objects may be in each other where one is put
-STEP = 0.005  # by which an object is let down
-DROP = 0.2  # the farthest that one is let down
-# At a strength of 1 objects are three times as heavy, and contacts have half of their friction.
+TOUCH = 0.001  # metres that a placed object may overlap others
+STEP = 0.005  # metres by which a placed object is lowered at a time
+DROP = 0.2  # metres that it is lowered at most
+# At strength 1 objects have three times their mass, and contacts half of their friction.
 HEAVIER, SLIPPERIER = 2.0, 1.0
 _CHANGED = (
     "body_mass",
@@ -31,9 +31,9 @@ _CHANGED = (
 
 
 class MujocoObjects:
-    """The bodies `names` right below the world: with a free joint, or fixed to the world. A `Disturbable`.
+    """The bodies `names`, children of the world body with a free joint or fixed. A `Disturbable`.
 
-    `home` has to be called after each reset: upright is how a body was then.
+    Call `home` after each reset: a settled object gets the height and tilt that it had then.
     """
 
     def __init__(
@@ -44,20 +44,20 @@ class MujocoObjects:
         targets: Sequence[str] = (),
         moved: Callable[[], None] | None = None,
     ) -> None:
-        """model, data: MuJoCo's own MjModel and MjData. targets: bodies that are moved but never altered.
+        """model, data: MuJoCo's MjModel and MjData. targets: bodies that can be moved, but whose mass is not changed.
 
-        moved: to be called after a displacement.
+        moved: called after a displacement.
         """
         self._model, self._data, self._names, self._moved = model, data, names, moved
         self._bodies = {name: model.body(name).id for name in (*names, *targets)}
         self._before = {field: getattr(model, field).copy() for field in _CHANGED}
 
     def home(self) -> None:
-        """The present poses are those at rest."""
+        """Remember the current poses as the poses at rest."""
         self._home = {name: self._pose(body) for name, body in self._bodies.items()}
 
     def undo(self) -> None:
-        """The model is as it was found."""
+        """Restore the model's original masses, friction and poses."""
         for field, value in self._before.items():
             getattr(self._model, field)[:] = value
 
@@ -71,13 +71,13 @@ class MujocoObjects:
         before, trial = self._pose(body), self._trial
         trial.qpos[:] = self._data.qpos
         allowed = max(self._depth(body), TOUCH)
-        position, attitude = before[:3].copy(), before[3:]
+        position, orientation = before[:3].copy(), before[3:]
         position[:2] = to
         if settle:
             home = self._home[name]
-            position[2], attitude = home[2], home[3:]
-            turn += _turned(before[3:], attitude)
-        pose = np.concatenate([position, _product(_about_vertical(turn), attitude)])
+            position[2], orientation = home[2], home[3:]
+            turn += _turned(before[3:], orientation)
+        pose = np.concatenate([position, _product(_about_vertical(turn), orientation)])
         self._put(trial, body, pose)
         if self._depth(body) > allowed:
             self._put(trial, body, before)
@@ -98,7 +98,7 @@ class MujocoObjects:
 
         model = self._model
         if quantity == "friction":
-            # Of the two that touch, the rougher one counts: so that of everything is scaled.
+            # MuJoCo uses the larger friction of two touching geoms, so all are scaled.
             model.geom_friction[:] /= 1 + SLIPPERIER * strength
             model.pair_friction[:] /= 1 + SLIPPERIER * strength
         else:
@@ -108,7 +108,7 @@ class MujocoObjects:
                 model.body_subtreemass[0] += (factor - 1) * model.body_subtreemass[self._bodies[name]]
                 for masses in (model.body_mass, model.body_inertia, model.body_subtreemass):
                     masses[own] *= factor
-                # What MuJoCo derives from masses when it loads a model.
+                # Values that MuJoCo computes from the masses when it loads a model.
                 model.body_invweight0[own] /= factor
                 model.dof_invweight0[own[model.dof_bodyid]] /= factor
                 model.dof_M0[own[model.dof_bodyid]] *= factor
@@ -116,7 +116,7 @@ class MujocoObjects:
 
     @cached_property
     def _trial(self) -> Any:
-        """A second state of the world, to try poses in."""
+        """A second simulation state, in which new poses are tested for collisions."""
         import mujoco
 
         return mujoco.MjData(self._model)
@@ -136,7 +136,7 @@ class MujocoObjects:
             self._model.body_pos[body], self._model.body_quat[body] = pose[:3], pose[3:]
 
     def _depth(self, body: int) -> float:
-        """How deep the body is in others, in the state that is tried."""
+        """Depth in metres by which the body overlaps others in the trial state."""
         import mujoco
 
         mujoco.mj_kinematics(self._model, self._trial)
@@ -147,7 +147,7 @@ class MujocoObjects:
         return float(max(0.0, -contacts.dist[between].min(initial=0.0)))
 
     def _let_down(self, body: int, pose: NDArray) -> None:
-        """Lower `pose` to what is below: an object that falls far may tumble."""
+        """Lower `pose` (7,) in place until it touches something: an object that falls far may tumble."""
         for _ in range(round(DROP / STEP)):
             pose[2] -= STEP
             self._put(self._trial, body, pose)
@@ -157,18 +157,18 @@ class MujocoObjects:
 
 
 def _about_vertical(angle: float) -> Vector:
-    """(4,): a quaternion."""
+    """Quaternion (4,) of a rotation about the vertical."""
     return np.array([np.cos(angle / 2), 0.0, 0.0, np.sin(angle / 2)])
 
 
 def _turned(now: Vector, before: Vector) -> float:
-    """By which angle about the vertical the attitude `now` (4,) is ahead of `before` (4,)."""
+    """Angle about the vertical from the orientation `before` (4,) to `now` (4,)."""
     change = _product(now, before * np.array([1, -1, -1, -1]))
     return float(2 * np.arctan2(change[3], change[0]))
 
 
 def _product(left: Vector, right: Vector) -> Vector:
-    """(4,): the rotation `right`, then `left`."""
+    """Quaternion product (4,): the rotation `right`, then `left`."""
     import mujoco
 
     result = np.zeros(4)

@@ -1,4 +1,4 @@
-"""What there is to act in, and how fast it runs here."""
+"""`ebt-policy envs`: the environments, and their simulation speed on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from ebt_policy.envs.disturbances.exposure import KINDS
+from ebt_policy.envs.disturbance_spec import KINDS
 from ebt_policy.envs.experts import experts
 from ebt_policy.envs.registry import environment, environments
 from ebt_policy.errors import UserError
@@ -21,7 +21,7 @@ from ebt_policy.provenance import write_json
 
 @dataclass(frozen=True)
 class EnvSpeed:
-    """An environment's facts; ticks_per_second of CPU time of one process, None where its simulator is missing."""
+    """One environment. ticks_per_second: per second of CPU time of one process; None if its simulator is missing."""
 
     name: str
     fps: int
@@ -29,7 +29,7 @@ class EnvSpeed:
     action_size: int
     has_expert: bool
     ticks_per_second: float | None
-    missing: str = ""
+    missing: str = ""  # why
 
 
 def overview(
@@ -38,7 +38,7 @@ def overview(
     json_path: Path | None = None,
     console: Console | None = None,
 ) -> list[EnvSpeed]:
-    """Run each environment (all where `names` is empty) for `seconds` under random actions and print a table."""
+    """Run each environment (all if `names` is empty) for `seconds` of CPU time with random actions; print a table."""
     console = console or Console()
     found = []
     with console.status("") as status:
@@ -61,7 +61,7 @@ def overview(
         )
     console.print(table)
     console.print(
-        f"With a disturbance: ENVIRONMENT+KIND:STRENGTH; kinds, where they apply: {', '.join(KINDS)}."
+        f"With a disturbance: ENVIRONMENT+KIND:STRENGTH. Kinds (not all in each environment): {', '.join(KINDS)}."
     )
     if json_path is not None:
         write_json(json_path, [asdict(env) for env in found])
@@ -69,20 +69,20 @@ def overview(
 
 
 def measure(name: str, seconds: float) -> EnvSpeed:
-    """Ticks per second of this process's CPU time, resets left out: what other processes do does not count."""
+    """Simulation speed in CPU time, without resets, so that other processes do not change it."""
     spec = environment(name)
-    facts = (name, spec.fps, spec.max_ticks)
+    known = (name, spec.fps, spec.max_ticks)
     try:
         env = spec.make(False)
         env.reset(seed=0)
     except UserError as error:
-        return EnvSpeed(*facts, 0, name in experts(), None, str(error))
+        return EnvSpeed(*known, 0, name in experts(), None, str(error))
     env.action_space.seed(0)
     space: Any = env.action_space
     middle = (space.low + space.high) / 2
     ticks, spent = 0, 0.0
     while spent < seconds:
-        # A tenth of the range: at the full one arms collide with themselves, and physics slows down or blows up.
+        # A tenth of the action range: with the full range arms hit themselves and the physics gets slow or unstable.
         actions = [middle + 0.1 * (env.action_space.sample() - middle) for _ in range(spec.max_ticks)]
         env.reset(seed=ticks)
         begin = time.process_time()
@@ -93,4 +93,4 @@ def measure(name: str, seconds: float) -> EnvSpeed:
                 break
         spent += time.process_time() - begin
     env.close()
-    return EnvSpeed(*facts, int(np.prod(env.action_space.shape or ())), name in experts(), ticks / spent)
+    return EnvSpeed(*known, int(np.prod(env.action_space.shape or ())), name in experts(), ticks / spent)

@@ -1,6 +1,6 @@
-"""PushT (gym-pusht): push a T onto its target. Keypoints or pixels, 10 ticks a second, 300 ticks an episode.
+"""PushT (gym-pusht): push a T-shaped block onto its target. Keypoints or pictures, 10 Hz, at most 300 ticks.
 
-Coverage is the covered share of the target; an episode is solved when it exceeds .95 once.
+Coverage is the share of the target that the block covers; an episode is solved when it exceeds .95 once.
 """
 
 from __future__ import annotations
@@ -12,45 +12,45 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from ebt_policy.envs.disturbances.exposure import Exposure
+from ebt_policy.envs.disturbance_spec import DisturbanceSpec
 from ebt_policy.envs.pusht_objects import PushTObjects
 from ebt_policy.envs.spec import EnvSpec
 from ebt_policy.errors import UserError
 
 MAX_TICKS = 300
-USUAL_TICKS = 130  # of people's demonstrations and of policies that succeed
+USUAL_TICKS = 130  # length of human demonstrations, and of episodes that policies solve
 FPS = 10
 SUCCESS_COVERAGE = 0.95
 IMAGE_SIZE = 96  # the size of the human demonstrations
 VIDEO_SIZE = 256
-EXPOSURE = Exposure(
+DISTURBANCES = DisturbanceSpec(
     regions={"T": (100, 400, 100, 400)},
     workspace=(40, 472, 40, 472),
     targets=("goal",),
     shift=60,
     turn=0.5,
-    beyond=30,
+    start_margin=30,
     noise=(8.0,) * 16,
-    absolute=True,
+    absolute_actions=True,
     grippers=(),
     open_gripper=0,
     refused={
-        "gripper": "it has none",
-        "mass": "the pusher goes where it is told and the block stops at once, whatever it weighs",
+        "gripper": "it has no gripper",
+        "mass": "pusher and block move the same whatever the mass",
     },
 )
 
 
 def make_pusht(observation_type: str, video_size: int = VIDEO_SIZE, max_ticks: int = MAX_TICKS) -> gym.Env:
-    """A fresh PushT env. At module level and free of closures, so that worker processes can import it.
+    """A new PushT env. At module level, so that worker processes can import it.
 
     observation_type: gym-pusht's `environment_state_agent_pos` (2 + 16 keypoint coordinates) or
     `pixels_agent_pos`.
     """
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame must not look for a display
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame needs no display
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # pygame's, on each import
+            warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # of pygame, at each import
             from gym_pusht.envs.pusht import PushTEnv
     except ImportError as error:
         raise UserError(f"PushT needs gym-pusht ({error}). Install it with: pip install gym-pusht") from error
@@ -61,7 +61,7 @@ def make_pusht(observation_type: str, video_size: int = VIDEO_SIZE, max_ticks: i
         visualization_width=video_size,
         visualization_height=video_size,
     )
-    # LeRobot asks every env for both; asking a worker process for what is not there ends it.
+    # LeRobot reads both attributes; in a worker process a missing one would end the worker.
     env.task = "PushT"
     env.task_description = "Push the T-shaped block onto the target."
     env.disturbable = PushTObjects(env)
@@ -91,7 +91,7 @@ def coverage(info: dict[str, Any]) -> float:
 def _spec(name: str, observation_type: str) -> EnvSpec:
     return EnvSpec(
         name=name,
-        make=lambda render: make_pusht(observation_type),  # draws when asked: nothing to set up
+        make=lambda render: make_pusht(observation_type),  # rendering needs no preparation
         to_policy=to_policy,
         success=success,
         coverage=coverage,
@@ -100,8 +100,8 @@ def _spec(name: str, observation_type: str) -> EnvSpec:
         max_ticks=MAX_TICKS,
         usual_ticks=USUAL_TICKS,
         fps=FPS,
-        exposure=EXPOSURE,
-        hold=lambda state, _: state,  # actions are targets of the agent's position
+        disturbances=DISTURBANCES,
+        hold=lambda state, _: state,  # actions are target positions
     )
 
 

@@ -1,4 +1,4 @@
-"""PushT's block and goal, moved from outside; pixels of its 512 x 512 plane, radians."""
+"""Moving PushT's block and goal. Pixels of its 512 x 512 plane, radians."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from ebt_policy.envs.disturbances.exposure import Vector
+from ebt_policy.envs.disturbance_spec import Vector
 
-TOUCH = 0.5  # pixels: how deep the block may be in something where it is put
+TOUCH = 0.5  # pixels that a placed block may overlap other shapes
 WALLS = (5.0, 506.0)
 
 
 class PushTObjects:
-    """`T` and `goal` of a gym-pusht env. A `Disturbable`; a reset of the env undoes all of it."""
+    """The block `T` and the `goal` of a gym-pusht env. A `Disturbable`; a reset of the env undoes all changes."""
 
     def __init__(self, env: Any) -> None:
         self._env = env
@@ -22,7 +22,7 @@ class PushTObjects:
         return np.array(self._env.goal_pose[:2] if name == "goal" else self._env.block.position)
 
     def displace(self, name: str, to: Vector, turn: float, settle: bool) -> bool:
-        """Nothing moves by itself here, so all places are at rest."""
+        """See Disturbable. `settle` has no effect: nothing moves by itself in PushT."""
         if name == "goal":
             return self._move_goal(np.array([*to, self._env.goal_pose[2] + turn]))
         block = self._env.block
@@ -35,11 +35,11 @@ class PushTObjects:
         return True
 
     def alter(self, quantity: str, strength: float) -> None:
-        """Friction between pusher and block: gym-pusht has none, here its coefficient is `strength`."""
+        """Set the friction coefficient between pusher and block, 0 in gym-pusht, to `strength`."""
         for shape in self._env.block.shapes:
             shape.friction = strength
         for shape in self._env.agent.shapes:
-            shape.friction = 1.0  # pymunk multiplies the two
+            shape.friction = 1.0  # pymunk multiplies the friction of both shapes
 
     def _move_goal(self, pose: Vector) -> bool:
         body = self._env.get_goal_pose_body(pose)
@@ -51,18 +51,18 @@ class PushTObjects:
 
     def _put(self, position: Any, angle: float) -> None:
         block = self._env.block
-        block.angle = (
-            angle  # about the centre of gravity, which moves the position: so the position is set after
-        )
+        block.angle = angle  # rotates about the centre of gravity and so moves the position, which is therefore set after it
         block.position = position
         self._env.space.reindex_shapes_for_body(block)
 
     def _depth(self) -> float:
-        """How deep the block is in the pusher or a wall."""
+        """Depth in pixels by which the block overlaps the pusher or a wall."""
         block, space = self._env.block, self._env.space
         return max(
             (
-                abs(point.distance)  # only of shapes that overlap; its sign depends on their order
+                abs(
+                    point.distance
+                )  # contact points exist only for overlapping shapes; the sign depends on their order
                 for shape in block.shapes
                 for hit in space.shape_query(shape)
                 if hit.shape is not None and hit.shape.body is not block

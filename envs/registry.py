@@ -1,4 +1,4 @@
-"""Simulated worlds by name, each behind the same small record. Nothing here knows a policy."""
+"""The environments by name, with or without a disturbance."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _MODULES = {  # name -> module with SPECS[name]
 
 
 def environment(name: str) -> EnvSpec:
-    """The environment called `name`; "NAME+KIND" and "NAME+KIND:STRENGTH" are disturbed (disturbances.py).
+    """The environment called `name`; "NAME+KIND" and "NAME+KIND:STRENGTH" add a disturbance (see disturbances.kinds).
 
-    Raises UserError for an unknown one.
+    Raises UserError for an unknown name.
     """
     name, plus, disturbance = name.partition("+")
     if name not in _MODULES:
@@ -44,16 +44,16 @@ def environment(name: str) -> EnvSpec:
 
 
 def environments() -> list[str]:
-    """The names that `environment` accepts, without disturbances."""
+    """The names of all environments, without disturbances."""
     return sorted(_MODULES)
 
 
 def disturbances(env_name: str) -> list[str]:
-    """The kinds that are possible in an environment. Raises UserError for an unknown one."""
-    return list(environment(env_name).exposure.kinds)
+    """The kinds of disturbance that an environment can have. Raises UserError for an unknown environment."""
+    return list(environment(env_name).disturbances.kinds)
 
 
 def make_disturbed(make: Callable[[], gym.Env], env_name: str, text: str) -> gym.Env:
-    """An env from `make` with a disturbance. At module level, so that worker processes can import it."""
+    """An env from `make` with the disturbance `text`. At module level, so that worker processes can import it."""
     spec = environment(env_name)
     return wrap(make(), spec, *parse(spec, text))

@@ -1,4 +1,4 @@
-"""Drawing without a display: which OpenGL MuJoCo should use, found once and before MuJoCo is imported."""
+"""Rendering without a display: find an OpenGL backend for MuJoCo before it is imported."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from contextlib import contextmanager
 
 from ebt_policy.errors import UserError
 
-BACKENDS = ("egl", "osmesa")  # a GPU or Mesa through EGL; software alone
+BACKENDS = ("egl", "osmesa")  # EGL uses a GPU or Mesa; OSMesa is a software renderer
 _PROBE = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
 
 
 def ensure_rendering() -> None:
-    """Sets MUJOCO_GL to a backend that works, for this process and its children, unless it is set already.
+    """Set MUJOCO_GL to a working backend for this process and its children, unless it is set already.
 
-    Call it before MuJoCo is imported: it chooses its backend then. Raises UserError where none works.
+    Call it before MuJoCo is imported, which reads the variable then. Raises UserError if no backend works.
     """
     if not os.environ.get("MUJOCO_GL"):
         os.environ["MUJOCO_GL"] = find_backend()
@@ -27,7 +27,7 @@ def ensure_rendering() -> None:
 
 @functools.cache
 def find_backend(backends: tuple[str, ...] = BACKENDS) -> str:
-    """The first backend that opens a context, each tried in a process of its own: a failed one can end it."""
+    """The first backend that opens an OpenGL context. Each is tried in a process of its own, because a failure may crash it."""
     failures = []
     for backend in backends:
         environment = os.environ | {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
@@ -44,8 +44,8 @@ def find_backend(backends: tuple[str, ...] = BACKENDS) -> str:
 
 @contextmanager
 def opengl_explained() -> Iterator[None]:
-    """Around the first import of MuJoCo, which loads the OpenGL that MUJOCO_GL names, and fails by an AttributeError of
-    PyOpenGL where that is not installed. Raises UserError then.
+    """For the first import of MuJoCo. It fails with an AttributeError of PyOpenGL if the library that MUJOCO_GL names is not
+    installed; this raises a UserError instead.
     """
     try:
         yield
@@ -54,7 +54,7 @@ def opengl_explained() -> Iterator[None]:
         if not backend:
             raise
         raise UserError(
-            f"MUJOCO_GL is '{backend}', and this machine cannot load that OpenGL ({error}). Unset MUJOCO_GL: what works is then "
-            "found, and episodes without pictures need none. Or install it (Debian, Ubuntu: apt-get install libosmesa6, "
+            f"MUJOCO_GL is '{backend}', and this machine cannot load that OpenGL ({error}). Unset MUJOCO_GL: a working "
+            "backend is then found, and episodes without pictures need none. Or install it (Debian, Ubuntu: apt-get install libosmesa6, "
             "or libegl1 libgl1-mesa-dri)."
         ) from error

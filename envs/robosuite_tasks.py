@@ -1,6 +1,7 @@
-"""robosuite's single-arm tasks with a Panda: Cartesian deltas (OSC) at 20 Hz, observations by name alone.
+"""robosuite's single-arm tasks with a Panda: Cartesian displacements (OSC) at 20 Hz.
 
-The concatenated `robot0_proprio-state` is never used: its length changes between robosuite's versions.
+Observations are taken by name. The concatenated `robot0_proprio-state` is not used: its length changes between robosuite's
+versions.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 from ebt_policy.envs.mujoco_objects import MujocoObjects
 from ebt_policy.envs.rendering import ensure_rendering, opengl_explained
-from ebt_policy.envs.robosuite_exposures import EXPOSURES
-from ebt_policy.envs.simulated import Score, SimulatedEnv, Task, simulated_spec
+from ebt_policy.envs.robosuite_disturbances import DISTURBANCES
+from ebt_policy.envs.simulated import Score, SimulatedEnv, TaskSpec, simulated_spec
 from ebt_policy.errors import UserError
 
 FPS = 20
@@ -30,14 +31,16 @@ ACTIONS = 7  # position and rotation delta of the gripper in -1..1, and the grip
 
 @dataclass(frozen=True)
 class RobosuiteTask:
-    """What robosuite calls the task, and the names of its object observations, in order."""
+    """robosuite's name of the task, and the names of its object observations, in the order of the environment state."""
 
     environment: str
     keys: tuple[str, ...]
 
 
-def _task(name: str, description: str, environment_size: int, usual_ticks: int, max_ticks: int = 400) -> Task:
-    return Task(
+def _task(
+    name: str, description: str, environment_size: int, usual_ticks: int, max_ticks: int = 400
+) -> TaskSpec:
+    return TaskSpec(
         name=name,
         description=description,
         fps=FPS,
@@ -57,7 +60,7 @@ TASKS = {
     "Stack": _task("Stack", "Put the red cube on the green cube.", 14, 85),
     "PickPlaceCan": _task("PickPlaceCan", "Put the can into its bin.", 7, 225),
     "NutAssemblySquare": _task("NutAssemblySquare", "Put the square nut on its peg.", 7, 139),
-    # The tasks in full; robosuite's own demonstrations are of these. They take a person 1,000 and 1,500 ticks.
+    # All objects of the task, as in robosuite's own demonstrations. People take 1,000 and 1,500 ticks.
     "NutAssembly": _task("NutAssembly", "Put both nuts on their pegs.", 14, 1000, max_ticks=1500),
     "PickPlace": _task("PickPlace", "Put the four objects into their bins.", 28, 1500, max_ticks=2000),
     "Door": _task("Door", "Open the door by its handle.", 8, 94),
@@ -83,7 +86,7 @@ ROBOSUITE = {
 
 
 def _import_robosuite() -> tuple[Any, Any]:
-    """robosuite without its advice on optional parts, which it prints at each import."""
+    """Import robosuite without the hints about optional parts that it prints."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -98,7 +101,7 @@ def _import_robosuite() -> tuple[Any, Any]:
 
 @contextmanager
 def _numpy_seed(seed: int) -> Iterator[None]:
-    """robosuite draws placements, sizes and joint noise from numpy's global generator; it is put back after."""
+    """Seed numpy's global generator, which robosuite draws from, and restore its state afterwards."""
     before = np.random.get_state()
     np.random.seed(seed % 2**32)
     try:
@@ -110,7 +113,7 @@ def _numpy_seed(seed: int) -> Iterator[None]:
 class RobosuiteSimulator:
     """One task in robosuite."""
 
-    def __init__(self, task: str, draws: bool) -> None:
+    def __init__(self, task: str, rendering: bool) -> None:
         try:
             with opengl_explained():
                 robosuite, load_composite_controller_config = _import_robosuite()
@@ -119,31 +122,31 @@ class RobosuiteSimulator:
                 f"{task} needs robosuite ({error}). Install the extra: pip install "
                 "'lerobot_policy_ebt[robosuite]'"
             ) from error
-        facts = ROBOSUITE[task]
-        self._keys, self._exposure = facts.keys, EXPOSURES[task]
+        names = ROBOSUITE[task]
+        self._keys, self._disturbances = names.keys, DISTURBANCES[task]
         self._observation: dict[str, NDArray] = {}
         with _numpy_seed(0):
             self.env = robosuite.make(
-                facts.environment,
+                names.environment,
                 robots="Panda",
                 controller_configs=load_composite_controller_config(robot="Panda"),
                 has_renderer=False,
-                has_offscreen_renderer=draws,
+                has_offscreen_renderer=rendering,
                 use_camera_obs=False,
                 control_freq=FPS,
                 ignore_done=True,  # the time limit is the wrapper's
             )
-        # Every sensor is read at each of the 25 physics steps of a tick; most are of no use here.
+        # robosuite reads every enabled sensor at each of the 25 physics steps of a tick: disable those not needed.
         for name in set(self.env.observation_names) - {*STATE_KEYS, *self._keys}:
             self.env.modify_observable(name, "enabled", False)
 
     def reset(self, seed: int) -> None:
         with _numpy_seed(seed):
             self._observation = self.env.reset()
-        # robosuite makes another model at each reset.
-        sim, exposure = self.env.sim, self._exposure
+        # robosuite makes a new model at each reset.
+        sim, disturbances = self.env.sim, self._disturbances
         self.objects = MujocoObjects(
-            sim.model._model, sim.data._data, tuple(exposure.regions), exposure.targets, self._look
+            sim.model._model, sim.data._data, tuple(disturbances.regions), disturbances.targets, self._look
         )
         self.objects.home()
 
@@ -157,7 +160,7 @@ class RobosuiteSimulator:
         return self._named(self._keys)
 
     def _look(self) -> None:
-        """Observe moved objects at once. robosuite would shift the rhythm of its sensors if it were asked to."""
+        """Read the poses of moved objects now. Updating them through robosuite would shift the phase of its sensors."""
         for key in self._keys:
             self._observation[key] = self.env._observables[key]._sensor({})
 
@@ -169,12 +172,12 @@ class RobosuiteSimulator:
         return Score(float(solved), solved)
 
     def picture(self, camera: str, height: int, width: int) -> NDArray[np.uint8]:
-        # OpenGL counts rows from below.
+        # OpenGL's first row is the lowest.
         return self.env.sim.render(camera_name=camera, height=height, width=width)[::-1].copy()
 
     def close(self) -> None:
         if self.env.sim is not None:
-            self.env.sim.free()  # not env.close(), which fails where nothing was ever drawn
+            self.env.sim.free()  # env.close() fails if nothing was ever rendered
             self.env.sim = None
 
 
@@ -186,13 +189,13 @@ def make(
     hold_ticks: int = 1,
     render: bool = False,
 ) -> gym.Env:
-    """A fresh env; see SimulatedEnv. render: it will be asked for pictures although it observes none."""
-    draws = render or bool(cameras)
-    if draws:
+    """A new env; see SimulatedEnv. render: pictures will be asked for although no camera is observed."""
+    rendering = render or bool(cameras)
+    if rendering:
         ensure_rendering()
     env = SimulatedEnv(
         TASKS[task],
-        partial(RobosuiteSimulator, task, draws),
+        partial(RobosuiteSimulator, task, rendering),
         cameras=cameras,
         image_size=image_size,
         hold_ticks=hold_ticks,
@@ -201,7 +204,7 @@ def make(
 
 
 def _hold(state: NDArray, last_action: NDArray | None) -> NDArray:
-    """No movement, the gripper as it was told last."""
+    """The action that does not move the arm and repeats the last gripper command."""
     action = np.zeros(ACTIONS, np.float32)
     action[-1] = -1.0 if last_action is None else last_action[-1]
     return action
@@ -209,7 +212,7 @@ def _hold(state: NDArray, last_action: NDArray | None) -> NDArray:
 
 SPECS = {
     f"robosuite_{name.lower()}": simulated_spec(
-        f"robosuite_{name.lower()}", task, partial(make, name), EXPOSURES[name], _hold
+        f"robosuite_{name.lower()}", task, partial(make, name), DISTURBANCES[name], _hold
     )
     for name, task in TASKS.items()
 }

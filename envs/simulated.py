@@ -1,4 +1,4 @@
-"""What the MuJoCo tasks share: one gymnasium env whose simulator is made where it is used.
+"""The gymnasium env of all MuJoCo tasks. Its simulator is created at the first reset, in the process that uses it.
 
 Legend: S state size, E size of the environment state, A action dimension, H/W image height, width.
 """
@@ -13,53 +13,55 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from ebt_policy.envs.disturbances.exposure import Disturbable, Exposure
+from ebt_policy.envs.disturbance_spec import Disturbable, DisturbanceSpec
 from ebt_policy.envs.spec import EnvSpec, Hold
 
 
 class Diverged(Exception):
-    """The physics has blown up: what follows means nothing. The episode ends here, unsolved."""
+    """The physics became unstable. The episode ends unsolved."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How far the task is: `graded` in 0..1 (its share of stages done), `solved` for success."""
+    """Progress on the task: `graded` in 0..1, the share of its stages that are done, and whether it is solved."""
 
     graded: float
     solved: bool
 
 
 class Simulator(Protocol):
-    """A task in its simulator, as the env drives it. Everything in SI units."""
+    """A task in its simulator, driven by SimulatedEnv. SI units."""
 
     def reset(self, seed: int) -> None: ...
 
     def tick(self, action: NDArray[np.float64]) -> None:
-        """One control period under `action` (A,). Raises Diverged."""
+        """Simulate one control period with `action` (A,). Raises Diverged if the physics becomes unstable."""
 
     def state(self) -> NDArray[np.float64]:
-        """(S,): what the robot feels of itself."""
+        """The robot's own state (S,)."""
 
     def environment_state(self) -> NDArray[np.float64]:
-        """(E,): poses of the objects."""
+        """Poses of the objects (E,)."""
 
     def score(self) -> Score: ...
 
     def picture(self, camera: str, height: int, width: int) -> NDArray[np.uint8]:
-        """(H, W, 3), upright."""
+        """A camera's picture (H, W, 3), uint8, first row on top."""
 
     @property
     def objects(self) -> Disturbable:
-        """What a disturbance may take hold of."""
+        """The objects, for disturbances."""
 
     def close(self) -> None:
-        """Gives its memory back at once: it lies outside Python's heap, so that nothing would ever hurry to collect it."""
+        """Free the simulator's memory, which lies outside of Python's heap."""
 
 
 @dataclass(frozen=True)
-class Task:
-    """A task's fixed facts. usual_ticks: of a successful episode. low, high (A,): bounds of an action; cameras: their
-    names, the first is for videos.
+class TaskSpec:
+    """The constants of a task.
+
+    max_ticks: time limit. usual_ticks: length of a usual successful episode. state_size, environment_size: S and E.
+    low, high: bounds of an action (A,). cameras: their names; the first is used for videos.
     """
 
     name: str
@@ -75,37 +77,39 @@ class Task:
 
 
 class SimulatedEnv(gym.Env):
-    """Low-dimensional by default: nothing is drawn unless `cameras` are named or `render` is called.
+    """A simulated task as a gymnasium env.
 
-    Observations: agent_pos (S,), environment_state (E,), and with cameras pixels {name: (H, W, 3) uint8}. An episode
-    is solved when the task is for `hold_ticks` ticks in a row, and ends there. Two resets with one seed give the same
-    episode, whatever happened in between.
+    Observations: agent_pos (S,), environment_state (E,), and with `cameras` also pixels {name: (H, W, 3) uint8}. Nothing is
+    rendered unless cameras are named or `render` is called. The episode ends with success when the task was solved for
+    `hold_ticks` ticks in a row. Two resets with the same seed give the same episode.
     """
 
     render_mode = "rgb_array"
 
     def __init__(
         self,
-        task: Task,
-        make_simulator: Any,
+        task: TaskSpec,
+        make_simulator: Callable[[], Simulator],
         *,
         cameras: tuple[str, ...] = (),
         image_size: tuple[int, int] = (96, 96),
         video_size: tuple[int, int] = (240, 320),
         hold_ticks: int = 1,
     ) -> None:
-        """make_simulator() -> Simulator, called at the first reset: OpenGL contexts belong to one process.
+        """make_simulator: called at the first reset, because an OpenGL context belongs to one process.
 
-        image_size, video_size: (H, W) of observed cameras and of `render`.
+        image_size, video_size: (H, W) in pixels of observed cameras and of `render`.
         """
-        self.facts, self._make_simulator = task, make_simulator
+        self.task_spec, self._make_simulator = task, make_simulator
         self._cameras, self._image_size, self._video_size = cameras, image_size, video_size
         self._hold_ticks, self._held = hold_ticks, 0
         self._simulator: Simulator | None = None
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": task.fps}
         # LeRobot asks every env for both.
         self.task, self.task_description = task.name, task.description
-        self.action_space = gym.spaces.Box(np.float32(task.low), np.float32(task.high), dtype=np.float32)
+        self.action_space = gym.spaces.Box(
+            np.array(task.low, np.float32), np.array(task.high, np.float32), dtype=np.float32
+        )
         spaces: dict[str, gym.Space] = {
             "agent_pos": gym.spaces.Box(-np.inf, np.inf, (task.state_size,), np.float64),
             "environment_state": gym.spaces.Box(-np.inf, np.inf, (task.environment_size,), np.float64),
@@ -117,7 +121,7 @@ class SimulatedEnv(gym.Env):
 
     @property
     def simulator(self) -> Simulator:
-        """The task's simulator, for experts and tests."""
+        """The simulator, for experts and tests; created at the first use."""
         if self._simulator is None:
             self._simulator = self._make_simulator()
         return self._simulator
@@ -146,16 +150,16 @@ class SimulatedEnv(gym.Env):
         return self.get_obs(), score.graded, solved, False, {"is_success": solved, "score": score.graded}
 
     def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
-        return self.simulator.picture(self.facts.cameras[0], *self._video_size)
+        return self.simulator.picture(self.task_spec.cameras[0], *self._video_size)
 
     def close(self) -> None:
-        """Frees the simulator; a later reset makes another."""
+        """Free the simulator; a later reset creates a new one."""
         if self._simulator is not None:
             self._simulator.close()
             self._simulator = None
 
     def get_obs(self) -> dict[str, Any]:
-        """What is observed of the present state."""
+        """The observation of the current state."""
         observation: dict[str, Any] = {
             "agent_pos": self.simulator.state(),
             "environment_state": self.simulator.environment_state(),
@@ -180,9 +184,9 @@ def to_policy(observation: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def simulated_spec(
-    name: str, task: Task, make: Callable[..., gym.Env], exposure: Exposure, hold: Hold
+    name: str, task: TaskSpec, make: Callable[..., gym.Env], disturbances: DisturbanceSpec, hold: Hold
 ) -> EnvSpec:
-    """The EnvSpec of a task; make(cameras=(), image_size=(H, W), render=False) -> env. hold: see EnvSpec."""
+    """The EnvSpec of a task. make(cameras=(), image_size=(H, W), render=False) -> env."""
     return EnvSpec(
         name=name,
         make=lambda render: make(render=render),
@@ -190,11 +194,11 @@ def simulated_spec(
         success=lambda info: bool(info["is_success"]),
         coverage=lambda info: float(info["score"]),
         success_coverage=1.0,
-        solved_when="the simulator says so; coverage is the share of the task's stages reached",
+        solved_when="the simulator reports success; coverage is the share of the task's stages that were reached",
         max_ticks=task.max_ticks,
         usual_ticks=task.usual_ticks,
         fps=task.fps,
-        exposure=exposure,
+        disturbances=disturbances,
         hold=hold,
         cameras=task.cameras,
         make_with_cameras=lambda names, size: make(cameras=names, image_size=size),

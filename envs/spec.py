@@ -1,4 +1,4 @@
-"""The record behind which every simulated task lies."""
+"""EnvSpec: everything that a rollout needs to know of an environment."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ import numpy as np
 if TYPE_CHECKING:
     import gymnasium as gym
 
-    from ebt_policy.envs.disturbances.exposure import Exposure
+    from ebt_policy.envs.disturbance_spec import DisturbanceSpec
 
-# How a robot holds still: (observation.state (S,), last action (A,) or None before the first) -> action (A,)
+# (observation.state (S,), last action (A,) or None before the first) -> the action (A,) that keeps the robot in place
 Hold = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """A task as a policy meets it. Two resets with one seed give the same episode.
+    """One environment. Two resets with the same seed give the same episode.
 
-    make(render): a fresh gymnasium env; render=True sets it up for `env.render()` -> uint8 (H, W, 3).
-    to_policy(observation): LeRobot's names without batch dimension, float32; images (C, H, W) in 0..1.
-    success(info), coverage(info): read from the info of `step`; coverage is the task's graded score in 0..1.
-    solved_when: the rule of success, in words.
-    success_coverage: the coverage above which the task counts as solved; the graded reward saturates there.
-    max_ticks: length of an episode in control periods; usual_ticks: of a successful one; fps: control periods per
-    second. exposure: the disturbances that are possible, and their sizes.
-    hold(state, last_action): the action (A,) that keeps the robot where it is, from observation.state (S,) and the last
-    command (A,), None before the first.
-    cameras: names of those that can be asked for; make_with_cameras(names, (H, W)): a fresh env that observes them too,
-    as `pixels` {name: uint8 (H, W, 3)}.
+    make(render): a new gymnasium env; render=True prepares it for `env.render()` -> uint8 (H, W, 3).
+    to_policy(observation): an observation under LeRobot's names, without batch dimension, float32; images (C, H, W) in 0..1.
+    success(info): whether the info of `step` reports success. coverage(info): the task's graded score in 0..1.
+    success_coverage: the coverage above which an episode counts as solved; the graded reward saturates there.
+    solved_when: the success rule in words. max_ticks: time limit in control periods. usual_ticks: length of a usual
+    successful episode. fps: control periods per second. disturbances: those that are possible, and their sizes.
+    hold(state, last_action): the action (A,) that keeps the robot in place, from observation.state (S,) and the last
+    action (A,), None before the first.
+    cameras: names of the cameras that can be observed. make_with_cameras(names, (H, W)): a new env that observes them as
+    `pixels` {name: uint8 (H, W, 3)}.
     """
 
     name: str
@@ -44,7 +43,7 @@ class EnvSpec:
     max_ticks: int
     usual_ticks: int
     fps: int
-    exposure: Exposure
+    disturbances: DisturbanceSpec
     hold: Hold
     cameras: tuple[str, ...] = ()
     make_with_cameras: Callable[[tuple[str, ...], tuple[int, int]], gym.Env] | None = None

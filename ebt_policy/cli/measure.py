@@ -114,9 +114,14 @@ def evaluate(
         f"success {result.success_rate:.3f} (95 % {low:.3f} to {high:.3f}, {episodes} episodes), "
         f"coverage {result.mean_max_coverage:.3f} max, {result.mean_final_coverage:.3f} final"
     )
+    latency = result.latency_ms
     print(
-        f"{result.evaluations_per_decision:.2f} function evaluations a decision, latency "
-        f"{result.latency_ms['p50']:.1f} ms median, {result.latency_ms['p95']:.1f} ms 95th percentile"
+        f"{result.evaluations_per_decision:.2f} function evaluations a decision"
+        + (
+            f", latency {latency['p50']:.1f} ms median, {latency['p95']:.1f} ms 95th percentile"
+            if latency
+            else ""
+        )
     )
     if calibration:
         alarmed = [any(r.alarm for r in row.watch.readings) for row in result.rows]

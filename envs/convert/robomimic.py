@@ -144,7 +144,7 @@ class Reader:
             robots = self.file.env_kwargs.get("robots", "Panda")
             if robots not in ("Panda", ["Panda"]):
                 raise UserError(f"{self.file.path}: the robot is {robots}; {self.env} has a Panda.")
-            self._replay = Replay(self.task, draws=False)
+            self._replay = Replay(self.task, rendering=False)
             self._replay.reset(seed=0)
         self._replay.enter(demo, f"{self.file.path}: data/{demo.name}")
         return self._replay

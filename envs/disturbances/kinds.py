@@ -1,28 +1,27 @@
-"""What can befall an episode: `ENV+KIND` or `ENV+KIND:STRENGTH` wherever an environment is named.
+"""Disturbed environments by name: `ENV+KIND` or `ENV+KIND:STRENGTH` wherever an environment is named.
 
-A disturbance depends on the episode's seed, its kind and its strength alone, never on what was done before it
-begins: in a paired comparison every policy meets the same one at the same tick.
+A disturbance depends only on the episode's seed, its kind and its strength. It does not depend on the actions before it
+begins, so in a paired comparison every policy meets the same disturbance at the same tick.
 
-    push      an object is shoved over half a second
-    teleport  an object is moved at once; one that is held is knocked out of the hand
-    gripper   every gripper is forced open for half a second times the strength
-    delay     actions arrive .3 s times the strength late: none until the first has come; those overtaken are lost
-    drop      each action is lost with a chance of one half times the strength
-    noise     what is seen of the world is noisy
-    freeze    what is seen of the world stays as it was
-    blackout  nothing is seen of the world: cameras are black and poses of objects zero
-    start     from the outset: an object lies just outside the region that training starts it in
-    mass      from the outset: objects are heavier
-    friction  from the outset: contacts have another friction
-    target    the place that the task is about is moved at once
+    push      an object is moved steadily for half a second
+    teleport  an object is moved in one tick; a held object is knocked out of the hand
+    gripper   every gripper is forced open for half a second x strength
+    delay     actions arrive .3 s x strength late; no action arrives before the first late one
+    drop      each action is lost with probability .5 x strength
+    noise     noise on cameras and object poses
+    freeze    cameras and object poses keep their last value
+    blackout  cameras are black and object poses zero
+    start     from the reset on: an object lies just outside the region where training starts it
+    mass      from the reset on: objects are heavier
+    friction  from the reset on: contacts have another friction
+    target    the goal body of the task is moved in one tick
 
-delay, drop, noise, freeze and blackout last a fifth of a usual episode times the strength. For an action that does
-not arrive the last one is repeated where actions are targets; where they are displacements, the arm rests and keeps
-its grip. "What is seen of the world" is cameras and poses of objects; what the robot feels of itself stays live and
-exact.
+delay, drop, noise, freeze and blackout last a fifth of a usual episode x strength. When an action does not arrive, the
+last one is repeated if actions are targets; if they are displacements, the arm stands still and keeps its grip. noise,
+freeze and blackout never change the robot's own state.
 
-PushT's keypoints and the nut tasks' states say nothing of the target: a policy without cameras cannot recover from
-`target` there.
+The observations of pusht_keypoints and of the nut tasks do not contain the target: a policy without cameras cannot
+recover from `target` there.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-from ebt_policy.envs.disturbances.exposure import KINDS
-from ebt_policy.envs.disturbances.signals import KINDS_OF_SIGNAL
-from ebt_policy.envs.disturbances.world import KINDS_OF_WORLD
+from ebt_policy.envs.disturbance_spec import KINDS
+from ebt_policy.envs.disturbances.signals import SIGNAL_DISTURBANCES
+from ebt_policy.envs.disturbances.world import WORLD_DISTURBANCES
 from ebt_policy.envs.spec import EnvSpec
 from ebt_policy.errors import UserError
 
@@ -42,21 +41,20 @@ if TYPE_CHECKING:
 
 
 def parse(spec: EnvSpec, text: str) -> tuple[str, float]:
-    """(kind, strength) of "KIND" or "KIND:STRENGTH". Raises UserError where `spec` cannot have it."""
+    """(kind, strength) of "KIND" or "KIND:STRENGTH". Raises UserError if the environment cannot have it."""
     kind, colon, number = text.partition(":")
-    possible = f"Choose one of: {', '.join(spec.exposure.kinds)}."
+    possible = f"Choose one of: {', '.join(spec.disturbances.kinds)}."
     if kind not in KINDS:
         raise UserError(f"Unknown disturbance '{kind}' of {spec.name}. {possible}")
-    if kind in spec.exposure.refused:
-        raise UserError(f"{spec.name} cannot have '{kind}': {spec.exposure.refused[kind]}. {possible}")
+    if kind in spec.disturbances.refused:
+        raise UserError(f"{spec.name} cannot have '{kind}': {spec.disturbances.refused[kind]}. {possible}")
     try:
         strength = float(number) if colon else 1.0
     except ValueError:
         strength = math.nan
     if not 0 < strength < math.inf:
         raise UserError(
-            f"The strength of the disturbance '{text}' is '{number}'; it has to be a number above 0. Leave it out "
-            "for 1, which is clear but recoverable."
+            f"The strength of the disturbance '{text}' is '{number}'; it has to be a number above 0. The default is 1."
         )
     return kind, strength
 
@@ -75,4 +73,5 @@ def disturbed(spec: EnvSpec, text: str) -> EnvSpec:
 
 
 def wrap(env: gym.Env, spec: EnvSpec, kind: str, strength: float) -> gym.Env:
-    return (KINDS_OF_WORLD | KINDS_OF_SIGNAL)[kind](env, spec, kind, strength)
+    """The env with the disturbance; `parse` has checked the kind."""
+    return (WORLD_DISTURBANCES | SIGNAL_DISTURBANCES)[kind](env, spec, kind, strength)

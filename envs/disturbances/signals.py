@@ -1,4 +1,4 @@
-"""Disturbances of what passes between a policy and the world: commands and observations."""
+"""Disturbances of the actions and observations between a policy and the world."""
 
 from __future__ import annotations
 
@@ -8,74 +8,74 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ebt_policy.envs.disturbances.wrapper import MOMENT, Disturbed
+from ebt_policy.envs.disturbances.wrapper import IMPULSE_S, Disturbed
 
-LATE = 0.3  # seconds
-LOST = 0.5  # chance of an action
-PIXEL_NOISE = 25.0  # of 255
-WORLD = ("pixels", "environment_state")  # of an observation: what is seen of the world
+DELAY_S = 0.3  # seconds
+DROP_CHANCE = 0.5  # of each action
+PIXEL_NOISE = 25.0  # standard deviation, of 255
+WORLD = ("pixels", "environment_state")  # the observations that are disturbed; the robot's own state is not
 
 
-class _Commanding(Disturbed):
-    """What is executed is not what was sent."""
+class _ActionDisturbance(Disturbed):
+    """Another action is executed than the one that was sent."""
 
     def _prepare(self, observation: Any) -> None:
         self._sent: list[NDArray] = []
         self._executed: NDArray | None = None
 
     def _command(self, action: NDArray, due: bool) -> NDArray:
-        self._sent.append(np.array(action))  # a worker's memory for actions is used again
+        self._sent.append(np.array(action))  # a copy: vector environments reuse the memory of actions
         self._executed = self._received() if due else self._sent[-1]
         return self._executed if due else action
 
     def _received(self) -> NDArray:
-        """The action (A,) that takes effect on this tick of the disturbance."""
+        """The action (A,) to execute on this tick of the disturbance."""
         raise NotImplementedError
 
-    def _nothing(self) -> NDArray:
-        """(A,): what an arm does without a command."""
-        if self._executed is None:  # so short an episode that it begins with the disturbance
+    def _no_command(self) -> NDArray:
+        """The action (A,) of an arm that receives nothing: repeat a target, or do not move and keep the grip."""
+        if self._executed is None:  # the disturbance begins on the first tick
             return self._sent[-1]
-        if self._exposure.absolute:
+        if self._sizes.absolute_actions:
             return self._executed
         rest = np.zeros_like(self._executed)
-        grippers = list(self._exposure.grippers)
+        grippers = list(self._sizes.grippers)
         rest[grippers] = self._executed[grippers]
         return rest
 
 
-class OpenGripper(_Commanding):
-    def _length(self) -> float:
-        return MOMENT * self._facts.fps * self._strength
+class OpenGripper(_ActionDisturbance):
+    def _duration(self) -> float:
+        return IMPULSE_S * self._env_spec.fps * self._strength
 
     def _received(self) -> NDArray:
         action = self._sent[-1].copy()
-        action[list(self._exposure.grippers)] = self._exposure.open_gripper
+        action[list(self._sizes.grippers)] = self._sizes.open_gripper
         return action
 
 
-class Delay(_Commanding):
+class Delay(_ActionDisturbance):
     def _received(self) -> NDArray:
-        sent_at = self._tick - max(1, round(LATE * self._facts.fps * self._strength))
-        return self._sent[sent_at] if sent_at >= self._begin else self._nothing()
+        sent_at = self._tick - max(1, round(DELAY_S * self._env_spec.fps * self._strength))
+        return self._sent[sent_at] if sent_at >= self._begin else self._no_command()
 
 
-class Drop(_Commanding):
+class Drop(_ActionDisturbance):
     def _prepare(self, observation: Any) -> None:
         super()._prepare(observation)
-        self._lost = self._rng.random(self._end - self._begin) < LOST * self._strength
+        self._dropped = self._rng.random(self._end - self._begin) < DROP_CHANCE * self._strength
 
     def _received(self) -> NDArray:
-        return self._nothing() if self._lost[self._tick - self._begin] else self._sent[-1]
+        return self._no_command() if self._dropped[self._tick - self._begin] else self._sent[-1]
 
 
-class _Sensing(Disturbed):
-    """What is seen of the world is not as it is."""
+class _ObservationDisturbance(Disturbed):
+    """Cameras and poses of objects are observed otherwise than they are."""
 
     def _prepare(self, observation: Any) -> None:
         self._last = observation
 
-    def _sense(self, observation: Any, due: bool) -> Any:
+    def _observe(self, observation: Any, due: bool) -> Any:
         if not due:
             self._last = observation
             return observation
@@ -84,16 +84,16 @@ class _Sensing(Disturbed):
         }
 
     def _corrupt(self, name: str, seen: Any) -> Any:
-        """What is seen instead, of the same shape: pixels (H, W, 3) or {camera: (H, W, 3)}, poses (E,)."""
+        """The disturbed value, of the same shape: pixels (H, W, 3) or {camera: (H, W, 3)}, poses (E,)."""
         raise NotImplementedError
 
 
-class Noise(_Sensing):
+class Noise(_ObservationDisturbance):
     def _corrupt(self, name: str, seen: Any) -> Any:
-        return _each(lambda value: self._noisy(name, value), seen)
+        return _map_arrays(lambda value: self._noisy(name, value), seen)
 
     def _noisy(self, name: str, value: NDArray) -> NDArray:
-        size = PIXEL_NOISE if name == "pixels" else np.array(self._exposure.noise)
+        size = PIXEL_NOISE if name == "pixels" else np.array(self._sizes.noise)
         noisy = value + self._strength * size * self._rng.normal(size=value.shape)
         if name == "pixels":
             return np.clip(noisy.round(), 0, 255).astype(np.uint8)
@@ -101,24 +101,24 @@ class Noise(_Sensing):
         return np.clip(noisy, space[name].low, space[name].high)
 
 
-class Freeze(_Sensing):
+class Freeze(_ObservationDisturbance):
     def _corrupt(self, name: str, seen: Any) -> Any:
-        return _each(np.copy, self._last[name])
+        return _map_arrays(np.copy, self._last[name])
 
 
-class Blackout(_Sensing):
+class Blackout(_ObservationDisturbance):
     def _corrupt(self, name: str, seen: Any) -> Any:
-        return _each(np.zeros_like, seen)
+        return _map_arrays(np.zeros_like, seen)
 
 
-def _each(function: Callable[[NDArray], NDArray], seen: Any) -> Any:
-    """An array's or each camera's."""
+def _map_arrays(function: Callable[[NDArray], NDArray], seen: Any) -> Any:
+    """The function of one array, or of each camera's array."""
     if isinstance(seen, dict):
         return {name: function(value) for name, value in seen.items()}
     return function(seen)
 
 
-KINDS_OF_SIGNAL: dict[str, type[Disturbed]] = {
+SIGNAL_DISTURBANCES: dict[str, type[Disturbed]] = {
     "gripper": OpenGripper,
     "delay": Delay,
     "drop": Drop,

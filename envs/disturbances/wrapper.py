@@ -1,4 +1,4 @@
-"""What all disturbances share: a gymnasium wrapper around the time limit. `render` shows the world as it is."""
+"""The base class of all disturbances: a gymnasium wrapper around the time limit. `render` shows the undisturbed view."""
 
 from __future__ import annotations
 
@@ -9,35 +9,37 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from ebt_policy.envs.disturbances.exposure import KINDS, Disturbable, Disturbance
+from ebt_policy.envs.disturbance_spec import KINDS, Disturbable, Disturbance
 from ebt_policy.envs.spec import EnvSpec
 
-WINDOW = (0.25, 0.60)  # when it begins, in parts of a usual episode
-STRETCH = 0.20  # how long it lasts, likewise
-MOMENT = 0.5  # seconds: of a push, and of an opened gripper
-_SUCCESSORS = 0  # the number, beside those of KINDS, of the generator for episodes that are given no seed
+WINDOW = (0.25, 0.60)  # earliest and latest begin, as shares of a usual successful episode
+DURATION = 0.20  # duration at strength 1, as a share of a usual successful episode
+IMPULSE_S = 0.5  # seconds: duration of a push and of an opened gripper
+_SUCCESSORS = (
+    0  # number of the generator that seeds episodes reset without a seed; no kind has it (see KINDS)
+)
 
 
 class Disturbed(gym.Wrapper):
-    """One disturbance in each episode; `disturbance` is the present one.
+    """Adds one disturbance to each episode; `disturbance` holds the current one.
 
-    The info of `reset` has it as `disturbance_plan`, and all else in that of the world before a disturbance from the
-    outset. The info of `step` says whether it acts on this tick (`disturbance`), and whether it should have but found
-    no free place (`disturbance_skipped`). Ticks count from 0: the one that executes the first action.
+    The info of `reset` holds it as `disturbance_plan`. The info of `step` says whether it acted on this tick
+    (`disturbance`), and whether it should have acted but found no free place (`disturbance_skipped`). Tick 0 is the tick
+    that executes the first action.
     """
 
-    from_the_outset = False
+    acts_at_reset = False  # True: applied once, at the reset, and in effect for the whole episode
     disturbance: Disturbance | None = None
 
-    def __init__(self, env: gym.Env, facts: EnvSpec, kind: str, strength: float) -> None:
+    def __init__(self, env: gym.Env, spec: EnvSpec, kind: str, strength: float) -> None:
         super().__init__(env)
-        self._facts, self._kind, self._strength = facts, kind, strength
-        self._exposure = facts.exposure
+        self._env_spec, self._kind, self._strength = spec, kind, strength
+        self._sizes = spec.disturbances
         self._seeds = np.random.default_rng()
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
-        if seed is None:  # a vector's automatic reset
+        if seed is None:  # the automatic reset of a vector environment
             seed = int(self._seeds.integers(2**31))
         else:
             self._seeds = np.random.default_rng([seed, _SUCCESSORS])
@@ -46,45 +48,45 @@ class Disturbed(gym.Wrapper):
         self._begin, self._end = self._span()
         self.disturbance = Disturbance(self._kind, self._strength, self._begin, self._end)
         self._prepare(observation)
-        if self.from_the_outset:
+        if self.acts_at_reset:
             observation = self.unwrapped.get_obs()  # type: ignore[attr-defined]
         return observation, info | {"disturbance_plan": asdict(self.disturbance)}
 
     def step(self, action: NDArray) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         due = self._begin <= self._tick < self._end
         action = self._command(action, due)
-        acts = due and self._stir()
+        acted = due and self._act()
         observation, reward, terminated, truncated, info = self.env.step(action)
-        observation = self._sense(observation, due)
+        observation = self._observe(observation, due)
         self._tick += 1
-        info = info | {"disturbance": acts, "disturbance_skipped": due and not acts}
+        info = info | {"disturbance": acted, "disturbance_skipped": due and not acted}
         return observation, reward, terminated, truncated, info
 
     def _span(self) -> tuple[int, int]:
-        """(begin, end) in ticks. `begin` is drawn first of all, and so is the same at every strength."""
-        if self.from_the_outset:
-            return 0, self._facts.max_ticks
-        usual = self._facts.usual_ticks
+        """(begin, end) in ticks. `begin` is drawn first, so it is the same at every strength."""
+        if self.acts_at_reset:
+            return 0, self._env_spec.max_ticks
+        usual = self._env_spec.usual_ticks
         begin = int(self._rng.integers(round(WINDOW[0] * usual), round(WINDOW[1] * usual) + 1))
-        return begin, min(begin + max(1, round(self._length())), self._facts.max_ticks)
+        return begin, min(begin + max(1, round(self._duration())), self._env_spec.max_ticks)
 
-    def _length(self) -> float:
-        """Ticks."""
-        return STRETCH * self._facts.usual_ticks * self._strength
+    def _duration(self) -> float:
+        """Duration in ticks."""
+        return DURATION * self._env_spec.usual_ticks * self._strength
 
     def _prepare(self, observation: Any) -> None:
-        """Draw what the episode needs; whatever acts from the outset is done here."""
+        """Draw the random numbers of the episode; disturbances that act at the reset act here."""
 
     def _command(self, action: NDArray, due: bool) -> NDArray:
-        """The action that is executed."""
+        """The action that is executed instead of `action`."""
         return action
 
-    def _stir(self) -> bool:
-        """Meddle with the world before a tick of the disturbance. Whether that was possible."""
+    def _act(self) -> bool:
+        """Change the simulated world before a tick of the disturbance. Returns whether that was possible."""
         return True
 
-    def _sense(self, observation: Any, due: bool) -> Any:
-        """The observation that is returned."""
+    def _observe(self, observation: Any, due: bool) -> Any:
+        """The observation that is returned instead of `observation`."""
         return observation
 
     @property

@@ -38,14 +38,16 @@ def stack(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator)
         cube, base = state()[:3], state()[7:10]
         return hand.position + base + up(0.046 + height) - cube
 
-    while True:
-        yield from hand.pick(grasp, lambda: state()[2], rise=0.1)
-        yaw = hand.yaw
-        yield from hand.go(lambda yaw=yaw: Pose(above(0.05), yaw), tolerance=0.012)
-        yield from hand.go(lambda yaw=yaw: Pose(above(0.0), yaw), tolerance=0.005, slow=0.5)
+    def place(yaw: float) -> Script:
+        yield from hand.go(lambda: Pose(above(0.05), yaw), tolerance=0.012)
+        yield from hand.go(lambda: Pose(above(0.0), yaw), tolerance=0.005, slow=0.5)
         yield from hand.open()
         position = hand.position
-        yield from hand.go(lambda p=position, yaw=yaw: Pose(p + up(0.1), yaw), tolerance=0.03, limit=30)
+        yield from hand.go(lambda: Pose(position + up(0.1), yaw), tolerance=0.03, limit=30)
+
+    while True:
+        yield from hand.pick(grasp, lambda: state()[2], rise=0.1)
+        yield from place(hand.yaw)
 
 
 def can(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator) -> Script:

@@ -84,9 +84,9 @@ class FilmCamera(Camera):
         self._due = max(self._due + 1 / (self.fps or 30), time.monotonic() - 1.0)
         time.sleep(max(0.0, self._due - time.monotonic()))
         self._shown += 1
-        return cv2.cvtColor(
-            cv2.imdecode(self._film[self._shown % len(self._film)], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB
-        )
+        picture = cv2.imdecode(self._film[self._shown % len(self._film)], cv2.IMREAD_COLOR)
+        assert picture is not None  # encoded in __init__
+        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
     def disconnect(self) -> None:
         self._connected = False

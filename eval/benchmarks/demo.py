@@ -215,7 +215,7 @@ def _write(
         Column(
             contender.name,
             [
-                (timeline_of(e, policy=contender.name, fps=spec.fps), encode(e.frames, spec.fps))
+                (timeline_of(e, policy=contender.name, fps=spec.fps), encode(e.frames or (), spec.fps))
                 for e in episodes
             ],
         )

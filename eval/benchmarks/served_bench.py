@@ -85,7 +85,7 @@ def server_bench(path: Path, output: Path | None = None) -> Path:
 
     check_installed()
     print(f"Inventing and damaging {config.mutated + config.invented + config.large:,} messages", flush=True)
-    messages = {
+    messages: dict[str, Sequence[bytes]] = {
         "mutation": malformed.damaged_messages(config.mutated, random.Random(config.seed)),
         "hypothesis": malformed.invented_messages(config.invented),
         "16 MiB and more": malformed.large_messages(config.large),
@@ -206,37 +206,28 @@ def _served(policy: str) -> Any:
     return ServedRunner(load_runner(policy))
 
 
-class _Seen:
-    """A runner that keeps the observations it decides on."""
-
-    def __init__(self, runner: Any) -> None:
-        self.runner, self.frames = runner, list[dict[str, np.ndarray]]()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.runner, name)
-
-    def decide(self, observations: dict[str, np.ndarray], noise: Any, previous: Any = None) -> Any:
-        for row in range(len(next(iter(observations.values())))):
-            self.frames.append({name: value[row, -1] for name, value in observations.items()})
-        return self.runner.decide(observations, noise, previous)
-
-
 def _observations(config: ServerBench) -> list[dict[str, np.ndarray]]:
-    """Of every decision in some episodes, {feature: as declared}; they repeat where the bench needs more."""
+    """The observations of all decisions in some episodes: {feature: array without batch or time}. They are reused if the
+    bench needs more.
+    """
     from ebt_policy.eval.rollout.one_thread import one_thread
     from ebt_policy.eval.rollout.rollout import rollout
     from ebt_policy.inference.runner import load_runner
 
-    seen = _Seen(load_runner(config.policy))
+    runner = load_runner(config.policy)
+    found: list[dict[str, np.ndarray]] = []
+
+    def note(observations: dict[str, np.ndarray], *_: Any) -> None:
+        names = runner.config.input_features
+        found.append({name: observations[name][0, -1].astype(np.float32) for name in names})
+
     wanted = config.warm_up + config.decisions
     with one_thread():
         for seed in range(config.seed, config.seed + 20):
-            rollout(seen, config.env, [seed])
-            if len(seen.frames) >= wanted:
+            rollout(runner, config.env, [seed], on_decision=note)
+            if len(found) >= wanted:
                 break
-    return [
-        {name: frame[name].astype(np.float32) for name in seen.config.input_features} for frame in seen.frames
-    ]
+    return found
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

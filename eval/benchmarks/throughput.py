@@ -216,12 +216,9 @@ def _print(result: Throughput, console: Console) -> None:
     workers = result.data_lerobot_workers
     both = within if workers is None else f"{within}, {workers:,.0f} with {result.workers} workers"
     table.add_row("data path", f"{result.data_ours:,.0f}", both, f"{result.data_ratio:,.0f}x")
-    if result.training_ratio is not None:
-        lerobot = result.training_lerobot
-        for name, ours in (
-            ("training", result.training_ours),
-            ("uncompiled, fp32", result.training_ours_plain),
-        ):
+    lerobot = result.training_lerobot
+    for name, ours in (("training", result.training_ours), ("uncompiled, fp32", result.training_ours_plain)):
+        if ours is not None and lerobot is not None:
             table.add_row(name, f"{ours:,.0f}", f"{lerobot:,.0f}", f"{ours / lerobot:,.1f}x")
     console.print(table)
     console.print(

@@ -66,7 +66,7 @@ def calibrate(
             nets=nets,
             signals=signals,
         )
-        seen: list[Values] = [episode.watch.signals for episode in ran if episode.success]
+        seen = [episode.watch.signals for episode in ran if episode.success]
         horizon = -(-environment(env).max_ticks // runner.n_action_steps)
         print(f"{len(seen)} of {episodes} episodes succeeded; only these count.")
     else:

@@ -1,8 +1,9 @@
-"""What a policy would have decided, and how sure it would have been, along recorded episodes."""
+"""The decisions of a policy, and their uncertainty signals, on the observations of recorded episodes."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from ebt_policy.inference.plan_memory import PlanMemory
 from ebt_policy.inference.runner import Runner
 from ebt_policy.model.noise import Noise
 from ebt_policy.monitoring.signals import decision_signals, rows
+
+if TYPE_CHECKING:
+    from ebt_policy.data.windows import Windows
 
 
 def recorded_signals(runner: Runner, dataset: str, root: Path | None = None) -> list[list[dict[str, float]]]:
@@ -39,9 +43,10 @@ def recorded_signals(runner: Runner, dataset: str, root: Path | None = None) -> 
     ]
 
 
-def _along(runner: Runner, windows, frames: np.ndarray, seed: int) -> list[dict[str, float]]:
-    noise, memory, state = Noise.from_seeds([seed]), PlanMemory(), None
-    found = []
+def _along(runner: Runner, windows: Windows, frames: np.ndarray, seed: int) -> list[dict[str, float]]:
+    noise, memory = Noise.from_seeds([seed]), PlanMemory()
+    state: np.ndarray | None = None
+    found: list[dict[str, float]] = []
     for frame in frames[:: runner.n_action_steps]:
         batch = windows.batch(torch.tensor([int(frame)]))
         observations = {name: batch[name].numpy() for name in runner.config.input_features}

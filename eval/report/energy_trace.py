@@ -66,9 +66,9 @@ def energy_trace(episode: Timeline, scale: EnergyScale | None, ticks: int) -> En
 
     decisions = []
     ends = [*(d.tick for d in episode.decisions[1:]), episode.ticks]
-    for decision, end in zip(episode.decisions, ends, strict=True):
+    for decision, next_tick in zip(episode.decisions, ends, strict=True):
         if decision.chunk_energy is not None and decision.energy[0] is not None:
-            width = round((end - decision.tick) * per_tick, 1)
+            width = round((next_tick - decision.tick) * per_tick, 1)
             decisions.append(
                 (x(decision.tick), width, scale.y(decision.energy[0]), scale.y(decision.chunk_energy))
             )

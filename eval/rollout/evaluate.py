@@ -17,9 +17,14 @@ from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.rollout.episodes import Episode, write_parquet
 from ebt_policy.eval.rollout.latency import measure_latency
-from ebt_policy.eval.rollout.parallel import GROUP_SIZE, prepare_workers, run_episodes, usable_cores
+from ebt_policy.eval.rollout.parallel import (
+    GROUP_SIZE,
+    MakeRunner,
+    prepare_workers,
+    run_episodes,
+    usable_cores,
+)
 from ebt_policy.eval.rollout.ray_backend import Cluster, portable
-from ebt_policy.eval.rollout.rollout import Decider
 from ebt_policy.eval.rollout.timeline import keep_episodes
 from ebt_policy.eval.rollout.watched_episodes import watched_runner
 from ebt_policy.eval.statistics.intervals import wilson
@@ -106,22 +111,20 @@ def evaluate(
     processes = 1 if cluster else min(processes, math.ceil(episodes / group_size))
     if processes > 1:
         prepare_workers()
-    load = partial(
-        load_runner,
-        max_evaluations=max_evaluations,
-        n_action_steps=n_action_steps,
-        device=device,
-        overrides=overrides,
-    )
-    runner = load(str(policy))  # here first: a mistake shows before any process starts
+    acting: dict[str, Any] = {
+        "max_evaluations": max_evaluations,
+        "n_action_steps": n_action_steps,
+        "device": device,
+        "overrides": overrides,
+    }
+    load: Callable[[str], Runner | WatchedRunner] = partial(load_runner, **acting)
     if calibration is not None:
         if cluster:
             raise UserError("Episodes on a Ray cluster cannot be watched yet. Leave out one of the two.")
-        watch = {"calibration": calibration, "ladder": ladder, "nets": nets}
-        load = partial(_watched, env=env, watch=watch, **load.keywords)
-        runner = load(str(policy))
+        load = partial(watched_runner, env=env, calibration=calibration, ladder=ladder, nets=nets, **acting)
+    runner = load(str(policy))  # first in this process: errors show before any worker starts
     if cluster:
-        make_runner: Callable[[], Decider] = portable(load, find_checkpoint(policy))
+        make_runner: MakeRunner = portable(load, find_checkpoint(policy))
     else:
         make_runner = partial(load, str(policy)) if processes > 1 else lambda: runner
     begin = time.perf_counter()
@@ -168,11 +171,6 @@ def evaluate(
     if episodes_folder is not None:
         keep_episodes(episodes_folder, rows, policy=str(policy), fps=spec.fps, calibration=calibration)
     return result
-
-
-def _watched(policy: str, env: str, watch: Mapping[str, Any], **options: Any) -> WatchedRunner:
-    """At module level, for worker processes."""
-    return watched_runner(policy, env, **options, **watch)
 
 
 def _bare(runner: Runner | WatchedRunner) -> Runner:

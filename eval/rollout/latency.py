@@ -1,10 +1,10 @@
-"""How long one decision takes: batch 1, warmed up, device synchronised, on observations of real episodes."""
+"""Wall-clock time of one decision at batch size 1, after warm-up, on the observations of whole episodes."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from ebt_policy.monitoring.watched import WatchedRunner
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds from raw observations to raw actions: `decisions` measured, on `threads` CPU threads.
+    """Milliseconds from raw observations to raw actions: percentiles over `decisions`, on `threads` CPU threads.
 
-    trace: median of putting together a decision's Trace; part of the others, 0 for a policy without an energy.
+    trace: median time to build a decision's Trace, contained in p50 and p95; 0 for a policy without an energy.
     """
 
     p50: float
@@ -42,27 +42,34 @@ def measure_latency(
     warm_up: int = 10,
     max_seconds: float = 20.0,
 ) -> Latency:
-    """Acts through whole episodes, so that warm starts and adaptive stopping cost what they cost in use.
+    """Runs whole episodes, so warm starts and adaptive stopping are measured as in use.
 
-    Stops after the episode in which `decisions` were measured or `max_seconds` passed. One CPU thread: it is
-    the fastest setting for a batch of one, and it does not depend on the machine's number of cores.
+    Ends with the first episode after which `decisions` were measured or `max_seconds` have passed. One CPU thread: the
+    fastest setting for batch size 1, and independent of the machine's number of cores. (A decision returns numpy arrays, so
+    a GPU has finished when it returns.)
     """
-    timed = _Timed(runner)
+    milliseconds: list[float] = []
+    last: list[Trace] = []
+
+    def note(_: dict[str, np.ndarray], decision: RunnerDecision, seconds: float) -> None:
+        milliseconds.append(1e3 * seconds)
+        last[:] = [decision.trace]
+
     begin = time.perf_counter()
     with one_thread():
-        while len(timed.milliseconds) < warm_up + decisions:
-            rollout(timed, env_name, [seed])
+        while len(milliseconds) < warm_up + decisions:
+            rollout(runner, env_name, [seed], on_decision=note)
             seed += 1
-            if len(timed.milliseconds) > warm_up and time.perf_counter() - begin > max_seconds:
+            if len(milliseconds) > warm_up and time.perf_counter() - begin > max_seconds:
                 break
-        trace = _trace_milliseconds(timed.last) if timed.last is not None else 0.0
-    measured = timed.milliseconds[warm_up:]
+        trace = _trace_milliseconds(last[0])
+    measured = milliseconds[warm_up:]
     p50, p95 = np.percentile(measured, [50, 95])
     return Latency(float(p50), float(p95), trace, len(measured), threads=1, device=runner.device)
 
 
 def _trace_milliseconds(trace: Trace, repeats: int = 200) -> float:
-    """Median time to make this trace again from the tensors that descent collects."""
+    """Median time in milliseconds to build this trace from the tensors that descent collects."""
     columns = [trace.energy, trace.residual_rms, trace.step_size, trace.accepted]
     steps = [
         (torch.from_numpy(e), torch.from_numpy(r), torch.from_numpy(s), torch.from_numpy(a))
@@ -80,40 +87,25 @@ def _trace_milliseconds(trace: Trace, repeats: int = 200) -> float:
 
 
 def measure_watching(runner: Runner, env_name: str, calibration: Calibration, *, seed: int = 0) -> float:
-    """Median milliseconds that watching adds to a decision: signals, running score and quantile, for one episode."""
-    inner = _Timed(runner)
-    outer = _Timed(WatchedRunner(lambda **_: inner, calibration))
+    """Median milliseconds that a WatchedRunner adds to a decision (signals, running score, quantile), over one episode."""
+    inner, outer = _TimedRunner(runner), list[float]()
+    watched = WatchedRunner(lambda **_: inner, calibration)
     with one_thread():
-        rollout(outer, env_name, [seed])
-    return float(np.median(np.subtract(outer.milliseconds, inner.milliseconds)[3:]))
+        rollout(watched, env_name, [seed], on_decision=lambda _, __, seconds: outer.append(1e3 * seconds))
+    return float(np.median(np.subtract(outer, inner.milliseconds)[3:]))  # the first decisions warm up
 
 
-class _Timed:
-    """A runner that notes how long each of its decisions took, and is that runner for all else."""
+class _TimedRunner(Runner):
+    """The same runner (it shares everything with the given one), which records the time of each decision."""
 
-    def __init__(self, runner: Any) -> None:
-        self.runner, self.milliseconds = runner, list[float]()
-        self.last: Trace | None = None
-        self.n_obs_steps, self.n_action_steps = runner.n_obs_steps, runner.n_action_steps
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.runner, name)
+    def __init__(self, runner: Runner) -> None:
+        self.__dict__.update(runner.__dict__)
+        self.milliseconds: list[float] = []
 
     def decide(
-        self,
-        observations: dict[str, np.ndarray],
-        noise: Noise,
-        previous: np.ndarray | None = None,
-        **watching: Any,
+        self, observations: Mapping[str, np.ndarray], noise: Noise, previous: np.ndarray | None = None
     ) -> RunnerDecision:
-        self._synchronise()
-        begin = time.perf_counter()
-        decision = self.runner.decide(observations, noise, previous, **watching)
-        self._synchronise()
-        self.milliseconds.append((time.perf_counter() - begin) * 1e3)
-        self.last = decision.trace
+        began = time.perf_counter()
+        decision = super().decide(observations, noise, previous)
+        self.milliseconds.append(1e3 * (time.perf_counter() - began))
         return decision
-
-    def _synchronise(self) -> None:
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize(self.device)

@@ -23,10 +23,10 @@ from ebt_policy.envs import environment
 from ebt_policy.eval.rollout.episodes import Episode
 from ebt_policy.eval.rollout.one_thread import one_thread
 from ebt_policy.eval.rollout.ray_backend import Cluster, run_groups
-from ebt_policy.eval.rollout.rollout import Decider, OnProgress, rollout
+from ebt_policy.eval.rollout.rollout import Decider, OnProgress, WatchedDecider, rollout
 
 GROUP_SIZE = 25  # episodes in lockstep: large enough to fill a batch, small enough to share among processes
-MakeRunner = Callable[[], Decider]
+MakeRunner = Callable[[], Decider | WatchedDecider]
 # What every worker needs; imported once, in the process that they are forked from.
 _PRELOAD = [__name__, "lerobot.policies.factory"]
 
@@ -106,7 +106,7 @@ class _Worker:
 
     make_runner: MakeRunner
     counters: Any  # shared (ticks, episodes), only ever added to
-    runner: Decider | None = None
+    runner: Decider | WatchedDecider | None = None
 
     def advance(self, ticks: int, episodes: int) -> None:
         with self.counters.get_lock():

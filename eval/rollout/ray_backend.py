@@ -12,7 +12,7 @@ from typing import Any
 
 from ebt_policy.errors import UserError
 from ebt_policy.eval.rollout.episodes import Episode
-from ebt_policy.eval.rollout.rollout import Decider, OnProgress, rollout
+from ebt_policy.eval.rollout.rollout import Decider, OnProgress, WatchedDecider, rollout
 
 RETRIES = 3  # of a group whose worker died; a mistake in the policy is not retried
 
@@ -69,14 +69,14 @@ def portable(load: Any, folder: Path) -> Any:
     return partial(_unpack, load, files)
 
 
-def _unpack(load: Any, files: dict[str, bytes]) -> Decider:
+def _unpack(load: Any, files: dict[str, bytes]) -> Decider | WatchedDecider:
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
         return load(folder)
 
 
-_runners: dict[str, Decider] = {}  # of this worker process: the last one
+_runners: dict[str, Decider | WatchedDecider] = {}  # the last runner of this worker process, by its name
 
 
 def _work(

@@ -1,15 +1,16 @@
-"""Closed-loop episodes, many in one process: they begin together, decide in one batch and leave it when
-finished.
+"""Closed-loop episodes of many seeds in one batch.
 
-Each has its own env and its own noise, both begun from its seed, so no episode depends on its batch-mates.
+Each episode has an env and a noise generator of its own, both seeded by its seed, so its result does not depend on the
+other episodes of the batch. Legend: B running episodes, T observation steps, H horizon, A action dimension.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,23 +26,41 @@ _CAMERA = "observation.images."
 OnProgress = Callable[[int, int], None]  # (ticks done, episodes finished) since the last call
 
 
+# Called after each decision of the batch with its observations {name: (B, T, ...)} and its wall-clock time in seconds.
+OnDecision = Callable[[dict[str, np.ndarray], RunnerDecision, float], None]
+
+
 class Decider(Protocol):
-    """What a rollout needs of a Runner."""
+    """The part of a Runner that a rollout uses; see there."""
 
     n_obs_steps: int
     n_action_steps: int
 
     def decide(
+        self, observations: dict[str, np.ndarray], noise: Noise, previous: np.ndarray | None = None
+    ) -> RunnerDecision: ...
+
+
+@runtime_checkable
+class WatchedDecider(Protocol):
+    """The part of a WatchedRunner that a rollout uses: one `watch` for each episode is given to all of its decisions."""
+
+    n_obs_steps: int
+    n_action_steps: int
+
+    def watch(self) -> Any: ...
+
+    def decide(
         self,
         observations: dict[str, np.ndarray],
         noise: Noise,
-        previous: np.ndarray | None = None,
-        **watching: Any,
+        previous: np.ndarray | None,
+        watches: Sequence[Any],
     ) -> RunnerDecision: ...
 
 
 class _Running:
-    """One episode under way."""
+    """A running episode."""
 
     def __init__(self, spec: EnvSpec, seed: int, n_obs_steps: int, record: bool) -> None:
         self.spec, self.seed = spec, seed
@@ -49,7 +68,8 @@ class _Running:
         observation, info = self.env.reset(seed=seed)
         self.disturbance = info.get("disturbance_plan")
         self.history = deque([spec.to_policy(observation)] * n_obs_steps, maxlen=n_obs_steps)
-        self.frames: list[np.ndarray] | None = [self.env.render()] if record else None
+        self.frames: list[np.ndarray] | None = [] if record else None
+        self._record_frame()
         self.coverages: list[float] = []
         self.traces: list[Trace] = []
         self.decision_ticks: list[int] = []
@@ -61,13 +81,12 @@ class _Running:
         self.traces.append(trace)
 
     def execute(self, actions: np.ndarray, last: bool = False) -> None:
-        """Up to n actions (n, A), fewer when the episode ends; `last`: it ends with them."""
+        """Execute actions (n, A) until the episode ends. last: it ends after them in any case."""
         for action in actions:
             observation, _, terminated, truncated, info = self.env.step(action)
             self.history.append(self.spec.to_policy(observation))
             self.coverages.append(self.spec.coverage(info))
-            if self.frames is not None:
-                self.frames.append(self.env.render())
+            self._record_frame()
             if self.ticks_to_success is None and self.spec.success(info):
                 self.ticks_to_success = len(self.coverages)
             if terminated or truncated or len(self.coverages) == self.spec.max_ticks:
@@ -76,6 +95,12 @@ class _Running:
         self.done |= last
         if self.done:
             self.env.close()
+
+    def _record_frame(self) -> None:
+        if self.frames is not None:
+            frame = self.env.render()
+            assert isinstance(frame, np.ndarray)  # EnvSpec.make promises it
+            self.frames.append(frame)
 
     def episode(self, n_action_steps: int, watch: Any) -> Episode:
         energies = np.array([trace.final_energy[0] for trace in self.traces], np.float64)
@@ -104,29 +129,36 @@ class _Running:
 
 
 def rollout(
-    runner: Decider,
+    runner: Decider | WatchedDecider,
     env_name: str,
     seeds: Sequence[int],
     *,
     progress: OnProgress | None = None,
     record: Collection[int] = (),
+    on_decision: OnDecision | None = None,
 ) -> list[Episode]:
-    """One episode per seed, all in one batch in this process; `record` names the seeds whose frames are kept.
+    """One episode per seed, all in one batch in this process; the episodes in `record` (seeds) keep their frames.
 
-    Receding horizon: each decision executes n_action_steps ticks, or as many as it says, and the next one is given
-    what is left of its chunk. A runner with `watch` gets one watch for each episode.
+    Receding horizon: each decision executes n_action_steps ticks, or the number that it returns, and the next decision gets
+    the rest of its chunk. Raises UserError if cameras or actions of the policy do not fit the environment.
     """
     spec = with_cameras(environment(env_name), runner)
     episodes = [_Running(spec, seed, runner.n_obs_steps, seed in record) for seed in seeds]
-    watches = [runner.watch() if hasattr(runner, "watch") else None for _ in seeds]
+    watches = [runner.watch() if isinstance(runner, WatchedDecider) else None for _ in seeds]
     _check_actions(runner, episodes)
     noise = Noise.from_seeds(seeds)
     live, memory = list(range(len(episodes))), PlanMemory()
     while live:
         running = [episodes[i] for i in live]
-        watching = {"watches": [watches[i] for i in live]} if watches[0] is not None else {}
         now = np.array([len(episode.coverages) for episode in running])  # tick of each episode
-        decision = runner.decide(_stack(running), noise.rows(live), memory.at(now), **watching)
+        observations, previous = _stack(running), memory.at(now)
+        began = time.perf_counter()
+        if isinstance(runner, WatchedDecider):
+            decision = runner.decide(observations, noise.rows(live), previous, [watches[i] for i in live])
+        else:
+            decision = runner.decide(observations, noise.rows(live), previous)
+        if on_decision is not None:
+            on_decision(observations, decision, time.perf_counter() - began)
         memory.store(decision.chunk, now)
         planned = np.full(len(live), runner.n_action_steps) if decision.ticks is None else decision.ticks
         ticks = 0
@@ -135,7 +167,7 @@ def rollout(
             episode.decided(decision.trace.row(row))
             last = decision.ended is not None and bool(decision.ended[row])
             episode.execute(decision.actions[row, : planned[row]], last)
-            # An episode that ends early has done its share of the work ahead.
+            # The progress bar counts an episode that ends early as complete.
             ticks += (spec.max_ticks if episode.done else len(episode.coverages)) - before
         still = [row for row, episode in enumerate(running) if not episode.done]
         memory.keep(still)
@@ -149,7 +181,7 @@ def rollout(
 
 
 def with_cameras(spec: EnvSpec, runner: Any) -> EnvSpec:
-    """The environment observing the cameras, and at the size, that the policy was trained on."""
+    """The environment with the cameras and the picture size that the policy expects. Raises UserError if it has no such camera."""
     features = getattr(getattr(runner, "config", None), "input_features", None) or {}
     wanted = {k.removeprefix(_CAMERA): f.shape for k, f in features.items() if k.startswith(_CAMERA)}
     make = spec.make_with_cameras
@@ -171,7 +203,7 @@ def with_cameras(spec: EnvSpec, runner: Any) -> EnvSpec:
 
 
 def _stack(running: Sequence[_Running]) -> dict[str, np.ndarray]:
-    """Observation histories as {name: (B, T, ...)}."""
+    """The observation histories of all running episodes: {name: (B, T, ...)}."""
     return {
         name: np.stack([np.stack([frame[name] for frame in episode.history]) for episode in running])
         for name in running[0].history[0]

@@ -1,4 +1,4 @@
-"""Rollout frames -> a small video that any current browser plays without a codec of its own."""
+"""Encoding rollout frames as a small video that browsers can play."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-# VP9 in WebM: Chromium builds without proprietary codecs play no H.264. 300 ticks of PushT take 50 kB.
+# VP9 in WebM: Chromium builds without proprietary codecs cannot play H.264. 300 ticks of PushT take 50 kB.
 CODEC = "libvpx-vp9"
 _OPTIONS = {"deadline": "realtime", "cpu-used": "6", "crf": "34", "b": "0"}
 
@@ -21,6 +21,7 @@ def encode(frames: Sequence[np.ndarray], fps: int) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="webm") as container:
         stream = container.add_stream(CODEC, rate=fps, options=_OPTIONS)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
@@ -38,7 +39,7 @@ def decode(video: bytes) -> Iterator[np.ndarray]:
 
 
 def data_url(video: bytes) -> str:
-    """The video as a `data:` address, so that a page holds it without a request."""
+    """The video as a `data:` URL, for a self-contained page."""
     return "data:video/webm;base64," + base64.b64encode(video).decode()
 
 

@@ -130,7 +130,7 @@ def write_watched(path: Path, episodes: Sequence[WatchedEpisode], facts: Mapping
     for name in episodes[0].observations:
         arrays[f"observation/{name}"] = np.concatenate([e.observations[name] for e in episodes])
     buffer = io.BytesIO()
-    np.savez(buffer, meta=np.array(json.dumps(meta)), **arrays)
+    np.savez(buffer, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, buffer.getvalue())
 

@@ -64,7 +64,7 @@ class SimRobot(Robot):
         if not 0 < config.camera_fps < math.inf:
             raise UserError(f"camera_fps is {config.camera_fps}; expected a number above 0.")
         self.cameras = make_cameras_from_configs(config.cameras)
-        poses = len(spec.exposure.noise) if config.environment_state else 0
+        poses = len(spec.disturbances.noise) if config.environment_state else 0
         self._poses = tuple(f"environment_state.{i}" for i in range(poses))
         scene = Scene(
             spec,

@@ -9,11 +9,11 @@ import pytest
 from disturbed_play import PUSHT, SEED, Recorder, play, same, shoves
 
 from ebt_policy.envs import environment, environments
-from ebt_policy.envs.disturbances.exposure import KINDS
+from ebt_policy.envs.disturbance_spec import KINDS
 from ebt_policy.envs.registry import disturbances, make_disturbed
 from ebt_policy.errors import UserError
 
-OUTSET = ("start", "mass", "friction")
+AT_RESET = ("start", "mass", "friction")
 
 
 @pytest.mark.parametrize("kind", disturbances(PUSHT))
@@ -34,7 +34,7 @@ def test_a_seed_decides_it_and_nothing_is_disturbed_before_it_begins(kind):
         due = plan["begin"] <= tick < plan["end"]
         assert step["disturbance"] + step["disturbance_skipped"] == due
         assert kind == "push" or not step["disturbance_skipped"]  # the pusher may be in a shove's way
-    if kind in OUTSET:
+    if kind in AT_RESET:
         assert (plan["begin"], plan["end"]) == (0, 300)
     else:
         assert 0.25 * 130 - 1 <= plan["begin"] <= 0.6 * 130 and other["disturbance_plan"] != plan
@@ -73,7 +73,7 @@ def test_begins_are_spread_over_the_window():
     [
         (f"{PUSHT}+shove", "Unknown disturbance 'shove' of pusht_keypoints. Choose one of: push, teleport"),
         (f"{PUSHT}+", "Unknown disturbance ''"),
-        (f"{PUSHT}+gripper", "cannot have 'gripper': it has none. Choose one of"),
+        (f"{PUSHT}+gripper", "cannot have 'gripper': it has no gripper. Choose one of"),
         (f"{PUSHT}+mass", "cannot have 'mass'"),
         ("robosuite_door+target", "cannot have 'target'"),
         ("aloha_insertion+target", "cannot have 'target'"),
