@@ -148,7 +148,10 @@ WALKS: dict[str, tuple[Stop, ...]] = {
         Stop("data.windows:Windows", "observation and action windows of a LeRobot dataset, as batches"),
         Stop("training.train:train", "processors, schedule, EMA, checkpoints"),
         Stop("modeling_ebt:EBTPolicy", "`forward`: context of the observation, loss of the chunk"),
-        Stop("model.objectives:denoising_loss", "how well energy descent recovers the chunk"),
+        Stop(
+            "model.objectives:denoise",
+            "squared error of the chunk recovered from noise; its gradient trains the energy",
+        ),
     ),
 }
 
@@ -166,16 +169,15 @@ def mermaid_walk(walk: tuple[Stop, ...]) -> str:
 
 
 def mermaid_rooms() -> str:
-    """Sub-packages, with the three outer folders as one node each; an arrow means "imports". Arrows that follow from others
-    are left out.
+    """The sub-packages; an arrow means "imports". Arrows that follow from others are left out, and so is `registration`, which
+    tells LeRobot of everything.
     """
-    packages = {m.split(".")[0] for m in modules() if "." in m}
     graph: dict[str, set[str]] = defaultdict(set)
     for module, imported in module_graph().items():
-        ends = {m.split(".")[0] for m in imported}
-        graph[module.split(".")[0]] |= ends
-    nodes = sorted(packages - {"configs"})
-    reach = {node: _reachable(graph, node) for node in nodes}
+        if module != "registration":
+            graph[module.split(".")[0]] |= {m.split(".")[0] for m in imported} - {"registration"}
+    nodes = sorted({m.split(".")[0] for m in modules() if "." in m} - {"configs"})
+    reach = {node: reachable(graph, node) for node in nodes}
     edges = []
     for node in nodes:
         others = {n for n in nodes if n in reach[node] and n != node}
@@ -184,7 +186,8 @@ def mermaid_rooms() -> str:
     return "\n".join(["flowchart TD", *(f"  {node}[{node}/]" for node in nodes), *edges])
 
 
-def _reachable(graph: Graph, start: str) -> set[str]:
+def reachable(graph: Graph, start: str) -> set[str]:
+    """Everything that `start` imports, directly or not."""
     found: set[str] = set()
     waiting = list(graph.get(start, ()))
     while waiting:
@@ -212,6 +215,12 @@ def with_diagrams(page: str) -> str:
                 f"expected one block '<!-- diagram: {name} -->' with a mermaid fence, found {count}"
             )
     return page
+
+
+def missing_files(page: str) -> list[str]:
+    """Paths in backticks on the page that are neither a file nor a folder of the checkout."""
+    paths = re.findall(r"`((?:\w+/)*[\w.]+\.(?:py|md|yaml|toml)|(?:\w+/)+)`", page)
+    return [p for p in paths if not (ROOT / p).exists() and not (ROOT / PACKAGE / p).exists()]
 
 
 if __name__ == "__main__":
