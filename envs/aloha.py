@@ -101,7 +101,7 @@ class AlohaSimulator:
                 return {}
 
         self._name, self._sim = task, sim
-        self.physics = mujoco.Physics.from_xml_path(str(ASSETS_DIR / f"bimanual_viperx_{task}.xml"))
+        self.physics: Any = mujoco.Physics.from_xml_path(str(ASSETS_DIR / f"bimanual_viperx_{task}.xml"))
         self.task = WithoutRendering(random=np.random.RandomState(0))
         self._physics_error = control.PhysicsError
         self._environment = control.Environment(self.physics, self.task, control_timestep=DT)

@@ -75,6 +75,7 @@ class Disturbable(Protocol):
 
     def position(self, name: str) -> Vector:
         """x and y of the object's origin, shape (2,)."""
+        ...
 
     def displace(self, name: str, to: Vector, turn: float, settle: bool) -> bool:
         """Move the object's origin to `to` (2,) and turn it by `turn` radians about the vertical.
@@ -82,6 +83,8 @@ class Disturbable(Protocol):
         settle: stand it upright, at rest. Otherwise it keeps its height, tilt and velocity. Returns False and changes
         nothing if the object would overlap something there.
         """
+        ...
 
     def alter(self, quantity: str, strength: float) -> None:
         """Change `mass` or `friction` until the next reset."""
+        ...

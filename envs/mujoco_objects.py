@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -65,8 +66,7 @@ class MujocoObjects:
         return np.array(self._data.xpos[self._bodies[name], :2])
 
     def displace(self, name: str, to: Vector, turn: float, settle: bool) -> bool:
-        import mujoco
-
+        mujoco = _mujoco()
         body = self._bodies[name]
         before, trial = self._pose(body), self._trial
         trial.qpos[:] = self._data.qpos
@@ -94,8 +94,7 @@ class MujocoObjects:
         return True
 
     def alter(self, quantity: str, strength: float) -> None:
-        import mujoco
-
+        mujoco = _mujoco()
         model = self._model
         if quantity == "friction":
             # MuJoCo uses the larger friction of two touching geoms, so all are scaled.
@@ -117,8 +116,7 @@ class MujocoObjects:
     @cached_property
     def _trial(self) -> Any:
         """A second simulation state, in which new poses are tested for collisions."""
-        import mujoco
-
+        mujoco = _mujoco()
         return mujoco.MjData(self._model)
 
     def _is_free(self, body: int) -> bool:
@@ -137,8 +135,7 @@ class MujocoObjects:
 
     def _depth(self, body: int) -> float:
         """Depth in metres by which the body overlaps others in the trial state."""
-        import mujoco
-
+        mujoco = _mujoco()
         mujoco.mj_kinematics(self._model, self._trial)
         mujoco.mj_collision(self._model, self._trial)
         contacts = self._trial.contact
@@ -156,6 +153,11 @@ class MujocoObjects:
                 return
 
 
+def _mujoco() -> Any:
+    """MuJoCo, imported at its first use. Its functions are compiled and have no type information."""
+    return importlib.import_module("mujoco")
+
+
 def _about_vertical(angle: float) -> Vector:
     """Quaternion (4,) of a rotation about the vertical."""
     return np.array([np.cos(angle / 2), 0.0, 0.0, np.sin(angle / 2)])
@@ -169,8 +171,6 @@ def _turned(now: Vector, before: Vector) -> float:
 
 def _product(left: Vector, right: Vector) -> Vector:
     """Quaternion product (4,): the rotation `right`, then `left`."""
-    import mujoco
-
     result = np.zeros(4)
-    mujoco.mju_mulQuat(result, left, right)
+    _mujoco().mju_mulQuat(result, left, right)
     return result

@@ -36,24 +36,30 @@ class Simulator(Protocol):
 
     def tick(self, action: NDArray[np.float64]) -> None:
         """Simulate one control period with `action` (A,). Raises Diverged if the physics becomes unstable."""
+        ...
 
     def state(self) -> NDArray[np.float64]:
         """The robot's own state (S,)."""
+        ...
 
     def environment_state(self) -> NDArray[np.float64]:
         """Poses of the objects (E,)."""
+        ...
 
     def score(self) -> Score: ...
 
     def picture(self, camera: str, height: int, width: int) -> NDArray[np.uint8]:
         """A camera's picture (H, W, 3), uint8, first row on top."""
+        ...
 
     @property
     def objects(self) -> Disturbable:
         """The objects, for disturbances."""
+        ...
 
     def close(self) -> None:
         """Free the simulator's memory, which lies outside of Python's heap."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,9 @@ def test_a_walk_crosses_at_most_six_rooms_and_names_what_is_there(walk: tuple[St
         assert stop.symbol in names, f"{stop.file} has no {stop.symbol}"
     entry = ENTRY_POINTS[walk[0].module]
     used = {entry} | architecture.reachable(module_graph(), entry)
-    used |= {"modeling_ebt"} | architecture.reachable(module_graph(), "modeling_ebt")  # LeRobot imports it by its name
+    used |= {"modeling_ebt"} | architecture.reachable(
+        module_graph(), "modeling_ebt"
+    )  # LeRobot imports it by its name
     assert {stop.module for stop in walk} <= used
 
 

@@ -1,4 +1,4 @@
-"""HDF5 demonstrations of robomimic and robosuite, read with distrust: sizes, types and links are checked first.
+"""Reading HDF5 demonstrations of robomimic and robosuite. Sizes, types and links are checked first: files may be malicious.
 
 Layouts: robomimic (attribute `env_args`, groups `data/demo_0/obs`, lists `mask/train`) and robosuite 1.0 (attributes
 `env` and `env_info`, states and actions alone). T ticks, S size of a MuJoCo state, A of an action.
@@ -22,7 +22,7 @@ from ebt_policy.errors import UserError
 if TYPE_CHECKING:
     import h5py
 
-LARGEST = 2**30  # bytes of one array; a small file can claim any size
+LARGEST = 2**30  # bytes of one array; a small compressed file can declare any size
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,10 @@ class DemonstrationFile:
     """
 
     def __init__(self, file: h5py.File) -> None:
+        import h5py
+
         data = file.get("data")
-        if data is None or not hasattr(data, "keys"):
+        if not isinstance(data, h5py.Group):
             raise UserError(
                 f"{file.filename}: no group 'data' (found: {', '.join(file) or 'nothing'}). "
                 "Expected demonstrations in the layout of robomimic or robosuite."
@@ -60,7 +62,10 @@ class DemonstrationFile:
         self.names = sorted((name for name in data if name.startswith("demo")), key=_natural)
         if not self.names:
             raise UserError(f"{self.path}: data holds no demonstration (expected demo_0, demo_1, ...).")
-        self.filter_keys = {key: self._selection(key) for key in file.get("mask", ())}
+        masks = file.get("mask")
+        self.filter_keys = (
+            {key: self._selection(key) for key in masks} if isinstance(masks, h5py.Group) else {}
+        )
 
     @property
     def fps(self) -> int:
@@ -72,27 +77,29 @@ class DemonstrationFile:
 
     def read(self, name: str, keys: tuple[str, ...]) -> Recorded:
         """Demonstration `name`, with those observations of `keys` that it has. Raises UserError for a bad one."""
-        with _damage_named(self.path):
+        import h5py
+
+        with _damage_explained(self.path):
             demo = self._data[name]
-            if not hasattr(demo, "keys") or "actions" not in demo:
+            if not isinstance(demo, h5py.Group) or "actions" not in demo:
                 raise UserError(f"{self.path}: data/{name} has no actions.")
             actions = self._array(f"data/{name}/actions", None)
             if not len(actions):
                 raise UserError(f"{self.path}: data/{name} is empty.")
-            rows, scene, recorded = len(actions), demo.attrs.get("model_file", ""), demo.get("obs", ())
-            scene = scene.decode() if isinstance(scene, bytes) else str(scene)
+            rows, scene, recorded = len(actions), _text(demo.attrs.get("model_file", "")), demo.get("obs")
+            observed = recorded if isinstance(recorded, h5py.Group) else ()
             return Recorded(
                 name=name,
                 actions=actions,
                 states=self._array(f"data/{name}/states", rows) if "states" in demo else None,
-                observations={k: self._array(f"data/{name}/obs/{k}", rows) for k in keys if k in recorded},
+                observations={k: self._array(f"data/{name}/obs/{k}", rows) for k in keys if k in observed},
                 # robosuite 1.0 kept the scene beside the file, and only its name in it.
                 scene=scene if scene.lstrip().startswith("<") else None,
             )
 
     def _selection(self, key: str) -> list[str]:
         array = self._dataset(f"mask/{key}")
-        found = [name.decode() if isinstance(name, bytes) else str(name) for name in array[()].ravel()]
+        found = [_text(name) for name in np.ravel(array[()])]
         unknown = sorted(set(found) - set(self.names))
         if unknown:
             raise UserError(f"{self.path}: mask/{key} names {unknown[0]}, which is not in data.")
@@ -114,10 +121,12 @@ class DemonstrationFile:
         return values
 
     def _dataset(self, where: str) -> h5py.Dataset:
+        import h5py
+
         dataset = self._file[where]
-        if not hasattr(dataset, "dtype"):
+        if not isinstance(dataset, h5py.Dataset):
             raise UserError(f"{self.path}: {where} is a group; expected an array.")
-        # HDF5 can point into other files, which are none of this one's business.
+        # HDF5 links can point to any other file of this computer: not followed.
         if dataset.file.filename != self._file.filename or dataset.external or dataset.is_virtual:
             raise UserError(f"{self.path}: {where} lies in another file. Copy its contents into this one.")
         if dataset.nbytes > LARGEST:
@@ -136,17 +145,17 @@ def open_demonstrations(path: Path) -> Iterator[DemonstrationFile]:
         ) from error
     if not path.is_file():
         raise UserError(f"{path}: no such file.")
-    with _damage_named(path):
+    with _damage_explained(path):
         file = h5py.File(path, "r")
     with file:
-        with _damage_named(path):
+        with _damage_explained(path):
             opened = DemonstrationFile(file)
         yield opened
 
 
 @contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    """What h5py raises for truncated and damaged files, in the user's terms."""
+def _damage_explained(path: Path) -> Iterator[None]:
+    """Raises UserError instead of what h5py raises for truncated and damaged files."""
     try:
         yield
     except (OSError, RuntimeError, KeyError) as error:
@@ -157,7 +166,11 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 def _environment(data: h5py.Group) -> tuple[str, str, dict[str, Any]]:
     """(name, version, settings)"""
-    attributes = dict(data.attrs)
+    attributes = {
+        name: _text(data.attrs[name])
+        for name in ("env_args", "env_info", "env", "repository_version")
+        if name in data.attrs
+    }
     which = "env_args" if "env_args" in attributes else "env_info"
     try:
         settings = json.loads(attributes.get(which, "{}"))
@@ -167,12 +180,16 @@ def _environment(data: h5py.Group) -> tuple[str, str, dict[str, Any]]:
                 str(settings.get("env_version", "")),
                 dict(settings.get("env_kwargs") or {}),
             )
-        return str(attributes.get("env", "")), str(attributes.get("repository_version", "")), dict(settings)
+        return attributes.get("env", ""), attributes.get("repository_version", ""), dict(settings)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{data.file.filename}: the attribute {which} of data cannot be understood ({error!r}). "
             "Expected JSON with the simulator's name and settings."
         ) from error
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _natural(name: str) -> tuple[str | int, ...]:

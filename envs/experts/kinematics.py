@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,11 +42,11 @@ class Arm:
 
     def __init__(self, physics: Any, side: str) -> None:
         """physics: dm_control's. side: left or right."""
-        import mujoco  # there wherever a simulator is; experts are listed without one too
-
-        self._mujoco = mujoco
+        self._mujoco: Any = importlib.import_module(
+            "mujoco"
+        )  # compiled, without types; not needed to list experts
         self._data, self._model = physics.data, physics.model.ptr
-        self._scratch = mujoco.MjData(self._model)
+        self._scratch = self._mujoco.MjData(self._model)
         self._body = self._model.body(f"vx300s_{side}/gripper_link").id
         self._base = self._model.body(f"vx300s_{side}")
         first = self._model.joint(f"vx300s_{side}/waist").id

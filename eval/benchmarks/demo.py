@@ -12,6 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
+from ebt_policy.configuration_ebt import EBTConfig
+from ebt_policy.configuration_matched_baseline import MatchedBaselineConfig
 from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.report.pages import write_html
@@ -176,9 +178,9 @@ def claim(results: Sequence[Result]) -> str:
 def _contenders(spec: str) -> list[Contender]:
     """The policy as it was saved and, for DDPM sampling, the same weights with ten DDIM steps."""
     config = load_runner(spec).config
-    if config.type == "ebt":
+    if isinstance(config, EBTConfig):
         return [Contender(f"EBT, {config.max_evaluations} evaluations", spec)]
-    if config.type == "matched_baseline" and config.method == "diffusion":
+    if isinstance(config, MatchedBaselineConfig) and config.method == "diffusion":
         saved = Contender(f"Diffusion, {config.sampler.upper()}-{config.num_inference_steps}", spec)
         faster = Contender("Diffusion, DDIM-10", spec, {"sampler": "ddim", "num_inference_steps": 10})
         return [saved] if saved.name == faster.name or config.sampler == "ddim" else [saved, faster]

@@ -118,7 +118,7 @@ def energy_quality(
     windows = Windows.from_lerobot(
         dataset,
         root,
-        features=[*config.input_features, *config.output_features],
+        features=[*(config.input_features or ()), *(config.output_features or ())],
         observation_delta_indices=config.observation_delta_indices,
         action_delta_indices=config.action_delta_indices,
         episodes=list(episodes),

@@ -152,6 +152,7 @@ def _lerobot_rate(recipe: TrainRecipe, config: PreTrainedConfig, workers: int, b
         meta.repo_id, meta.root, delta_timestamps=resolve_delta_timestamps(config, meta), return_uint8=True
     )
     borders = dataset.meta.episodes
+    assert borders is not None  # loaded with the dataset
     loader = DataLoader(
         dataset,
         batch_size=recipe.batch_size,

@@ -18,11 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebt_policy.errors import UserError
 from ebt_policy.eval.failures.novelty import log_density_of_noise
 from ebt_policy.eval.failures.transition_data import transitions
 from ebt_policy.eval.rollout.watched_episodes import WatchedEpisode
 from ebt_policy.inference.runner import load_runner
 from ebt_policy.model.noise import Noise
+from ebt_policy.modeling_matched_baseline import MatchedBaselinePolicy
 from ebt_policy.monitoring.distillation import train_distillation
 from ebt_policy.monitoring.transition import feature_vector, train_transition
 
@@ -157,6 +159,11 @@ def _diffusion_loss(policy: str | Path, device: str) -> Detector:
     """How badly a diffusion policy denoises the chunk that was executed (after Diff-DAgger, arXiv 2410.14868)."""
     runner = load_runner(policy, device=device)
     model = runner.policy
+    if not isinstance(model, MatchedBaselinePolicy) or model.config.method != "diffusion":
+        raise UserError(
+            f"diffusion: '{policy}' is no matched diffusion policy (type matched_baseline, method diffusion)."
+        )
+    alphas = model.scheduler.alphas_cumprod
 
     def values(episode: WatchedEpisode) -> np.ndarray:
         with torch.no_grad():
@@ -167,7 +174,7 @@ def _diffusion_loss(policy: str | Path, device: str) -> Detector:
             for i, t in enumerate(steps):
                 seeds = [int(tick) * LEVELS + i + 1_000_003 * episode.seed for tick in episode.ticks]
                 noise = Noise.from_seeds(seeds).normal(chunk.shape[1:])
-                alpha = model.alphas_cumprod[t]
+                alpha = alphas[t]
                 noised = alpha.sqrt() * chunk + (1 - alpha).sqrt() * noise
                 level = torch.full((len(chunk),), float(t) / model.config.train_timesteps)
                 total += (model._predict(noised, context, level) - noise).square().mean((1, 2))

@@ -30,7 +30,7 @@ def recorded_signals(runner: Runner, dataset: str, root: Path | None = None) -> 
     windows = Windows.from_lerobot(
         dataset,
         root,
-        features=list(runner.config.input_features),
+        features=list(runner.config.input_features or {}),
         observation_delta_indices=runner.config.observation_delta_indices,
         action_delta_indices=None,
     )
@@ -49,7 +49,7 @@ def _along(runner: Runner, windows: Windows, frames: np.ndarray, seed: int) -> l
     found: list[dict[str, float]] = []
     for frame in frames[:: runner.n_action_steps]:
         batch = windows.batch(torch.tensor([int(frame)]))
-        observations = {name: batch[name].numpy() for name in runner.config.input_features}
+        observations = {name: batch[name].numpy() for name in runner.config.input_features or {}}
         previous = memory.at(int(frame))
         decision = runner.decide(observations, noise, previous)
         moved = None if state is None or decision.state is None else decision.state - state

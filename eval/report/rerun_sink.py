@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def send(timeline: Timeline, video: bytes, sink: RerunSink) -> None:
 def rerun() -> Any:
     """The module. Raises UserError naming the extra where it is not installed."""
     try:
-        import rerun as module
+        module = importlib.import_module("rerun")
     except ImportError as error:
         raise UserError(
             f"The rerun viewer needs rerun-sdk ({error}). Install it with: pip install 'lerobot_policy_ebt[viz]'. "
@@ -123,7 +124,7 @@ def rerun() -> Any:
 
 def _blueprint() -> Any:
     """Camera and events on the left, curves over time on the right."""
-    import rerun.blueprint as rrb
+    rrb = importlib.import_module("rerun.blueprint")
 
     curves = [
         rrb.TimeSeriesView(origin=f"/{name}", name=name) for name in ("energy", "monitor", "cost", "task")
