@@ -39,19 +39,35 @@ def train(
 def doctor(
     dataset: Positional[str],
     root: Path | None = None,
+    tolerance_s: float = 1e-4,
+    json: Path | None = None,
 ) -> None:
-    """Looks for faults in a dataset before they cost a training: each finding says where, what and what to do.
+    """Look for faults in a dataset before they cost a training run.
+
+    Reads all numbers and a few pictures of each camera. Says what it read and checked; each fault comes with its place
+    and what to do about it. Exit status 1 if there is an error, 0 if there are only warnings.
 
     Args:
         dataset: Repo id, e.g. lerobot/pusht_keypoints
         root: A local folder instead of LeRobot's cache.
+        tolerance_s: Seconds that a video's picture may lie from its row's time stamp (train: dataset.tolerance_s).
+        json: Write the report as JSON to this file; - prints it instead of the text.
     """
-    from ebt_policy.data.doctor import doctor as run
-    from ebt_policy.data.doctor import print_findings
+    import json as json_format
 
-    findings = run(dataset, root)
-    print_findings(findings)
-    if any(finding.severity == "error" for finding in findings):
+    from ebt_policy.data.doctor import examine, print_examination
+    from ebt_policy.data.doctor.report import examination_json
+    from ebt_policy.provenance import write_json
+
+    examination = examine(dataset, root, tolerance_s=tolerance_s, progress=True)
+    if json == Path("-"):
+        print(json_format.dumps(examination_json(examination), indent=2))
+    else:
+        print_examination(examination)
+    if json is not None and json != Path("-"):
+        json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(json, examination_json(examination))
+    if examination.errors:
         raise SystemExit(1)
 
 

@@ -1,24 +1,24 @@
 """Demonstrations as windows in memory: one vectorised gather per batch, no file access per sample."""
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
-from lerobot.datasets.compute_stats import get_feature_stats
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.utils.constants import ACTION, OBS_PREFIX
 from torch import Tensor
 
+from ebt_policy.data.camera_frames import TOLERANCE_S, decode_cameras
 from ebt_policy.data.goal_alignment import GoalAlignment
-from ebt_policy.data.images import decode_cameras
-from ebt_policy.data.source import open_metadata, read_table, split_episodes
+from ebt_policy.data.open_dataset import open_metadata
+from ebt_policy.data.statistics import Statistics, picture_statistics, vector_statistics
 from ebt_policy.data.symmetry import Symmetry
+from ebt_policy.data.tables import read_table
+from ebt_policy.data.usable_features import why_unusable
 from ebt_policy.errors import UserError
-
-__all__ = ["Symmetry", "Windows", "open_metadata", "split_episodes"]
+from ebt_policy.suggestions import did_you_mean
 
 
 class Windows:
@@ -29,9 +29,9 @@ class Windows:
     """
 
     meta: LeRobotDatasetMetadata
-    stats: dict[str, dict[str, np.ndarray]]
-    """LeRobot's statistics (min, max, mean, std, count, quantiles) over the frames in use, mirrored ones
-    included; for cameras those that come with the dataset."""
+    stats: dict[str, Statistics]
+    """Statistics for the normaliser over the frames in use, mirrored ones included; of cameras over the decoded pictures,
+    in 0..1: what a dataset brings along may be missing, out of date or in 0..255."""
     episode_index: Tensor
     """(len(self),) int64: the dataset's episode of each sample; a mirrored sample keeps its original's."""
 
@@ -63,8 +63,8 @@ class Windows:
                 for key, values in columns.items()
             }
             episode_index = episode_index.repeat(2)
-        self.stats = {key: _statistics(values) for key, values in columns.items()}
-        self.stats |= {key: meta.stats[key] for key in pixels if meta.stats and key in meta.stats}
+        self.stats = {key: vector_statistics(values) for key, values in columns.items()}
+        self.stats |= {key: picture_statistics(frames) for key, frames in pixels.items()}
         self._columns = {key: values.to(device) for key, values in columns.items()}
         self._pixels = {key: frames.to(device) for key, frames in pixels.items()}
 
@@ -102,6 +102,7 @@ class Windows:
         device: str | torch.device = "cpu",
         image_cache_gb: float = 4.0,
         resize_shape: tuple[int, int] | None = None,
+        tolerance_s: float = TOLERANCE_S,
     ) -> Self:
         """Read `features` (the policy's inputs and outputs; any other numeric column may be named too) once.
 
@@ -134,7 +135,7 @@ class Windows:
         return cls(
             meta,
             columns,
-            decode_cameras(meta, table, cameras, image_cache_gb, resize_shape),
+            decode_cameras(meta, table, cameras, image_cache_gb, resize_shape, tolerance_s),
             episode_index,
             deltas={key: offsets(key) for key in features},
             drop_n_last_frames=drop_n_last_frames,
@@ -185,12 +186,6 @@ def _episode_borders(episode_index: Tensor, n_frames: int) -> tuple[Tensor, Tens
     return first[run], last[run]
 
 
-def _statistics(values: Tensor) -> dict[str, np.ndarray]:
-    # In double precision: LeRobot takes the variance as a difference of squares.
-    array = values.numpy().astype(np.float64)
-    return get_feature_stats(array, axis=0, keepdims=array.ndim == 1)
-
-
 def _column(meta: LeRobotDatasetMetadata, key: str, arrays: dict[str, np.ndarray]) -> Tensor:
     """(F, *shape) of one feature. Observations and actions are float32 and keep a dimension of size one,
     which LeRobot drops for features of one number but policies need."""
@@ -213,11 +208,9 @@ def _column(meta: LeRobotDatasetMetadata, key: str, arrays: dict[str, np.ndarray
 
 def _check_feature(meta: LeRobotDatasetMetadata, key: str) -> None:
     if key not in meta.features:
-        close = difflib.get_close_matches(key, meta.features, n=1)
         raise UserError(
-            f"{key}: dataset {meta.repo_id!r} has no such feature. "
-            + (f"Did you mean {close[0]!r}? " if close else "")
-            + f"It has: {', '.join(meta.features)}."
+            f"{key}: dataset {meta.repo_id!r} has no such feature.{did_you_mean(key, list(meta.features))} It has: "
+            f"{', '.join(meta.features)}."
         )
-    if meta.features[key]["dtype"] in ("string", "language"):
-        raise UserError(f"{key}: text cannot be an input or output here. Leave this feature out.")
+    if kind := why_unusable(meta, key):
+        raise UserError(f"{key} is {kind}: it cannot be an input or output here. Leave this feature out.")

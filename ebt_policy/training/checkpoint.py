@@ -68,29 +68,24 @@ def save_checkpoint(
     if final.exists():
         return final
     partial = final.with_name(final.name + ".tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    train_utils.save_checkpoint(
-        partial,
-        trainer.step,
-        lerobot_config(recipe, trainer.average, run),
-        trainer.average,
-        trainer.optimizer,
-        preprocessor=preprocessor,
-        postprocessor=postprocessor,
-        num_processes=1,
-        batch_size=recipe.batch_size,
-        optim_state_dict=_pack_optimizer(trainer),
-    )
-    state = partial / constants.TRAINING_STATE_DIR
-    write_json(state / constants.SCHEDULER_STATE, _pack_scheduler(trainer.scheduler))
-    # LeRobot rounds numpy's cached normal to single precision.
-    cached = torch.tensor([np.random.get_state(legacy=False)["gauss"]], dtype=torch.float64)
-    save_file(serialize_rng_state() | {"np_rng_cached_gaussian": cached}, state / constants.RNG_STATE)
-    save_model(trainer.policy, str(state / RAW_MODEL))
-    progress = {"step": trainer.step, "seconds": trainer.seconds, "guard": trainer.guard.state()}
-    write_json(state / TRAINER, progress)
-
-    os.replace(partial, final)
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    try:
+        train_utils.save_checkpoint(
+            partial,
+            trainer.step,
+            lerobot_config(recipe, trainer.average, run),
+            trainer.average,
+            trainer.optimizer,
+            preprocessor=preprocessor,
+            postprocessor=postprocessor,
+            num_processes=1,
+            batch_size=recipe.batch_size,
+            optim_state_dict=_pack_optimizer(trainer),
+        )
+        _save_state(partial / constants.TRAINING_STATE_DIR, trainer)
+        os.replace(partial, final)
+    finally:  # on a full disk it would only take up space
+        shutil.rmtree(partial, ignore_errors=True)
     link = final.with_name(constants.LAST_CHECKPOINT_LINK)
     temporary = link.with_name(link.name + ".tmp")
     temporary.unlink(missing_ok=True)
@@ -100,6 +95,17 @@ def save_checkpoint(
         if other.parent.name.isdecimal() and other.parent != final:
             shutil.rmtree(other)
     return final
+
+
+def _save_state(state: Path, trainer: Trainer) -> None:
+    """What an exact resume needs beyond LeRobot's own files."""
+    write_json(state / constants.SCHEDULER_STATE, _pack_scheduler(trainer.scheduler))
+    # LeRobot rounds numpy's cached normal to single precision.
+    cached = torch.tensor([np.random.get_state(legacy=False)["gauss"]], dtype=torch.float64)
+    save_file(serialize_rng_state() | {"np_rng_cached_gaussian": cached}, state / constants.RNG_STATE)
+    save_model(trainer.policy, str(state / RAW_MODEL))
+    progress = {"step": trainer.step, "seconds": trainer.seconds, "guard": trainer.guard.state()}
+    write_json(state / TRAINER, progress)
 
 
 def load_checkpoint(checkpoint: Path, trainer: Trainer) -> None:
@@ -124,7 +130,7 @@ def schedule(recipe: TrainRecipe) -> CosineAnnealingWithWarmupSchedulerConfig:
 
 
 def lerobot_config(recipe: TrainRecipe, policy: PreTrainedPolicy, run: Path) -> TrainPipelineConfig:
-    """The recipe in `lerobot-train`'s terms, for train_config.json; it has no word for symmetry and averages."""
+    """The recipe as `lerobot-train`'s config, for train_config.json; symmetry and averaging have no place there."""
     data, adamw = recipe.dataset, recipe.optimizer
     return TrainPipelineConfig(
         dataset=DatasetConfig(
@@ -135,6 +141,8 @@ def lerobot_config(recipe: TrainRecipe, policy: PreTrainedPolicy, run: Path) -> 
             video_backend="pyav",  # torchcodec, the default, needs FFmpeg's libraries on the machine
         ),
         policy=policy.config,
+        rename_map=dict(data.rename_map),
+        tolerance_s=data.tolerance_s,
         output_dir=run,
         seed=recipe.seed,
         batch_size=recipe.batch_size,

@@ -4,7 +4,6 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from ebt_policy.errors import UserError
+from ebt_policy.suggestions import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,16 @@ class DatasetRecipe:
     repo_id: str
     root: str | None = None  # a local folder instead of LeRobot's cache
     episodes: tuple[int, ...] | None = None  # None: all
-    observations: tuple[str, ...] | None = None  # names of observation features; None: all that are there
+    observations: tuple[str, ...] | None = None  # names of observation features; None: all of them
     held_out_fraction: float = 0.05  # of the episodes, never trained on: their loss shows over-fitting
     symmetry: dict[str, Any] | str | None = None  # a name, or the fields of ebt_policy.data.symmetry.Symmetry
     # Move each demonstration so that it ends on the goal: a name, or the fields of GoalAlignment.
     goal_alignment: dict[str, Any] | str | None = None
-    image_cache_gb: float = 4.0
+    image_cache_gb: float = 4.0  # bound on the decoded pictures, 10^9 bytes
+    # How far, in seconds, a picture of a video may lie from its row's time stamp: raise it where time stamps jitter.
+    tolerance_s: float = 1e-4
+    # Fine-tuning: observation's name in the dataset -> its name in the policy of policy.pretrained_path.
+    rename_map: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class TrainRecipe:
     checkpoint_every: int = 5_000
     threads: int | None = None  # of torch on the CPU; None: as they are
     device: str | None = None  # None: the accelerator where there is one
+    tracker: Literal["wandb", "trackio"] | None = None  # where to log besides metrics.jsonl and TensorBoard
 
     def __post_init__(self) -> None:
         for name, good, expected in (
@@ -81,10 +86,10 @@ class TrainRecipe:
 def load_recipe(name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainRecipe:
     """Reads a recipe by the name of a shipped one (`pusht_keypoints`) or by the path of a YAML file.
 
-    `overrides` maps dotted keys to values: {"optimizer.lr": 3e-4, "policy.width": "256"}; strings are read as
-    YAML, a mapping replaces the whole branch. Another "policy.type" keeps the recipe's options that it has too
-    (observations, horizon, trunk): that makes a baseline matched. Raises UserError, with close matches, for an unknown name or key
-    and for a value of the wrong type.
+    `overrides` maps dotted keys to values: {"optimizer.lr": 3e-4, "policy.width": "256"}; strings are read as YAML, a
+    mapping replaces the whole branch. Another "policy.type" keeps the options that both policies have (observations,
+    horizon, trunk), which makes a baseline matched. Raises UserError, with close matches, for an unknown name or key and
+    for a value of the wrong type.
     """
     data = yaml.safe_load(_read(name_or_path))
     if not isinstance(data, dict):
@@ -128,12 +133,6 @@ def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
     files = resources.files("ebt_policy.configs").iterdir()
     return sorted(f.name[:-5] for f in files if f.name.endswith(".yaml") and not f.name.startswith("bench_"))
-
-
-def did_you_mean(word: str, known: list[str]) -> str:
-    """ " Did you mean 'x'?" or nothing; for the end of an error message."""
-    close = get_close_matches(word, known, n=2, cutoff=0.5)
-    return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
 
 
 def _read(name_or_path: str | Path) -> str:

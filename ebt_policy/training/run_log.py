@@ -18,6 +18,8 @@ from rich.progress import (
 )
 
 from ebt_policy.provenance import write_atomic
+from ebt_policy.training.recipe import TrainRecipe
+from ebt_policy.training.tracker import Tracker, start_tracker
 
 METRICS = "metrics.jsonl"
 PLAIN_LINE_SECONDS = 30.0  # between lines where there is no terminal to draw a bar on
@@ -34,12 +36,15 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 class RunLog:
     """A context manager around the training loop. `quiet`: neither show nor write (other ranks)."""
 
-    def __init__(self, run: Path, steps: int, batch_size: int, start: int = 0, quiet: bool = False) -> None:
-        self.run, self.steps, self.batch_size, self.start, self.quiet = run, steps, batch_size, start, quiet
+    def __init__(self, run: Path, recipe: TrainRecipe, start: int = 0, quiet: bool = False) -> None:
+        """start: the step that the training continues from."""
+        self.run, self.recipe, self.start, self.quiet = run, recipe, start, quiet
+        self.steps, self.batch_size = recipe.steps, recipe.batch_size
         self.console = Console(quiet=quiet)
         self._sums: dict[str, float] = defaultdict(float)
         self._count = 0
         self._writer: Any = None
+        self._tracker: Tracker | None = None
 
     def __enter__(self) -> Self:
         self._row_step, self._row_time = self.start, time.perf_counter()
@@ -52,6 +57,7 @@ class RunLog:
             write_atomic(self.run / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
             self._file = open(self.run / METRICS, "a")
             self._writer = SummaryWriter(str(self.run / "log"), purge_step=self.start + 1)
+            self._tracker = start_tracker(self.run, self.recipe)
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -73,6 +79,8 @@ class RunLog:
         if not self.quiet:
             self._file.close()
             self._writer.close()
+            if self._tracker:
+                self._tracker.finish()
 
     def step(self, step: int, values: dict[str, Any]) -> None:
         """Counts one training step; `values` are averaged until the next `row` (none for a step left out)."""
@@ -105,3 +113,5 @@ class RunLog:
         self._file.flush()
         for name, value in values.items():
             self._writer.add_scalar(f"train/{name}", value, step)
+        if self._tracker:
+            self._tracker.log({f"train/{name}": value for name, value in values.items()}, step)

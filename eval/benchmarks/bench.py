@@ -30,8 +30,9 @@ from ebt_policy.inference.runner import find_checkpoint
 from ebt_policy.monitoring.calibration import Calibration, read_calibration
 from ebt_policy.monitoring.recovery import Ladder
 from ebt_policy.provenance import sha256
+from ebt_policy.suggestions import did_you_mean
 from ebt_policy.training.checkpoint import last_checkpoint
-from ebt_policy.training.recipe import TrainRecipe, did_you_mean, load_recipe
+from ebt_policy.training.recipe import TrainRecipe, load_recipe
 from ebt_policy.training.run_log import read_metrics
 
 
@@ -116,7 +117,7 @@ def _recipe(config: BenchConfig, row: Row, seed: int) -> TrainRecipe | None:
     """The shared recipe with the row's policy and keys; None for a row that is not trained."""
     if row.checkpoint is not None:
         return None
-    from ebt_policy.training.train import policy_config
+    from ebt_policy.training.policy_setup import policy_config
 
     policy = {f"policy.{key}": value for key, value in row.policy.items()}
     recipe = load_recipe(config.recipe, {**config.train, **policy, **row.train, "seed": seed})
@@ -129,7 +130,8 @@ def _policy(run: _Bench, row: Row, seed: int) -> Path:
     recipe = _recipe(run.config, row, seed)
     if recipe is None:
         return find_checkpoint(row.checkpoint or "")
-    from ebt_policy.training.train import RECIPE, train
+    from ebt_policy.training.run_folder import RECIPE
+    from ebt_policy.training.train import train
 
     folder = run.output / "train" / f"{_slug(row.name)}-seed{seed}"
     last = last_checkpoint(folder)

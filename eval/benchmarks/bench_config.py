@@ -13,7 +13,7 @@ import yaml
 
 from ebt_policy.errors import UserError
 from ebt_policy.monitoring.recovery import Ladder
-from ebt_policy.training.recipe import did_you_mean
+from ebt_policy.suggestions import did_you_mean
 
 
 @dataclass(frozen=True)

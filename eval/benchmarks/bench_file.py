@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ebt_policy.errors import UserError
-from ebt_policy.training.recipe import did_you_mean
+from ebt_policy.suggestions import did_you_mean
 
 
 def bench_kind(path: Path) -> str | None:

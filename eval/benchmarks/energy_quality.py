@@ -101,7 +101,8 @@ def energy_quality(
     """
     from lerobot.policies.factory import make_pre_post_processors
 
-    from ebt_policy.data.windows import Windows, open_metadata
+    from ebt_policy.data.open_dataset import open_metadata
+    from ebt_policy.data.windows import Windows
 
     runner, folder = load_runner(policy, device=device), find_checkpoint(policy)
     model, config = runner.policy, runner.config

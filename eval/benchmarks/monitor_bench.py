@@ -56,7 +56,7 @@ from ebt_policy.inference.runner import Runner, find_checkpoint, load_runner
 from ebt_policy.monitoring.calibration import Calibration, calibrated
 from ebt_policy.monitoring.signals import DEFAULT_SIGNALS, LEARNED, SIGNALS
 from ebt_policy.provenance import run_record, sha256, write_json
-from ebt_policy.training.recipe import did_you_mean
+from ebt_policy.suggestions import did_you_mean
 
 PART = 100  # episodes in a file
 RESAMPLES = 500

@@ -10,7 +10,7 @@ import yaml
 
 from ebt_policy.errors import UserError
 from ebt_policy.eval.benchmarks.bench_file import record
-from ebt_policy.training.recipe import did_you_mean
+from ebt_policy.suggestions import did_you_mean
 
 
 @dataclass(frozen=True)

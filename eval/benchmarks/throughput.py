@@ -22,13 +22,15 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from ebt_policy.data.windows import Windows, open_metadata
+from ebt_policy.data.open_dataset import open_metadata
+from ebt_policy.data.windows import Windows
 from ebt_policy.errors import UserError
 from ebt_policy.provenance import write_json
 from ebt_policy.training.optimise import sample_order
+from ebt_policy.training.policy_setup import policy_config
 from ebt_policy.training.recipe import TrainRecipe, load_recipe
 from ebt_policy.training.run_log import read_metrics
-from ebt_policy.training.train import policy_config, train
+from ebt_policy.training.train import train
 
 WORKERS, PREFETCH = 4, 4  # lerobot-train's defaults
 LOG_LINE = re.compile(r"step:\S+ .*updt_s:([\d.]+) data_s:([\d.]+)")

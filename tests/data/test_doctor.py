@@ -12,7 +12,8 @@ import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from rich.console import Console
 
-from ebt_policy.data.doctor import Finding, doctor, print_findings
+from ebt_policy.data.doctor import Finding, examine, print_examination, print_findings
+from ebt_policy.data.doctor.report import examination_json
 from ebt_policy.errors import UserError
 
 NAME = "tests/patient"
@@ -96,6 +97,10 @@ def copy_episode(source, target):
     return change
 
 
+def doctor(*arguments, **options) -> list[Finding]:
+    return examine(*arguments, **options).findings
+
+
 def places(findings: list[Finding], severity: str) -> set[tuple]:
     return {(f.feature, f.episode, f.frame) for f in findings if f.severity == severity}
 
@@ -111,7 +116,7 @@ def test_pusht_keypoints_has_no_errors(pusht_keypoints):
 @pytest.mark.parametrize(
     ("change", "severity", "place", "words"),
     [
-        (put(STATE, 1, 4, [np.nan, 0]), "error", (STATE, 1, 4), r"dimension 0 \(x\) is NaN \(1 frames"),
+        (put(STATE, 1, 4, [np.nan, 0]), "error", (STATE, 1, 4), r"dimension 0 \(x\) is NaN \(1 frame in"),
         (put("action", 5, 0, [0, -np.inf]), "error", ("action", 5, 0), r"dimension 1 \(y\) is infinite"),
         (
             set_column(STATE, lambda x: x * [1, 0] + [0, 3]),
@@ -201,5 +206,27 @@ def test_the_report_shows_place_and_remedy():
     console = Console(file=out, width=100)
     print_findings([Finding("error", "action", 3, 7, "is [red]NaN", "Leave it out.")], console)
     print_findings([], console)
-    for words in ("action", "episode 3", "frame 7", "is [red]NaN", "Leave it out.", "1 errors", "No faults"):
+    for words in (
+        "action",
+        "episode 3",
+        "frame 7",
+        "is [red]NaN",
+        "Leave it out.",
+        "1 error, 0 warnings",
+        "No faults",
+    ):
         assert words in out.getvalue()
+
+
+def test_the_report_says_what_was_read_and_checked_and_cuts_no_path(patient):
+    (video,) = patient.glob("videos/*/*/*.mp4")
+    video.unlink()
+    out = StringIO()
+    examination = examine(NAME, patient)
+    print_examination(examination, Console(file=out, width=40))
+    frames = sum(LENGTHS)
+    assert (examination.episodes, examination.frames) == (6, frames)
+    assert f"6 episodes, {frames} frames at 10 Hz: {frames / 10:.1f} s" in out.getvalue()
+    for words in (f"{CAMERA}: 64 x 64, video", f"{STATE}: 2: x, y", "wander", "time stamps", str(video)):
+        assert words in out.getvalue()
+    assert examination_json(examination)["findings"][0]["message"] == f"{video} is missing."

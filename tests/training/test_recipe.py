@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from ebt_policy.errors import UserError
+from ebt_policy.training.policy_setup import policy_config
 from ebt_policy.training.recipe import decode_recipe, dump_recipe, load_recipe, recipe_names
-from ebt_policy.training.train import policy_config
 
 MINIMAL = {"policy": {"type": "ebt"}, "dataset": {"repo_id": "a/b"}}
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from ebt_policy.errors import UserError
 from ebt_policy.inference.runner import load_runner
 from ebt_policy.model.noise import Noise
-from ebt_policy.training import train as training
+from ebt_policy.training import data_setup
 from ebt_policy.training.checkpoint import last_checkpoint
 from ebt_policy.training.loop import Loop
 from ebt_policy.training.recipe import TrainRecipe, load_recipe
@@ -149,7 +149,7 @@ def test_run_folder_is_protected(tiny_recipe, tmp_path):
         train(tiny_recipe(), run)
     with pytest.raises(UserError, match="another recipe: batch_size was 32, now 8"):
         train(tiny_recipe(batch_size=8), run, resume=True)
-    with pytest.raises(UserError, match="no run to go on with"):
+    with pytest.raises(UserError, match="no run to resume"):
         train(tiny_recipe(), tmp_path / "nothing", resume=True)
     assert not (tmp_path / "nothing").exists()
     assert train(tiny_recipe(log_every=1), run, resume=True) == run, "a finished run is left as it is"
@@ -237,7 +237,7 @@ def test_my_robot_trains_on_small_pictures_and_acts_at_the_cameras_own_size(arm,
 
 
 def test_my_robot_refuses_cameras_smaller_than_its_pictures_before_decoding(arm, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "Windows", None)
+    monkeypatch.setattr(data_setup, "Windows", None)
     with pytest.raises(
         UserError, match=r"observation\.images\.top.*48 x 64.*enlarging.*resize_shape \(48, 64\)"
     ):
@@ -250,14 +250,14 @@ def test_my_robot_trains_without_cameras(tiny_dataset, tmp_path):
 
 
 def test_errors_of_the_doctor_stop_the_training(tiny_recipe, tmp_path, monkeypatch):
-    from ebt_policy.data.doctor import Finding
+    from ebt_policy.data.doctor import Examination, Finding
 
     found = Finding("error", "action", 2, 3, "The value is NaN.", "Leave the episode out.")
 
-    def examined(repo_id, root, *, episodes, held_out):
-        return [found] if found.episode in episodes else []
+    def examined(repo_id, root, *, episodes, **_):
+        return Examination(repo_id, root, None, 10.0, findings=[found] if found.episode in episodes else [])
 
-    monkeypatch.setattr(training, "doctor", examined)
+    monkeypatch.setattr(data_setup, "examine", examined)
     with pytest.raises(UserError, match=r"action.*The value is NaN\. Leave the episode out\."):
         train(tiny_recipe(), tmp_path / "stopped")
     without = tiny_recipe(steps=1, dataset={"episodes": [0, 1, 3]})

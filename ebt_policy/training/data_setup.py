@@ -1,0 +1,137 @@
+"""From a recipe to the data: which features and episodes a policy trains on, examined and read into memory."""
+
+from dataclasses import dataclass
+
+import torch
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+from lerobot.utils.constants import ACTION
+from lerobot.utils.feature_utils import dataset_to_policy_features
+
+from ebt_policy.data.doctor import examine, print_findings
+from ebt_policy.data.episodes import choose_episodes, split_episodes
+from ebt_policy.data.goal_alignment import find_goal_alignment
+from ebt_policy.data.open_dataset import open_metadata
+from ebt_policy.data.statistics import Statistics
+from ebt_policy.data.symmetry import Symmetry, find_symmetry
+from ebt_policy.data.usable_features import choose_observations, observation_features, why_unusable
+from ebt_policy.data.windows import Windows
+from ebt_policy.errors import UserError
+from ebt_policy.training.policy_setup import match_features, policy_config, user_errors
+from ebt_policy.training.recipe import DatasetRecipe, TrainRecipe
+from ebt_policy.training.trained_on import SPLIT_SEED
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a policy is made from and trained on."""
+
+    config: PreTrainedConfig  # with its features set
+    windows: Windows
+    held_out: Windows | None
+    rename_map: dict[str, str]  # dataset's name -> policy's name, where they differ
+
+    @property
+    def statistics(self) -> dict[str, Statistics]:
+        """For the normaliser, by the policy's names."""
+        return {self.rename_map.get(name, name): stats for name, stats in self.windows.stats.items()}
+
+
+def prepare_data(recipe: TrainRecipe, device: torch.device) -> TrainingData:
+    """Checks everything that can be checked before minutes of decoding, then reads the data.
+
+    Raises UserError for a recipe that does not fit the dataset, and where the doctor finds an error in the part in use.
+    """
+    wanted = recipe.dataset
+    config = policy_config(recipe, device.type)
+    meta = open_metadata(wanted.repo_id, wanted.root)
+    episodes = choose_episodes(meta.total_episodes, wanted.episodes)
+    train_part, held_out_part = (
+        [episodes[i] for i in part]
+        for part in split_episodes(len(episodes), wanted.held_out_fraction, SPLIT_SEED)
+    )
+    sources = _set_features(config, meta, wanted)
+    with user_errors("Policy"):
+        config.validate_features()
+    modes = getattr(config, "normalization_mapping", {})
+    if "ENV" not in modes and "STATE" in modes:  # LeRobot's own policies would get it unnormalised
+        modes["ENV"] = modes["STATE"]
+    features = [*sources.values(), ACTION]
+    _examine(wanted, features, episodes, held_out_part)
+    with user_errors("Recipe: dataset.symmetry"):
+        symmetry = find_symmetry(wanted.symmetry)
+    with user_errors("Recipe: dataset.goal_alignment"):
+        goal_alignment = find_goal_alignment(wanted.goal_alignment)
+
+    def windows(part: list[int], symmetry: Symmetry | None) -> Windows:
+        return Windows.from_lerobot(
+            wanted.repo_id,
+            wanted.root,
+            features=features,
+            observation_delta_indices=config.observation_delta_indices,
+            action_delta_indices=config.action_delta_indices,
+            episodes=part,
+            drop_n_last_frames=getattr(config, "drop_n_last_frames", 0),
+            goal_alignment=goal_alignment,
+            symmetry=symmetry,
+            device=device,
+            image_cache_gb=wanted.image_cache_gb,
+            resize_shape=getattr(config, "resize_shape", None),  # LeRobot's diffusion has it too
+            tolerance_s=wanted.tolerance_s,
+        )
+
+    return TrainingData(
+        config=config,
+        windows=windows(train_part, symmetry),
+        held_out=windows(held_out_part, None) if held_out_part else None,
+        rename_map={source: name for name, source in sources.items() if source != name},
+    )
+
+
+def _set_features(
+    config: PreTrainedConfig, meta: LeRobotDatasetMetadata, wanted: DatasetRecipe
+) -> dict[str, str]:
+    """Sets the config's features, and returns policy's input -> the dataset's observation for it."""
+    if config.pretrained_path is None:
+        if wanted.rename_map:
+            raise UserError("dataset.rename_map is for fine-tuning: it needs policy.pretrained_path.")
+        observations = choose_observations(meta, wanted.observations)
+    elif wanted.observations:
+        observations = choose_observations(meta, wanted.observations)
+    else:  # the checkpoint says what it takes; what it does not take may be of any kind
+        observations = [name for name in observation_features(meta) if why_unusable(meta, name) is None]
+    usable = dataset_to_policy_features(
+        {key: meta.features[key] for key in [*observations, ACTION] if key in meta.features}
+    )
+    if config.pretrained_path is None:
+        config.input_features = {name: usable[name] for name in observations}
+        sources = {name: name for name in observations}
+    else:
+        sources = match_features(config, usable, wanted.rename_map)
+    config.output_features = _actions(usable)
+    return sources
+
+
+def _actions(features: dict[str, PolicyFeature]) -> dict[str, PolicyFeature]:
+    return {name: feature for name, feature in features.items() if feature.type is FeatureType.ACTION}
+
+
+def _examine(wanted: DatasetRecipe, features: list[str], episodes: list[int], held_out: list[int]) -> None:
+    """Prints what the doctor finds in the part that is used. Raises UserError where an error is among it."""
+    examination = examine(
+        wanted.repo_id,
+        wanted.root,
+        episodes=episodes,
+        held_out=held_out,
+        features=features,
+        tolerance_s=wanted.tolerance_s,
+        progress=True,
+    )
+    if examination.findings:
+        print_findings(examination.findings)
+    if errors := examination.errors:
+        raise UserError(
+            f"Dataset '{wanted.repo_id}' has {len(errors)} faults that training would fail on or learn; the first: "
+            f"{errors[0].feature}: {errors[0].message} {errors[0].remedy}"
+        )

@@ -1,0 +1,200 @@
+"""From a recipe to the policy's config: its own defaults, or those of the checkpoint that is fine-tuned."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import draccus
+from draccus.utils import DecodingError, ParsingError
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.utils.constants import ACTION
+from lerobot.utils.import_utils import register_third_party_plugins
+
+from ebt_policy.errors import UserError
+from ebt_policy.inference.runner import find_checkpoint
+from ebt_policy.suggestions import did_you_mean
+from ebt_policy.training.recipe import TrainRecipe
+
+# Options that LeRobot's trainer reads from the policy, and ours from the recipe.
+RECIPE_OPTIONS = {
+    "optimizer_lr": "optimizer.lr",
+    "optimizer_betas": "optimizer.betas",
+    "optimizer_eps": "optimizer.eps",
+    "optimizer_weight_decay": "optimizer.weight_decay",
+    "optimizer_grad_clip_norm": "grad_clip",
+    "scheduler_warmup_steps": "warmup_steps",
+}
+
+
+def policy_config(recipe: TrainRecipe, device: str) -> PreTrainedConfig:
+    """The registered config that the recipe's `policy` describes.
+
+    Options that the recipe does not give are the policy's defaults or, with `pretrained_path`, the checkpoint's. Entries
+    that a mapping (normalization_mapping) leaves out are kept, because LeRobot does not normalise what is not listed.
+    Raises UserError for unknown types and options, bad values, and a checkpoint that is missing or of another type.
+    """
+    register_third_party_plugins()  # ours among them
+    known = PreTrainedConfig.get_known_choices()
+    kind = recipe.policy["type"]
+    if kind not in known:
+        raise UserError(
+            f"There is no policy type '{kind}'.{did_you_mean(kind, list(known))} Registered: {', '.join(sorted(known))}."
+        )
+    fields = {f.name: f for f in dataclasses.fields(known[kind])}
+    for name in recipe.policy.keys() - {"type"}:
+        if name not in fields:
+            suggestion = did_you_mean(name, [*fields])
+            option = next((RECIPE_OPTIONS[o] for o in RECIPE_OPTIONS if f"'{o}'" in suggestion), None)
+            recipe_hint = f" In a recipe: --set {option}=..." if option else ""
+            raise UserError(
+                f"Policy '{kind}' has no option '{name}'.{suggestion}{recipe_hint} See `{known[kind].__name__}`."
+            )
+        if name in RECIPE_OPTIONS:
+            raise UserError(
+                f"policy.{name} is for `lerobot-train`; here set {RECIPE_OPTIONS[name]} instead: --set "
+                f"{RECIPE_OPTIONS[name]}={recipe.policy[name]}"
+            )
+    path = pretrained_path(recipe)
+    if path is None:
+        base = {
+            name: default
+            for name, f in fields.items()
+            if f.default_factory is not dataclasses.MISSING
+            and isinstance(default := draccus.encode(f.default_factory()), dict)
+        }
+    else:
+        base = _checkpoint_options(path, kind)
+    given = {name: value for name, value in recipe.policy.items() if name not in ("type", "pretrained_path")}
+    options = base | {name: _merged(base.get(name), value) for name, value in given.items()}
+    with user_errors("Policy"):
+        config: PreTrainedConfig = draccus.decode(
+            PreTrainedConfig, {"push_to_hub": False} | options | {"type": kind, "device": device}
+        )
+    config.pretrained_path = path
+    return config
+
+
+def pretrained_path(recipe: TrainRecipe) -> Path | None:
+    """Folder of the checkpoint to fine-tune, None where the training starts from nothing.
+
+    Raises UserError where policy.pretrained_path holds no policy.
+    """
+    given = recipe.policy.get("pretrained_path")
+    if not given:
+        return None
+    try:
+        return find_checkpoint(str(given))
+    except UserError as error:
+        raise UserError(f"policy.pretrained_path: {error}") from error
+
+
+def changed_options(recipe: TrainRecipe, config: PreTrainedConfig) -> list[str]:
+    """ "width 176 -> 256" for each option in which the recipe differs from the checkpoint that it fine-tunes."""
+    if config.pretrained_path is None:
+        return []
+    before, now = _checkpoint_options(Path(config.pretrained_path), config.type), draccus.encode(config)
+    return [
+        f"{name} {before.get(name)} -> {now[name]}"
+        for name in recipe.policy
+        if name not in ("type", "pretrained_path") and before.get(name) != now.get(name)
+    ]
+
+
+def match_features(
+    config: PreTrainedConfig, provided: Mapping[str, PolicyFeature], rename_map: Mapping[str, str]
+) -> dict[str, str]:
+    """Fine-tuning: policy's input -> the dataset's observation for it.
+
+    provided: the dataset's features as a policy would have them. rename_map: dataset's name -> policy's name. Sets the
+    sizes of cameras in `config` to the dataset's. Raises UserError for inputs that the dataset does not provide (with a
+    rename map to try), for vectors of another size, and for names in the map that do not exist.
+    """
+    expected = config.input_features or {}
+    for old, new in rename_map.items():
+        for name, there, whose in ((old, provided, "The dataset"), (new, expected, "The policy")):
+            if name not in there:
+                raise UserError(
+                    f"dataset.rename_map: {whose} has no '{name}'.{did_you_mean(name, list(there))} It has: "
+                    f"{', '.join(there)}."
+                )
+    renamed = {rename_map.get(name, name): name for name in provided}
+    missing = [name for name in expected if name not in renamed]
+    if missing:
+        free = [name for name in provided if rename_map.get(name, name) not in expected]
+        raise UserError(
+            f"The checkpoint takes {', '.join(expected)}; the dataset does not provide {', '.join(missing)} "
+            f"(it also has: {', '.join(n for n in free if n != ACTION) or 'nothing else'})."
+            + _suggested_map(missing, free, expected, provided, rename_map)
+        )
+    sources = {name: renamed[name] for name in expected}
+    pairs = [(name, feature, provided[sources[name]]) for name, feature in expected.items()]
+    if config.action_feature is not None and ACTION in provided:
+        pairs.append((ACTION, config.action_feature, provided[ACTION]))
+    for name, wanted, found in pairs:
+        wanted_shape, found_shape = tuple(wanted.shape), tuple(found.shape)
+        visual = wanted.type is FeatureType.VISUAL
+        if (wanted_shape[:1] != found_shape[:1]) if visual else (wanted_shape != found_shape):
+            raise UserError(
+                f"{name}: the checkpoint has the shape {wanted_shape}, the dataset {found_shape}. Fine-tune on data of "
+                "the same robot, or train a new policy."
+            )
+        if visual and config.input_features is not None:
+            config.input_features[name] = PolicyFeature(wanted.type, found_shape)
+    return sources
+
+
+def _suggested_map(
+    missing: list[str],
+    free: list[str],
+    expected: Mapping[str, PolicyFeature],
+    provided: Mapping[str, PolicyFeature],
+    rename_map: Mapping[str, str],
+) -> str:
+    """A rename map that gives each missing input the most similar free observation of its kind, as an option."""
+    found = dict(rename_map)
+    for name in missing:
+        wanted = expected[name]
+        fitting = [
+            other
+            for other in free
+            if other not in found and provided[other].type is wanted.type
+            if wanted.type is FeatureType.VISUAL or tuple(provided[other].shape) == tuple(wanted.shape)
+        ]
+        if not fitting:
+            return " Record or choose a dataset with these features, or train a new policy."
+        best = max(fitting, key=lambda other: SequenceMatcher(None, other, name).ratio())
+        found[best] = name
+    listed = ", ".join(f"{old}: {new}" for old, new in found.items())
+    return f" If they are the same things by other names, say which: --set dataset.rename_map='{{{listed}}}'"
+
+
+def _checkpoint_options(path: Path, kind: str) -> dict[str, Any]:
+    """All options of a checkpoint's config, as draccus encodes them."""
+    with user_errors(f"policy.pretrained_path '{path}'"):
+        config = PreTrainedConfig.from_pretrained(path)
+    if config.type != kind:
+        raise UserError(
+            f"policy.pretrained_path '{path}' is a policy of type '{config.type}', the recipe's is '{kind}'. Set "
+            f"policy.type={config.type}, or leave pretrained_path out."
+        )
+    options = draccus.encode(config)
+    return {name: value for name, value in options.items() if name not in ("type", "push_to_hub", "repo_id")}
+
+
+def _merged(base: Any, value: Any) -> Any:
+    return {**base, **value} if isinstance(base, dict) and isinstance(value, Mapping) else value
+
+
+@contextmanager
+def user_errors(what: str) -> Iterator[None]:
+    """LeRobot's checks of a config already speak to the user, but as ValueError: raise them as UserError."""
+    try:
+        yield
+    except (DecodingError, ValueError) as error:
+        raise UserError(f"{what}: {error}") from error
+    except ParsingError as error:  # its cause is what the config's __post_init__ objects to
+        raise UserError(f"{what}: {error.__cause__ or error}") from error
