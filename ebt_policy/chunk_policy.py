@@ -108,7 +108,9 @@ class ChunkPolicy(PreTrainedPolicy):
     def loss(self, batch: dict[str, Tensor], reduction: str = "mean") -> tuple[Tensor, dict[str, Tensor]]:
         """As `forward`, with metrics left on the device, so that it can be compiled as one graph."""
         chunk = batch[ACTION]
-        observations = self._observations(batch)
+        if chunk.ndim == 2:  # an action of one number
+            chunk = chunk[..., None]
+        observations = self._windows(batch)
         if self.training and self.config.observation_noise:
             observations = {name: self._perturbed(value) for name, value in observations.items()}
         error, further, metrics = self._loss(observations, chunk)
@@ -213,6 +215,28 @@ class ChunkPolicy(PreTrainedPolicy):
                 "Rename the features of the robot, environment or dataset, or train a policy on these."
             )
         return {name: batch[name] for name in names}
+
+    def _windows(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The observations of a training batch as (B, T, ...), T = n_obs_steps.
+
+        LeRobot's dataset drops the time axis of a video when T = 1, and the last axis of vectors of one number. Raises
+        UserError for other shapes.
+        """
+        steps, shapes = self.config.n_obs_steps, self.config.observation_features()
+        windows = {}
+        for name, value in self._observations(batch).items():
+            shape = shapes[name]
+            if steps == 1 and value.ndim == len(shape) + 1:
+                value = value[:, None]
+            if shape == (1,) and value.ndim == 2:
+                value = value[..., None]
+            if value.ndim != len(shape) + 2 or value.shape[1] != steps:
+                raise UserError(
+                    f"'{name}' must come as {steps} observation step(s) of shape {shape} for each sample, and the batch "
+                    f"has {tuple(value.shape[1:])}. Load it with the policy's own observation_delta_indices."
+                )
+            windows[name] = value
+        return windows
 
     def _has_time(self, batch: dict[str, Tensor]) -> bool:
         name, shape = next(iter(self.config.observation_features().items()))

@@ -86,6 +86,34 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def two_cameras(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """(repo id, root) of 2 episodes of 12 frames at 10 fps: a camera in video, one in PNG pictures, state and action."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    from ebt_policy.envs.dataset_writer import ordinary_scheduling
+
+    root = tmp_path_factory.mktemp("datasets") / "two_cameras"
+    joints = {"dtype": "float32", "shape": (2,), "names": ["x", "y"]}
+    picture = {"shape": (24, 32, 3), "names": ["height", "width", "channels"]}
+    cameras = {"observation.images.top": "video", "observation.images.wrist": "image"}
+    features = {"observation.state": joints, "action": joints}
+    features |= {name: {"dtype": kind, **picture} for name, kind in cameras.items()}
+    rng = np.random.default_rng(0)
+    with ordinary_scheduling():
+        dataset = LeRobotDataset.create("tests/two_cameras", fps=TINY_FPS, root=root, features=features)
+        for _ in range(2):
+            for _ in range(12):
+                frame = {
+                    name: rng.normal(size=2).astype(np.float32) for name in ("observation.state", "action")
+                }
+                frame |= {name: rng.integers(0, 256, (24, 32, 3), dtype=np.uint8) for name in cameras}
+                dataset.add_frame(frame | {"task": "look"})
+            dataset.save_episode()
+        dataset.finalize()
+    return "tests/two_cameras", root
+
+
+@pytest.fixture(scope="session")
 def pusht_keypoints() -> tuple[str, Path]:
     """(repo id, root) of the real PushT keypoints, beside the checkout; skips where they are absent."""
     root = SHARED_DATASETS / "lerobot" / "pusht_keypoints"

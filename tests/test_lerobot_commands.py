@@ -98,6 +98,28 @@ def test_train_resume_evaluate_and_strict_reload(tiny_dataset, tmp_path):
             policy_class.from_pretrained(folder, config=config)
 
 
+def test_a_dataset_with_cameras_trains_with_default_options(two_cameras, tmp_path):
+    """One observation step, a video and a picture camera, batches of one sample."""
+    arguments = train_arguments("ebt", two_cameras, tmp_path / "run")
+    lerobot("train", *(a for a in arguments if "eval" not in a), "--steps=1", "--batch_size=1")
+    checkpoint = last_checkpoint(tmp_path / "run")
+    assert checkpoint is not None and (checkpoint / "pretrained_model" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_training_with_cameras_resumes_and_is_tuned_further(two_cameras, tmp_path):
+    run, tuned = tmp_path / "run", tmp_path / "tuned"
+    transforms = "--dataset.image_transforms.enable=true"
+    lerobot("train", *train_arguments("ebt", two_cameras, run), transforms)
+    config = run / "checkpoints" / "000002" / "pretrained_model" / "train_config.json"
+    assert "step:5 " in lerobot("train", f"--config_path={config}", "--resume=true", "--steps=5")
+
+    options = [a for a in train_arguments("ebt", two_cameras, tuned) if not a.startswith("--policy.")]
+    path = f"--policy.path={run / 'checkpoints' / 'last' / 'pretrained_model'}"
+    lerobot("train", path, "--policy.push_to_hub=false", "--policy.device=cpu", *options, transforms)
+    assert (tuned / "checkpoints" / "000004").is_dir()
+
+
 @pytest.mark.slow
 def test_our_checkpoints_go_on_under_lerobots_commands(tiny_dataset, tiny_recipe, tmp_path):
     run = train(tiny_recipe(dataset={"symmetry": "pusht"}), tmp_path / "run")
