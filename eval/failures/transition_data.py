@@ -36,7 +36,7 @@ def transitions(runner: Runner, policy: str | Path) -> tuple[Tensor, Tensor, Ten
         trained_on["repo_id"],
         trained_on.get("root"),
         features=[*inputs, *outputs],
-        observation_delta_indices=[*config.observation_delta_indices, n],
+        observation_delta_indices=[*(config.observation_delta_indices or (0,)), n],
         action_delta_indices=list(range(n)),
     )
     parts = []

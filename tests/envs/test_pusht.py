@@ -126,3 +126,10 @@ def test_lerobots_env_config_rejects_an_unknown_observation_type():
 
     with pytest.raises(ValueError, match="obs_type is 'state'"):
         EBTPushTEnv(obs_type="state")
+
+
+def test_success_is_gym_pushts_own_threshold_of_coverage():
+    spec = environment("pusht_keypoints")
+    env = spec.make(False)
+    assert spec.success_coverage == env.unwrapped.success_threshold == 0.95
+    assert spec.solved_when == "coverage exceeds 0.95 once"
