@@ -59,12 +59,12 @@ class DemonstrationFile:
         self._file, self._data = file, data
         self.path = Path(file.filename)
         self.env_name, self.env_version, self.env_kwargs = _environment(data)
-        self.names = sorted((name for name in data if name.startswith("demo")), key=_natural)
+        self.names = sorted((name for name in map(str, data) if name.startswith("demo")), key=_natural)
         if not self.names:
             raise UserError(f"{self.path}: data holds no demonstration (expected demo_0, demo_1, ...).")
         masks = file.get("mask")
         self.filter_keys = (
-            {key: self._selection(key) for key in masks} if isinstance(masks, h5py.Group) else {}
+            {key: self._selection(key) for key in map(str, masks)} if isinstance(masks, h5py.Group) else {}
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Does the energy mean something? Expert chunks against noised ones, and whether descent descends.
+"""`ebt-policy energy`: does the energy separate expert chunks from noised ones, and does descent lower it?
 
 Legend: n observations, K noises for each, B batch, H horizon, A action dimension.
 """
@@ -23,6 +23,7 @@ from ebt_policy.eval.statistics.intervals import auc
 from ebt_policy.inference.runner import find_checkpoint, load_runner
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import Trace
+from ebt_policy.modeling_ebt import EBTPolicy
 from ebt_policy.training.trained_on import held_out_episodes, training_data
 
 if TYPE_CHECKING:
@@ -37,8 +38,7 @@ class EnergyQuality:
 
     within_auc: mean over observations of the share of noised chunks with more energy than the expert's, and
     the mean of the worst episode. pooled_auc: expert against noised chunks, all observations together.
-    descent_*: of the steps after the first evaluation, the share accepted; of these, the share on which the
-    energy fell.
+    descent_accepted: share of the steps after the first evaluation that were accepted.
     final_step_fell: share of decisions whose returned chunk has less energy than the last one evaluated.
     """
 
@@ -48,7 +48,6 @@ class EnergyQuality:
     expert_energy_median: float
     noised_energy_median: float
     descent_accepted: float
-    descent_fell_when_accepted: float
     final_step_fell: float
     noise: float
     noises: int
@@ -67,7 +66,6 @@ class EnergyQuality:
             ("Energy of expert chunks (median)", f"{self.expert_energy_median:.4g}"),
             ("Energy of noised chunks (median)", f"{self.noised_energy_median:.4g}"),
             ("Descent steps accepted", f"{self.descent_accepted:.2%}"),
-            ("Energy fell on accepted steps", f"{self.descent_fell_when_accepted:.2%}"),
             ("Energy fell on the final step", f"{self.final_step_fell:.2%}"),
         ]
         note = (
@@ -106,7 +104,7 @@ def energy_quality(
 
     runner, folder = load_runner(policy, device=device), find_checkpoint(policy)
     model, config = runner.policy, runner.config
-    if not hasattr(model, "energy"):
+    if not isinstance(model, EBTPolicy):
         raise UserError(
             f"'{policy}' is a '{config.type}' policy: it has no energy to measure. Give an 'ebt' policy."
         )
@@ -124,7 +122,7 @@ def energy_quality(
         action_delta_indices=config.action_delta_indices,
         episodes=list(episodes),
         device=device,
-        resize_shape=config.resize_shape,
+        resize_shape=model.config.resize_shape,
     )
     preprocess, _ = make_pre_post_processors(
         config, pretrained_path=str(folder), preprocessor_overrides={"device_processor": {"device": device}}
@@ -138,7 +136,7 @@ def energy_quality(
     expert, noised, steps, final = (np.concatenate(column) for column in zip(*parts, strict=True))
     within = ((expert[:, None] < noised) + 0.5 * (expert[:, None] == noised)).mean(1)
     owner = windows.episode_index[samples].cpu().numpy()
-    tried, accepted, fell = steps.sum(0)
+    tried, accepted = steps.sum(0)
     result = EnergyQuality(
         within_auc=float(within.mean()),
         within_auc_worst_episode=float(min(within[owner == e].mean() for e in np.unique(owner))),
@@ -146,7 +144,6 @@ def energy_quality(
         expert_energy_median=float(np.median(expert)),
         noised_energy_median=float(np.median(noised)),
         descent_accepted=float(accepted / max(tried, 1)),
-        descent_fell_when_accepted=float(fell / max(accepted, 1)),
         final_step_fell=float(final.mean()),
         noise=noise,
         noises=noises,
@@ -174,7 +171,9 @@ def _measure(
     max_evaluations: int,
     generator: torch.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Energies of expert (B,) and noised chunks (B, K), descent steps (B, 3), if the final step fell (B,)."""
+    """Energies of expert (B,) and noised chunks (B, K), counts of descent steps (B, 2), whether the final step lowered the
+    energy (B,).
+    """
     expert = batch["action"]  # (B, H, A)
     draws = torch.randn((noises, *expert.shape), generator=generator).to(expert.device)
     noised = torch.stack([model.energy(batch, expert + noise * draw) for draw in draws], 1)
@@ -189,21 +188,9 @@ def _measure(
 
 
 def descent_steps(trace: Trace) -> np.ndarray:
-    """(B, 3) counts of steps after the first evaluation: tried, accepted, accepted with a lower energy."""
-    kept = np.where(trace.accepted, trace.energy, np.nan)
-    before = np.array([_last_known(row) for row in kept]).reshape(kept.shape)[:, :-1]
-    later, accepted = trace.energy[:, 1:], trace.accepted[:, 1:]
-    tried = np.isfinite(later)
-    return np.stack([tried.sum(1), accepted.sum(1), (accepted & (later < before)).sum(1)], 1)
-
-
-def _last_known(values: np.ndarray) -> list[float]:
-    """Each value, or where it is NaN the one before it."""
-    known, out = float("nan"), []
-    for value in values:
-        known = known if np.isnan(value) else float(value)
-        out.append(known)
-    return out
+    """(B, 2) counts of steps after the first evaluation: tried, accepted."""
+    tried = np.isfinite(trace.energy[:, 1:])
+    return np.stack([tried.sum(1), trace.accepted[:, 1:].sum(1)], 1)
 
 
 def _whole_windows(windows: Windows, at_most: int) -> Tensor:

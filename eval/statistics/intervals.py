@@ -96,7 +96,7 @@ def auc(positive: ArrayLike, negative: ArrayLike) -> float:
         raise UserError(
             f"AUC needs both classes; found {len(positive)} positive and {len(negative)} negative scores."
         )
-    return float(mannwhitneyu(positive, negative)[0] / (len(positive) * len(negative)))
+    return float(np.asarray(mannwhitneyu(positive, negative))[0] / (len(positive) * len(negative)))
 
 
 def _combine(own: float, other: float, phi: float) -> float:

@@ -67,7 +67,10 @@ class Fault:
 
     def key(self) -> str:
         """Changes with the faulty source and with the tests, so that a stored result is of just these."""
-        parts = [self.planted((ROOT / self.file).read_text()), *((ROOT / test).read_text() for test in self.tests)]
+        parts = [
+            self.planted((ROOT / self.file).read_text()),
+            *((ROOT / test).read_text() for test in self.tests),
+        ]
         return hashlib.sha256("\0".join([self.name, *parts]).encode()).hexdigest()[:16]
 
 
@@ -131,7 +134,9 @@ def _in_child(copy: Path, tests: Iterable[str], log: Path) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default="", help="word in the name or file of the faults to plant")
     parser.add_argument("--fresh", action="store_true", help="forget stored results")
     options = parser.parse_args()
