@@ -17,59 +17,79 @@ USUAL_CROP = 0.9  # of each side: what Diffusion Policy's real robots see (arXiv
 class ChunkPolicyConfig(PreTrainedConfig):
     """Observations, chunk and trunk. Widths are in units, times in ticks (control periods)."""
 
-    # Observations and chunk. Horizons are those of Diffusion Policy (arXiv 2303.04137, table 7), but for the history: a
-    # policy that sees its own speed learns to keep it, and was slower and less successful for it (docs/experiments.md).
     n_obs_steps: int = 1
+    """[ticks] Observations that the policy sees. One: a policy that sees its own speed learns to keep it, and was slower and
+    less successful for it (docs/experiments.md)."""
     horizon: int = 16
+    """[ticks] Actions in a chunk, as in Diffusion Policy (arXiv 2303.04137, table 7)."""
     n_action_steps: int = 8
+    """[ticks] Actions that are executed before the next decision, as in Diffusion Policy."""
 
     normalization_mapping: dict[str, NormalizationMode] = field(
         default_factory=lambda: {
             "VISUAL": NormalizationMode.MEAN_STD,
             "STATE": NormalizationMode.MIN_MAX,
-            # LeRobot leaves ENV as it comes (0 to 512 on PushT) when it is not listed.
             "ENV": NormalizationMode.MIN_MAX,
             "ACTION": NormalizationMode.MIN_MAX,
         }
     )
+    """[names] How each kind of feature is normalised. ENV is listed because LeRobot leaves a kind as it comes (0 to 512 on
+    PushT) when it is not."""
 
-    # Trunk. Several actions a token: attention is cheap, so fewer and wider tokens give more capacity per FLOP.
     width: int = 176
+    """[units] Width of the transformer. With 4 layers 2.3 million parameters: two checkpoints fit into 10 MB."""
     layers: int = 4
+    """[layers] Depth of the transformer."""
     attention_heads: int = 4
+    """[heads] Attention heads of a layer."""
     actions_per_token: int = 4
+    """[actions] Actions in one token. Attention is cheap, so fewer and wider tokens give more capacity per FLOP."""
 
-    # Cameras: ResNet-18 with group norm and spatial softmax, shared by all cameras unless asked. Their pictures are made
-    # smaller, then cropped (at random in training, in the centre otherwise); (height, width) in pixels, None: as they
-    # are. No crop unless asked: no size suits every camera, and one made for 96 x 96 shows next to nothing of 480 x 640.
     resize_shape: tuple[int, int] | None = None
+    """[pixels: height, width] Size to which pictures are made smaller first. None: as they are."""
     crop_shape: tuple[int, int] | None = None
-    pretrained_backbone_weights: str | None = None  # e.g. "ResNet18_Weights.IMAGENET1K_V1": downloads
-    # Batch norm would couple samples, and its running statistics disagree with an EMA of the weights; pretrained
-    # weights come with it, so there it is frozen.
-    backbone_norm: str = "group"  # or "frozen_batch"
+    """[pixels: height, width] Crop after that, at random in training and in the centre otherwise. None: no crop, since no size
+    suits every camera."""
+    pretrained_backbone_weights: str | None = None
+    """[name] Weights of the camera encoder (ResNet-18), e.g. ResNet18_Weights.IMAGENET1K_V1, which are downloaded. None:
+    trained from scratch."""
+    backbone_norm: str = "group"
+    """[name] group, or frozen_batch. Batch norm would couple samples, and its running statistics disagree with an average of
+    the weights; pretrained weights come with it, so there it is frozen."""
     spatial_softmax_keypoints: int = 32
+    """[points] Image points that the encoder passes on for each camera."""
     separate_encoder_per_camera: bool = False
+    """[yes or no] An encoder for each camera instead of one for all."""
 
-    # Actions past the end of an episode are copies of the last one: learning them teaches to hold the last target.
     mask_padding: bool = False
+    """[yes or no] Leave out actions past the end of an episode, which are copies of the last one. Learning them teaches to hold
+    the last target, which helps on PushT."""
     drop_n_last_frames: int = 0
-    # Training noise on state and environment state, normalised units; each sample's own strength is half-normal with
-    # this scale. From the zero chunk D is a plain regression, which learns a few hundred demonstrations by heart.
+    """[ticks] Last frames of an episode that start no training sample."""
     observation_noise: float = 0.0
+    """[normalised units] Training noise on state and environment state; the strength of each sample is half-normal with this
+    scale. Can keep the policy from learning a few hundred demonstrations by heart; gained nothing in short trainings on PushT."""
 
-    # The robot of the training data, filled in when training starts and checked before the policy moves another one
-    # (inference/robot_contract.py). LeRobot itself reads action_feature_names, to order the actions in lerobot-rollout.
     action_feature_names: list[str] | None = None
+    """[names] Joints of the training data, filled in when training starts and checked before the policy moves another robot.
+    LeRobot reads it to order the actions in lerobot-rollout."""
     state_feature_names: list[str] | None = None
-    dataset_fps: float | None = None  # ticks a second
+    """[names] The same for the state."""
+    dataset_fps: float | None = None
+    """[ticks per second] Rate of the training data, filled in and checked likewise."""
     robot_type: str | None = None
+    """[name] Robot of the training data, filled in and checked likewise."""
 
     optimizer_lr: float = 1e-3
+    """[per step] Learning rate of AdamW in lerobot-train; a recipe has its own. 2e-3 gained nothing on PushT."""
     optimizer_weight_decay: float = 1e-2
+    """[per step] Weight decay of AdamW, as above."""
     optimizer_betas: tuple[float, float] = (0.9, 0.99)
+    """[factors] Betas of AdamW, as above."""
     optimizer_grad_clip_norm: float = 1.0
+    """[norm] The gradient over all parameters is cut to this."""
     scheduler_warmup_steps: int = 500
+    """[steps] Linear warm-up of the learning rate, before a cosine to zero."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

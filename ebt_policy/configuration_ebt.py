@@ -14,60 +14,94 @@ STARTS = ("zero", "noise", "warm")
 @PreTrainedConfig.register_subclass("ebt")
 @dataclass
 class EBTConfig(ChunkPolicyConfig):
-    """Energy, objective and descent. Chunks are normalised to [-1, 1]; energies are in squared normalised units."""
+    """Energy, objective and descent. Chunks are normalised to [-1, 1]; energies are in squared normalised action units, summed
+    over the chunk. The text of each option begins with its unit; the documentation and `--help` show it.
+    """
 
     head: str = "residual"
+    """[name] How the network gives an energy. residual: half the squared change that the denoiser D(x, o) makes to the
+    chunk; scalar: one output; dot: product of chunk and output. Residual needs no autograd to act."""
     objective: str = "denoise"
+    """[name] What is trained: denoise, matching, unrolled or two_step. Denoise costs what a diffusion policy costs;
+    docs/results.md compares them."""
 
-    # denoise / matching: the input is g a + (1 - g) eps, g in [0, 1]; a share starts from the zero chunk instead.
-    # Plain weights with half zero starts learn faster and end worse: D becomes a regression that ignores its chunk.
     zero_start_share: float = 0.0
-    noise_power: float = 1.0  # g = 1 - (1 - u)^power with u uniform: above 1 puts more weight on little noise
-    # Weight of a noised start: "uniform", or "flow": flow matching's 1 / ((1 - g)^2 + 0.05), scaled to mean 1.
+    """[share of a batch] Samples that start from the zero chunk instead of a noised one. Half of them learn faster and end
+    worse: D becomes a regression that ignores its chunk."""
+    noise_power: float = 1.0
+    """[exponent] The part of the chunk that is kept is g = 1 - (1 - u)^power, u uniform. Above 1 there is more training on
+    little noise."""
     noise_weighting: str = "flow"
-    matching_target: str = "linear"  # "linear": (1 - g)(eps - a); "truncated": EqM's, arXiv 2510.02300
-    # unrolled: the recipe of EBT-Policy (arXiv 2510.27545), each repair of its published code switchable.
-    unrolled_steps: int = 6
-    unrolled_extra_steps: int = 4
-    unrolled_step_size: float = 1.0
-    unrolled_momentum: float = 0.9
-    unrolled_langevin: tuple[float, float] = (0.2, 0.002)
-    unrolled_normalise_input: bool = True
-    unrolled_energy_scaled_step: bool = True
-    unrolled_temperature: float = 1.0
-    unrolled_every_step_loss: bool = True
-    # two_step: fine-tune so that two evaluations land where the model's own many-step descent does.
-    teacher_steps: int = 10
-    # A pretrained_model folder: the frozen teacher. None: the policy as it is at the first batch, which after a resume
-    # is the resumed one.
-    teacher_path: str | None = None
-    # verifier: weight of the InfoNCE term (0 = off), its negatives and temperature.
-    verifier_weight: float = 0.0
-    verifier_negatives: int = 8
-    verifier_temperature: float = 0.1
+    """[name] Loss weight by noise level: uniform, or flow, which is flow matching's 1 / ((1 - g)^2 + 0.05) scaled to mean 1.
+    Flow learns more slowly and ends better (docs/experiments.md)."""
+    matching_target: str = "linear"
+    """[name] Gradient that objective=matching learns. linear: (1 - g)(eps - a); truncated: that of Equilibrium Matching,
+    arXiv 2510.02300."""
 
-    # Descent.
-    # warm: the previous chunk, shifted to now and half noise; the first decision of an episode starts from noise.
+    unrolled_steps: int = 6
+    """[steps] Descent steps of objective=unrolled, the recipe of EBT-Policy (arXiv 2510.27545)."""
+    unrolled_extra_steps: int = 4
+    """[steps] Up to so many more, drawn for each batch, so that the policy does not depend on one number of steps."""
+    unrolled_step_size: float = 1.0
+    """[step per gradient] Size of a descent step. The energy is a sum over the chunk, so its natural size is near 1."""
+    unrolled_momentum: float = 0.9
+    """[factor] Nesterov momentum of the descent, as in the paper."""
+    unrolled_langevin: tuple[float, float] = (0.2, 0.002)
+    """[normalised action units] Noise added at the first and at the last step; a cosine between them, as in the paper."""
+    unrolled_normalise_input: bool = True
+    """[yes or no] Normalise the chunk of each sample before every step, where the published code does it over the batch."""
+    unrolled_energy_scaled_step: bool = True
+    """[yes or no] Steps grow with the energy, as in the paper."""
+    unrolled_temperature: float = 1.0
+    """[energy per action entry] How fast they grow: the step is multiplied by exp(energy / temperature), limited."""
+    unrolled_every_step_loss: bool = True
+    """[yes or no] Compare every step with the expert's chunk, or only the last one."""
+
+    teacher_steps: int = 10
+    """[evaluations] Descent of the teacher of objective=two_step: two evaluations learn to land where it does."""
+    teacher_path: str | None = None
+    """[folder] A pretrained_model folder with the frozen teacher. None: the policy as it is at the first batch (after a
+    resume: the resumed one)."""
+
+    verifier_weight: float = 0.0
+    """[factor] Weight of an InfoNCE loss between expert and corrupted chunks, added to any objective. 0 is off: it costs
+    evaluations, and what it gains has not been measured."""
+    verifier_negatives: int = 8
+    """[chunks] Corrupted chunks for each expert chunk."""
+    verifier_temperature: float = 0.1
+    """[energy] Temperature of its softmax."""
+
     start: str = "warm"
-    warm_start_share: float = 0.5  # start = share * previous chunk, shifted + (1 - share) * noise
-    starts: int = 1  # descents from different starts, in parallel; the lowest energy wins
-    # A step goes this part of the way to the proposal D(x, o). None: such that the last evaluation of the budget sees
-    # `last_noise`, whatever the budget (from a warm start .7 for two evaluations, .45 for three).
+    """[name] Where planning starts. warm: the previous chunk, shifted to now, and noise (the first decision of an episode
+    starts from noise); noise; zero. Warm succeeded most often with two evaluations."""
+    warm_start_share: float = 0.5
+    """[share] Start = share * previous chunk + (1 - share) * noise. Keeps the chosen way without copying the old plan."""
+    starts: int = 1
+    """[chunks] Different starts, refined in parallel; the lowest energy wins. Each costs as much as one."""
     step_size: float | None = None
-    relaxation: float | None = None  # the former name of step_size, for saved configs; None once it is read
+    """[share of the way] How far a step goes to the denoiser's answer D(x, o). None: so that the last evaluation sees
+    last_noise, whatever the budget (from a warm start .7 for two evaluations, .45 for three)."""
+    relaxation: float | None = None
+    """[share of the way] The former name of step_size, for saved configs; None once it is read."""
     last_noise: float = 0.15
-    gradient_step_size: float = (
-        1.0  # for heads without a proposal; energies are sums, so the natural size is 1
-    )
+    """[share] Noise that is left at the last evaluation. About .13 was best for two and for three evaluations."""
+    gradient_step_size: float = 1.0
+    """[step per gradient] Step size of the heads scalar and dot. Energies are sums over the chunk, so 1 is natural."""
     max_evaluations: int = 2
+    """[evaluations] Most network evaluations of one decision. Two get most of the success of eight on PushT."""
     min_evaluations: int = 2
-    stop_residual: float | None = None  # RMS of the proposed move, normalised units
-    stop_settled: float | None = (
-        None  # RMS change of the answer from one evaluation to the next, normalised units
-    )
-    stop_relative_energy: float | None = None  # stop when a step lowers the energy by less than this part
-    stop_energy: float | None = None  # stop when the energy is at most this, squared normalised units
-    deadline_s: float | None = None  # wall-clock seconds for one decision
+    """[evaluations] No stopping rule fires before so many."""
+    stop_residual: float | None = None
+    """[normalised action units] Stop when the RMS change that the denoiser still makes is below this. None: rule off."""
+    stop_settled: float | None = None
+    """[normalised action units] Stop when the RMS change of the answer since the last evaluation is below this. .03 is the
+    adaptive row of docs/results.md. None: rule off."""
+    stop_relative_energy: float | None = None
+    """[share] Stop when a step lowers the energy by less than this share. None: rule off."""
+    stop_energy: float | None = None
+    """[energy] Stop when the energy is at most this. None: rule off."""
+    deadline_s: float | None = None
+    """[seconds] Wall-clock limit of one decision. None: no limit."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

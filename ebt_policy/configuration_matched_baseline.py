@@ -19,10 +19,13 @@ class MatchedBaselineConfig(ChunkPolicyConfig):
     """
 
     method: str = "diffusion"
+    """[name] diffusion, flow, two_pass or regression, as above."""
     train_timesteps: int = 100
-    sampler: str = "ddpm"  # diffusion: "ddpm" or "ddim"
-    # Function evaluations of one decision for diffusion and flow; two_pass always takes 2, regression 1.
+    """[levels] Noise levels that diffusion is trained on."""
+    sampler: str = "ddpm"
+    """[name] Sampler of diffusion: ddpm or ddim."""
     num_inference_steps: int = 100
+    """[evaluations] Of one decision, for diffusion and flow; two_pass always takes 2, regression 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
