@@ -196,12 +196,23 @@ class ChunkPolicy(PreTrainedPolicy):
 
     def _plan(self, batch: dict[str, Tensor]) -> Tensor:
         """Decides on (B, T, ...) with the last plan as warm start -> (B, n_action_steps, A)."""
+        for name, value in self._observations(batch).items():
+            if not torch.isfinite(value).all():
+                raise UserError(
+                    f"Observation feature '{name}' holds NaN or infinity; expected finite numbers. Look at the sensor or "
+                    "environment that it comes from."
+                )
         previous = self._memory.at(self._tick)
         if previous is not None and len(previous) != len(next(iter(batch.values()))):
             previous = None
         chunk = self.decide(
             batch, self._noise, None if previous is None else torch.from_numpy(previous)
         ).chunk
+        if not torch.isfinite(chunk).all():
+            raise UserError(
+                "The policy has no finite action for this observation, so none is given. Its weights or normalisation "
+                "statistics are damaged: look at the training log, and check the data with `ebt-policy doctor`."
+            )
         self._memory.store(chunk.cpu().numpy(), self._tick)
         return chunk[:, : self.config.n_action_steps]
 

@@ -254,6 +254,31 @@ def test_options_that_cannot_work_are_refused(options: dict, word: str) -> None:
         make_policy(**options)
 
 
+@pytest.mark.parametrize(("kind", "options"), POLICIES, ids=NAMES)
+def test_nan_in_an_observation_is_named_and_gives_no_action(kind: str, options: dict) -> None:
+    policy = make_policy(kind, **options)
+    frames = first_frames(make_batch(2))
+    frames["observation.state"][1, 0] = torch.nan
+    for act in (policy.select_action, policy.predict_action_chunk):
+        with pytest.raises(UserError, match="'observation.state' holds NaN"):
+            act(frames)
+    # Below these checks: the sample has no finite action, its batch-mate does not notice.
+    batch = make_batch(2)
+    usual = policy.decide(batch, Noise.from_seeds([0, 1])).chunk
+    batch["observation.state"][1] = torch.nan
+    chunk = policy.decide(batch, Noise.from_seeds([0, 1])).chunk
+    torch.testing.assert_close(chunk[0], usual[0])
+    assert not torch.isfinite(chunk[1]).any()
+
+
+@pytest.mark.parametrize(("kind", "options"), POLICIES, ids=NAMES)
+def test_nan_in_the_weights_gives_no_action(kind: str, options: dict) -> None:
+    policy = make_policy(kind, **options)
+    next(p for name, p in policy.named_parameters() if "mix" in name).data[0] = torch.nan
+    with pytest.raises(UserError, match="no finite action"):
+        policy.select_action(first_frames(make_batch(2)))
+
+
 def test_extra_energies_bound_the_actions() -> None:
     policy = make_policy(start="zero")
     batch = make_batch(4)

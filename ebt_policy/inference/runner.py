@@ -143,6 +143,12 @@ class Runner:
                 raise UserError(
                     f"The policy needs '{name}' of shape {expected}; the environment gives {found}."
                 )
+            broken = ~np.isfinite(observations[name]).reshape(len(observations[name]), -1).all(1)
+            if broken.any():
+                raise UserError(
+                    f"Observation feature '{name}' holds NaN or infinity (rows {np.flatnonzero(broken).tolist()} of "
+                    f"{len(broken)}); expected finite numbers. Look at the sensor or environment that it comes from."
+                )
 
 
 def load_runner(
@@ -165,6 +171,8 @@ def load_runner(
 
     import ebt_policy.registration  # noqa: F401  (LeRobot knows our policy types from here on)
 
+    if max_evaluations is not None and max_evaluations < 1:
+        raise UserError(f"max_evaluations must be at least 1, found {max_evaluations}.")
     folder = find_checkpoint(spec)
     try:
         config = PreTrainedConfig.from_pretrained(folder)

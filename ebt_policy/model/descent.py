@@ -1,11 +1,11 @@
-"""Acting is minimising: from a start chunk to one that the energy accepts. Pure functions, no module state.
+"""Refine action chunks by descending an energy until a stopping rule fires. Pure functions without module state.
 
-Legend: B samples, H horizon, A action dimension, S inner steps.
+Legend: B samples, H horizon, A action dimension. Each sample is independent of its batch-mates.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ from torch import Tensor
 from ebt_policy.model.energy import Evaluation
 from ebt_policy.model.trace import StopReason, Trace
 
-# (chunks (b, H, A), rows (b,) among the B samples) -> Evaluation of those rows.
+# (chunks (b, H, A), rows (b,): which of the B samples they are) -> Evaluation of these chunks
 EnergyFunction = Callable[[Tensor, Tensor], Evaluation]
-# An extra energy added by the caller: normalised chunks (b, H, A) -> (b,), differentiable.
+# An extra energy from the caller: normalised chunks (b, H, A) -> (b,), differentiable
 ExtraEnergy = Callable[[Tensor], Tensor]
 
 MAX_HALVINGS = 3
@@ -24,19 +24,18 @@ PROX_STEPS = 20
 
 @dataclass(frozen=True)
 class DescentRule:
-    """When to step how far, and when to stop: whichever comes first, for each sample by itself.
+    """Step size and stopping rules. A sample stops at the first rule that fires.
 
-    step_size: part of `update` that a step goes. From a start with noise, 1/2 halves the noise with every step.
-    max_evaluations, min_evaluations: evaluations of the energy (forward passes of the trunk) for each sample.
-    residual: stop when the RMS of `update` is at most this. None: never.
-    settled: stop when the RMS change of the answer, the chunk that stopping now would return, is at most this. With
-        the residual head the residual itself still holds what is left of the start; the answer does not. The first
-        evaluation is compared with `expected`, if there is any. None: never.
-    settled_ticks: the leading ticks of the chunk in which `settled` looks for change (those that will be executed).
-        None: all.
-    relative_energy: stop when a step lowered the energy by less than this part. None: never.
-    energy: stop when the energy is at most this, for example what successful episodes usually end at. None: never.
-    deadline: stop when the clock passes this time, in the clock's seconds. None: never.
+    step_size: fraction of `Evaluation.update` that a step goes; with a denoiser, 1/2 halves the noise with each step.
+    max_evaluations, min_evaluations: function evaluations (forward passes of the trunk) for each sample. The rules below
+        apply from min_evaluations on, the deadline always.
+    residual: stop when the RMS of `update` is at most this. None: off, as for all rules below.
+    settled: stop when the answer changed by at most this (RMS) from one evaluation to the next. The answer is the chunk
+        after a full step. The first evaluation is compared with `expected` of `minimise`, if given.
+    settled_ticks: compare only this many leading ticks for `settled`. None: all.
+    relative_energy: stop when a step lowered the energy by less than this fraction.
+    energy: stop when the energy is at most this.
+    deadline: stop when the clock passes this time, seconds of the clock given to `minimise`.
     """
 
     step_size: float = 0.5
@@ -61,87 +60,144 @@ def minimise(
 ) -> tuple[Tensor, Trace]:
     """Descends the energy from `start` (B, H, A); returns the chunks (B, H, A) and the trace.
 
-    A step is kept only if the total energy falls; otherwise it is halved, at most three times, each for one
-    evaluation. `expected` (B, H, A), NaN where there is none, is the answer before the first evaluation: what was
-    planned for now a decision ago. Every evaluation already holds the next proposal, so the result is one last step
-    of relative length `final_step` from the best chunk evaluated: with the residual head, D(x, o) for the price of
-    E(x, o).
+    A step is kept only if the energy falls; otherwise it is halved, at most three times. The result goes one last step
+    of length `final_step` from the best chunk: with a denoiser and final_step 1 it is D(x, o), for the price of E(x, o).
+    A sample without a finite energy gets a chunk of NaN: the start alone is no answer.
 
-    `extra` energies (joint limits, smoothness) compose by forward-backward splitting: each step along the learned
-    energy is followed by a proximal step on theirs, which costs no evaluation of the trunk, the last step included.
+    extra: energies that are added, such as joint limits, by forward-backward splitting: after each step a proximal step
+    on them, which costs no function evaluation. expected (B, H, A): what the last decision planned for now, NaN where it
+    planned nothing; only the rule `settled` uses it.
     """
-    batch = len(start)
-    rows = torch.arange(batch, device=start.device)
-    alive = torch.ones(batch, dtype=torch.bool, device=start.device)
-    point, best, update = start, start, torch.zeros_like(start)
-    answer = torch.full_like(start, torch.nan) if expected is None else expected
-    best_energy = start.new_full((batch,), torch.inf)
-    step = start.new_zeros(batch)
-    used, halvings, reason = (torch.zeros_like(rows) for _ in range(3))
-    log: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    state, point = _State.at(start, expected), start
+    while len(state.rows):
+        energy, update = _evaluate(energy_function, point, state.rows, extra)
+        point = state.step(point, energy, update, rule, extra, clock)
 
-    while len(rows):
-        energy, move = _evaluate(energy_function, point, rows)
-        if extra:
-            energy = energy + sum(term(point).detach() for term in extra)
-        used = used + alive
-        falls = alive & (energy < best_energy)  # False for NaN: a broken evaluation is never kept
-        rms = move.square().mean((1, 2)).sqrt()
-        log.append((energy, rms, torch.where(alive, step, torch.nan), falls))
+    chunk = _forward_backward(state.best, state.update, torch.full_like(state.length, final_step), extra)
+    answered = torch.isfinite(state.energy)[:, None, None]
+    return torch.where(answered, chunk, torch.nan), Trace.from_steps(state.log, state.used, state.reason)
 
+
+@dataclass
+class _State:
+    """Where the descent of each sample is."""
+
+    best: Tensor  # (B, H, A) chunk of the lowest energy so far
+    update: Tensor  # (B, H, A) at `best`
+    energy: Tensor  # (B,) of `best`; infinity before the first accepted evaluation
+    answer: Tensor  # (B, H, A) `best` after a full step, NaN where there is none
+    length: Tensor  # (B,) of the next step, as a fraction of `update`
+    used: Tensor  # (B,) function evaluations
+    halvings: Tensor  # (B,) since the last accepted step
+    reason: Tensor  # (B,) StopReason
+    alive: Tensor  # (B,) bool: not stopped yet
+    rows: Tensor  # (b,) their indices
+    log: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
+
+    @classmethod
+    def at(cls, start: Tensor, expected: Tensor | None) -> "_State":
+        rows = torch.arange(len(start), device=start.device)
+        count = torch.zeros_like(rows)
+        return cls(
+            best=start,
+            update=torch.zeros_like(start),
+            energy=start.new_full((len(start),), torch.inf),
+            answer=torch.full_like(start, torch.nan) if expected is None else expected,
+            length=start.new_zeros(len(start)),
+            used=count,
+            halvings=count,
+            reason=count,
+            alive=torch.ones_like(rows, dtype=torch.bool),
+            rows=rows,
+        )
+
+    def step(
+        self,
+        point: Tensor,
+        energy: Tensor,
+        update: Tensor,
+        rule: DescentRule,
+        extra: Sequence[ExtraEnergy],
+        clock: Callable[[], float],
+    ) -> Tensor:
+        """Accepts or rejects `point` (B, H, A), applies the stopping rules, and returns the next point."""
+        falls = self.alive & (energy < self.energy)  # False for NaN
+        rms = update.square().mean((1, 2)).sqrt()
+        self.log.append((energy, rms, torch.where(self.alive, self.length, torch.nan), falls))
+        self.used = self.used + self.alive
         kept = falls[:, None, None]
-        best, update = torch.where(kept, point, best), torch.where(kept, move, update)
-        energy_before, best_energy = best_energy, torch.where(falls, energy, best_energy)
-        halvings = torch.where(falls, 0, halvings + 1)
-        step = torch.where(falls, rule.step_size, 0.5 * step)
+        answer = torch.where(kept, point + update, self.answer)
+        self.halvings = torch.where(falls, 0, self.halvings + 1)
+        lowest = torch.where(falls, energy, self.energy)
 
-        # Later lines win, so the most telling reason comes last.
-        stop = torch.where(used >= rule.max_evaluations, int(StopReason.BUDGET), int(StopReason.NONE))
-        if rule.deadline is not None and clock() >= rule.deadline:
-            stop = torch.full_like(stop, int(StopReason.DEADLINE))
-        lost = (halvings > MAX_HALVINGS) | ~torch.isfinite(best_energy)
-        stop = torch.where(lost, int(StopReason.REJECTED), stop)
-        enough = falls & (used >= rule.min_evaluations)
-        if rule.relative_energy is not None:
-            little = (energy_before - energy) < rule.relative_energy * energy_before.abs()
-            stop = torch.where(enough & little, int(StopReason.RELATIVE_ENERGY), stop)
-        if rule.settled is not None:
-            answer, before = torch.where(kept, point + move, answer), answer
-            change = (answer - before)[:, : rule.settled_ticks].square().mean((1, 2)).sqrt()
-            stop = torch.where(enough & (change <= rule.settled), int(StopReason.SETTLED), stop)
-        if rule.energy is not None:
-            stop = torch.where(enough & (energy <= rule.energy), int(StopReason.ENERGY), stop)
-        if rule.residual is not None:
-            stop = torch.where(enough & (rms <= rule.residual), int(StopReason.RESIDUAL), stop)
+        stop = _limits(self.used, self.halvings, lowest, rule, clock)
+        enough = falls & (self.used >= rule.min_evaluations)
+        for fired, reason in _converged(energy, self.energy, rms, answer - self.answer, rule):
+            stop = torch.where(enough & fired, int(reason), stop)
 
-        reason = torch.where(alive, stop, reason)
-        alive = alive & (stop == int(StopReason.NONE))
-        rows = alive.nonzero().flatten()
-        if len(rows):
-            point = _forward_backward(best, update, step, extra)
-
-    chunk = _forward_backward(best, update, torch.full_like(step, final_step), extra)
-    return chunk, Trace.from_steps(log, used, reason)
+        self.best, self.update = torch.where(kept, point, self.best), torch.where(kept, update, self.update)
+        self.energy, self.answer = lowest, answer
+        self.length = torch.where(falls, rule.step_size, 0.5 * self.length)
+        self.reason = torch.where(self.alive, stop, self.reason)
+        self.alive = self.alive & (stop == int(StopReason.NONE))
+        self.rows = self.alive.nonzero().flatten()
+        if not len(self.rows):
+            return self.best
+        return _forward_backward(self.best, self.update, self.length, extra)
 
 
-def _evaluate(energy_function: EnergyFunction, point: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Energy (B,) and update (B, H, A): evaluated for `rows` alone, NaN for the samples that have stopped."""
+def _evaluate(
+    energy_function: EnergyFunction, point: Tensor, rows: Tensor, extra: Sequence[ExtraEnergy]
+) -> tuple[Tensor, Tensor]:
+    """Total energy (B,) and update (B, H, A) at `point`; NaN for samples that are not among `rows`."""
     if len(rows) == len(point):
         evaluation = energy_function(point, rows)
-        return evaluation.energy, evaluation.update
-    evaluation = energy_function(point[rows], rows)
-    energy, update = point.new_full((len(point),), torch.nan), torch.full_like(point, torch.nan)
-    energy[rows], update[rows] = evaluation.energy, evaluation.update
+        energy, update = evaluation.energy, evaluation.update
+    else:
+        evaluation = energy_function(point[rows], rows)
+        energy, update = point.new_full((len(point),), torch.nan), torch.full_like(point, torch.nan)
+        energy[rows], update[rows] = evaluation.energy, evaluation.update
+    if extra:
+        energy = energy + sum(term(point).detach() for term in extra)
     return energy, update
 
 
-def _forward_backward(x: Tensor, update: Tensor, step: Tensor, extra: Sequence[ExtraEnergy]) -> Tensor:
-    moved = x + step[:, None, None] * update
+def _limits(
+    used: Tensor, halvings: Tensor, energy: Tensor, rule: DescentRule, clock: Callable[[], float]
+) -> Tensor:
+    """StopReason (B,) of the rules that end a descent without an answer that is good enough."""
+    stop = torch.where(used >= rule.max_evaluations, int(StopReason.BUDGET), int(StopReason.NONE))
+    if rule.deadline is not None and clock() >= rule.deadline:
+        stop = torch.full_like(stop, int(StopReason.DEADLINE))
+    lost = (halvings > MAX_HALVINGS) | ~torch.isfinite(energy)
+    return torch.where(lost, int(StopReason.REJECTED), stop)
+
+
+def _converged(
+    energy: Tensor, before: Tensor, rms: Tensor, change: Tensor, rule: DescentRule
+) -> list[tuple[Tensor, StopReason]]:
+    """Which samples (B,) are good enough, and by which rule. The most informative rule is last: it is the one recorded."""
+    rules = []
+    if rule.relative_energy is not None:
+        rules.append(((before - energy) < rule.relative_energy * before.abs(), StopReason.RELATIVE_ENERGY))
+    if rule.settled is not None:
+        settled = change[:, : rule.settled_ticks].square().mean((1, 2)).sqrt() <= rule.settled
+        rules.append((settled, StopReason.SETTLED))
+    if rule.energy is not None:
+        rules.append((energy <= rule.energy, StopReason.ENERGY))
+    if rule.residual is not None:
+        rules.append((rms <= rule.residual, StopReason.RESIDUAL))
+    return rules
+
+
+def _forward_backward(x: Tensor, update: Tensor, length: Tensor, extra: Sequence[ExtraEnergy]) -> Tensor:
+    """x (B, H, A) after a step of `length` (B,) times `update` (B, H, A), then a proximal step on the extra energies."""
+    moved = x + length[:, None, None] * update
     return proximal(moved, extra) if extra and len(moved) else moved
 
 
 def proximal(centre: Tensor, extra: Sequence[ExtraEnergy], steps: int = PROX_STEPS) -> Tensor:
-    """argmin_x 1/2 ||x - centre||^2 + sum of extra(x), for each sample, by gradient steps with backtracking.
+    """argmin_x 1/2 ||x - centre||^2 + sum of extra(x) for each sample, by gradient steps with backtracking.
 
     centre (B, H, A) -> (B, H, A). Never returns a point of higher value than `centre`.
     """
@@ -164,5 +220,5 @@ def proximal(centre: Tensor, extra: Sequence[ExtraEnergy], steps: int = PROX_STE
 
 
 def best_of(energies: Tensor) -> Tensor:
-    """energies (B, N) -> index (B,) of the lowest energy among N starts (NaN never wins)."""
+    """energies (B, N) -> index (B,) of the lowest among N starts. NaN never wins over a number."""
     return torch.where(torch.isfinite(energies), energies, torch.inf).argmin(1)

@@ -67,6 +67,8 @@ def unrolled_descent(
         if deadline is not None and clock() >= deadline:
             reason = StopReason.DEADLINE
             break
+    # Without a finite energy there is no answer, as in `minimise`.
+    x = torch.where(torch.isfinite(log[-1][0])[:, None, None], x, torch.nan)
     used = torch.full((len(x),), len(log), device=x.device)
     return x, Trace.from_steps(log, used, torch.full_like(used, int(reason)))
 

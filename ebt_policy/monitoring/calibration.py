@@ -9,7 +9,7 @@ Random World, 2005). Nothing is promised about failures, and nothing once the wo
 from __future__ import annotations
 
 import json
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import ceil
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import beta
 
 from ebt_policy.errors import UserError
@@ -25,8 +24,6 @@ from ebt_policy.monitoring.signals import Statistic
 from ebt_policy.provenance import write_json
 
 FORMAT = 1
-DRIFT_EVIDENCE = 20.0  # Ville's inequality: reached with probability at most 1/20 while nothing has changed
-_BETS = np.linspace(0.05, 0.95, 19)  # exponents of the power martingale, mixed
 
 
 def conformal_rank(n: int, alpha: float) -> int:
@@ -155,35 +152,6 @@ def read_calibration(path: Path | str, checkpoint_sha256: str | None = None) -> 
             f"{checkpoint_sha256[:12]}): its thresholds mean nothing here. Calibrate this one: ebt-policy calibrate."
         )
     return made
-
-
-class DriftWatch:
-    """Evidence that episodes no longer score as the calibration's did.
-
-    A conformal test martingale: each episode is ranked among all before it, and a mixture of power bets is placed on
-    low p-values (Vovk, Gammerman and Shafer, 2005, chapter 7). While episodes are exchangeable, it ever reaches c with
-    probability at most 1/c. Episodes should be of the calibration's kind: whole, and successful.
-    """
-
-    def __init__(self, calibration: Calibration) -> None:
-        self._scores = list(calibration.scores)
-        self._log_bets: NDArray[np.float64] = np.zeros(len(_BETS))
-
-    def update(self, score: float) -> float:
-        """Adds an episode's score; returns the evidence so far (1: none, 20 and above: drift)."""
-        higher = len(self._scores) - bisect_left(self._scores, score)
-        p = (1 + higher) / (1 + len(self._scores))  # ties count against drift
-        self._scores.insert(bisect_right(self._scores, score), score)
-        self._log_bets += np.log(_BETS) + (_BETS - 1) * np.log(p)
-        return self.evidence
-
-    @property
-    def evidence(self) -> float:
-        return float(np.exp(self._log_bets).mean())
-
-    @property
-    def drifted(self) -> bool:
-        return self.evidence >= DRIFT_EVIDENCE
 
 
 def _tuples(value: Any) -> Any:

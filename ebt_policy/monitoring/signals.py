@@ -1,4 +1,4 @@
-"""What a decision shows of itself at no further model cost, and how several such signals become one running score.
+"""Uncertainty signals that need no extra network call, and the CUSUM score that combines them.
 
 Legend: B samples decided together, H horizon, A action dimension, S proprioceptive state size. Chunks and states are
 normalised.
@@ -45,21 +45,30 @@ def decision_signals(
     previous: NDArray[np.float32] | None = None,
     moved: NDArray[np.float32] | None = None,
 ) -> Signals:
-    """Signals (B,) of one decision; NaN where one does not exist.
+    """Signals (B,) of one decision. NaN: the sample does not have this signal; infinity: it has, and it is not finite.
 
-    chunk (B, H, A). previous (B, H, A): the last chunk shifted to now, NaN or None where there is none; its last
-    n_action_steps rows are padding. moved (B, S): change of the proprioceptive state since the last decision.
+    chunk (B, H, A). previous (B, H, A): the last chunk shifted to the current tick, NaN or None where there is
+    none; its last n_action_steps ticks are padding. moved (B, S): change of the proprioceptive state since the last
+    decision.
     """
     final = trace.final_energy.astype(np.float64)
     nothing = np.full(len(chunk), np.nan)
     known = chunk.shape[1] - n_action_steps  # ticks that both chunks plan
+    has_energy = np.full(len(chunk), trace.steps > 0)
+    has_previous = (
+        np.full(len(chunk), False)
+        if previous is None
+        else np.isfinite(previous[:, : max(known, 0)]).all((1, 2))
+    )
     found: Signals = {
-        "energy": final,
-        "energy_drop": np.maximum(trace.first_energy - final, 0),
-        "residual": _last_finite(trace.residual_rms),
+        "energy": _finite_or_inf(final, has_energy),
+        "energy_drop": _finite_or_inf(np.maximum(trace.first_energy - final, 0), has_energy),
+        "residual": _finite_or_inf(_last_finite(trace.residual_rms), has_energy),
         "evaluations": trace.evaluations.astype(np.float64),
-        "overlap": nothing if previous is None or known < 1 else _rms(chunk[:, :known] - previous[:, :known]),
-        "acceleration": _acceleration(chunk[:, :n_action_steps]),
+        "overlap": nothing
+        if previous is None or known < 1
+        else _finite_or_inf(_rms(chunk[:, :known] - previous[:, :known]), has_previous),
+        "acceleration": _finite_or_inf(_acceleration(chunk[:, :n_action_steps]), n_action_steps >= 3),
         "stillness": nothing if moved is None else 1 / (_REST + _rms(moved[:, None])),
         "start_rank": nothing if trace.start_rank is None else trace.start_rank.astype(np.float64),
         "start_spread": nothing if trace.start_spread is None else trace.start_spread.astype(np.float64),
@@ -71,10 +80,10 @@ def decision_signals(
 class Statistic:
     """From signals to a running score: logarithms, standardised on successful episodes, averaged and accumulated.
 
-    The score is Page's cumulative sum (Biometrika 41, 1954) of the average z: c <- max(0, c + z - slack). It rises while
-    decisions look worse than usual, and forgets when they look better. window: instead, the mean z over so many
-    decisions. Decisions that lack a signal (the first of an episode has no previous chunk) leave the score as it is.
-    location, scale: mean and standard deviation of each signal's logarithm.
+    The score is Page's cumulative sum (CUSUM; Biometrika 41, 1954) of the average z: c <- max(0, c + z - slack). It
+    rises while decisions look worse than usual, and falls when they look better. window: instead, the mean z over this
+    many decisions. A decision that lacks a signal (the first one of an episode has no previous chunk) does not change
+    the score. location, scale: mean and standard deviation of each signal's logarithm.
     """
 
     signals: tuple[str, ...]
@@ -83,12 +92,16 @@ class Statistic:
     slack: float = 0.0
     window: int | None = None
 
-    def standardised(self, values: Mapping[str, float]) -> float:
-        """Average z of one decision; NaN where a signal is missing."""
+    def standardised(self, values: Mapping[str, float]) -> float | None:
+        """Average z of one decision; None where a signal is missing, infinity where one is NaN or infinite."""
         # Without numpy, which takes longer for a single number.
         total = 0.0
         for name, centre, width in zip(self.signals, self.location, self.scale, strict=True):
-            value = values.get(name, math.nan)
+            if name not in values:
+                return None
+            value = values[name]
+            if not math.isfinite(value):
+                return math.inf
             total += (math.log(max(value, _FLOOR)) - centre) / width
         return total / len(self.signals)
 
@@ -107,9 +120,9 @@ class RunningScore:
         self._recent: list[float] = []
 
     def update(self, values: Mapping[str, float]) -> float:
-        """The score after a further decision with these signals. An infinite signal makes it infinite."""
+        """The score after one more decision. A signal that is NaN or infinite makes it infinite, until it is reset."""
         z = self.statistic.standardised(values)
-        if math.isnan(z):
+        if z is None:
             return self.value
         if self.statistic.window is None:
             self.value = max(0.0, self.value + z - self.statistic.slack)
@@ -146,14 +159,22 @@ def fit_statistic(
 
 
 def rows(signals: Signals) -> list[dict[str, float]]:
-    """[{signal: value}] for each of the B samples."""
-    names = list(signals)
-    return [dict(zip(names, map(float, row), strict=True)) for row in np.stack(list(signals.values()), 1)]
+    """For each of the B samples {signal: value}, without the signals that it does not have (NaN)."""
+    size = len(next(iter(signals.values())))
+    return [
+        {name: float(values[i]) for name, values in signals.items() if not np.isnan(values[i])}
+        for i in range(size)
+    ]
 
 
 def _rms(x: NDArray) -> NDArray[np.float64]:
     """(B, ticks, A) -> (B,)."""
     return np.sqrt(np.square(x, dtype=np.float64).mean((1, 2)))
+
+
+def _finite_or_inf(values: NDArray[np.float64], exists: NDArray[np.bool_] | bool) -> NDArray[np.float64]:
+    """values (B,), infinity in place of NaN where the sample has the signal: a broken signal is no missing one."""
+    return np.where(np.isnan(values) & exists, np.inf, values)
 
 
 def _acceleration(actions: NDArray) -> NDArray[np.float64]:

@@ -51,8 +51,11 @@ class WatchedEpisode:
         return len(self.ticks)
 
     def rows(self) -> list[dict[str, float]]:
-        """The signals, decision by decision."""
-        return [{name: float(v[i]) for name, v in self.signals.items()} for i in range(self.decisions)]
+        """The signals, decision by decision, without those that a decision does not have (NaN)."""
+        return [
+            {name: float(v[i]) for name, v in self.signals.items() if not np.isnan(v[i])}
+            for i in range(self.decisions)
+        ]
 
 
 def watched_runner(
@@ -98,14 +101,14 @@ def watch_episodes(
 def watched_episode(episode: Episode) -> WatchedEpisode:
     """What detectors need of an episode whose runner kept its inputs."""
     watch = episode.watch
-    names = watch.signals[0]
+    names = dict.fromkeys(name for one in watch.signals for name in one)
     return WatchedEpisode(
         env=episode.env,
         seed=episode.seed,
         success=episode.success,
         length=episode.ticks,
         ticks=np.array(episode.decision_ticks),
-        signals={name: np.array([one[name] for one in watch.signals]) for name in names},
+        signals={name: np.array([one.get(name, np.nan) for one in watch.signals]) for name in names},
         observations={
             name: np.stack([o[name] for o in watch.observations]) for name in watch.observations[0]
         },

@@ -154,15 +154,16 @@ def test_a_missing_or_an_extra_tensor_is_an_error(kind, checkpoint, tmp_path):
         )
 
 
-def test_actions_that_are_not_finite_never_reach_the_env(checkpoint, tmp_path):
+@pytest.mark.parametrize("kind", ["act", "ebt", "matched_baseline"])
+def test_damaged_weights_never_give_an_action(kind, checkpoint, tmp_path):
     def broken(tensors):
         return {
             name: torch.full_like(t, torch.nan) if t.is_floating_point() else t for name, t in tensors.items()
         }
 
-    runner = load_runner(damaged(checkpoint("act"), tmp_path, broken))
+    runner = load_runner(damaged(checkpoint(kind), tmp_path, broken))
     with pytest.raises(UserError, match="not a finite number"):
-        runner.decide(observations(1, 1), Noise.from_seeds([0]))
+        runner.decide(observations(1, runner.n_obs_steps), Noise.from_seeds([0]))
 
 
 def test_observations_that_the_policy_does_not_know_are_named(checkpoint):
@@ -175,9 +176,23 @@ def test_observations_that_the_policy_does_not_know_are_named(checkpoint):
         runner.decide(wrong, Noise.from_seeds([0]))
 
 
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_observation_that_is_not_finite_is_named_and_nothing_is_decided(kind, value, checkpoint):
+    runner = load_runner(checkpoint(kind))
+    seen = observations(3, runner.n_obs_steps)
+    seen["observation.environment_state"][1, -1, 5] = value
+    with pytest.raises(
+        UserError, match=r"'observation\.environment_state' holds NaN or infinity \(rows \[1\] of 3\)"
+    ):
+        runner.decide(seen, Noise.from_seeds(range(3)))
+
+
 def test_options_are_checked_in_the_users_terms(checkpoint):
     with pytest.raises(UserError, match="no option 'max_evaluation'.*max_evaluations"):
         load_runner(checkpoint("ebt"), overrides={"max_evaluation": 3})
+    with pytest.raises(UserError, match="max_evaluations must be at least 1, found 0"):
+        load_runner(checkpoint("matched_baseline"), max_evaluations=0)
     with pytest.raises(UserError, match="expected for example 'ddpm:100'"):
         load_runner(checkpoint("diffusion"), overrides={"sampler": "euler:7"})
     assert load_runner(checkpoint("ebt"), overrides={"max_evaluations": 1}).config.max_evaluations == 1

@@ -1,4 +1,4 @@
-"""Descent on landscapes whose minimum is known: the energy falls, each sample stands alone, every stop rule fires."""
+"""Descent on energies whose minimum is known: the energy falls, samples are independent, every stopping rule fires."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_energy_falls_on_every_accepted_step(stiffness: float, step_size: float,
         assert trace.evaluations[i] <= 12
 
 
-def test_full_step_of_the_residual_head_lands_on_the_proposal_for_one_evaluation() -> None:
+def test_a_full_step_of_a_denoiser_gives_its_answer_for_one_evaluation() -> None:
     target = chunks(3)
     chunk, trace = minimise(bowl(target), torch.zeros(3, 4, 2), DescentRule(max_evaluations=1))
     torch.testing.assert_close(chunk, target)
@@ -109,7 +109,7 @@ def test_what_was_expected_settles_at_the_first_evaluation() -> None:
     assert trace.evaluations.tolist() == [1, 2, 2]
 
 
-def test_a_landscape_that_rises_everywhere_is_rejected_and_the_start_is_kept() -> None:
+def test_an_energy_that_rises_everywhere_is_rejected_and_the_start_is_kept() -> None:
     def uphill(x: Tensor, rows: Tensor) -> Evaluation:
         return Evaluation(x.square().sum((1, 2)), torch.ones_like(x))
 
@@ -119,13 +119,33 @@ def test_a_landscape_that_rises_everywhere_is_rejected_and_the_start_is_kept() -
     assert (trace.stop_reason == StopReason.REJECTED).all()
 
 
-def test_nan_energies_are_never_accepted() -> None:
-    def broken(x: Tensor, rows: Tensor) -> Evaluation:
-        return Evaluation(torch.full((len(x),), torch.nan), torch.full_like(x, torch.nan))
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_without_a_finite_energy_there_is_no_answer_and_batch_mates_do_not_notice(value: float) -> None:
+    target = chunks(3)
 
-    chunk, trace = minimise(broken, torch.zeros(2, 4, 2), DescentRule(max_evaluations=5))
-    assert torch.isfinite(chunk).all()
-    assert not trace.accepted.any()
+    def broken_for_the_second(x: Tensor, rows: Tensor) -> Evaluation:
+        found = bowl(target)(x, rows)
+        found.energy[rows == 1] = value
+        return found
+
+    start, rule = chunks(3, seed=1), DescentRule(max_evaluations=5)
+    chunk, trace = minimise(broken_for_the_second, start, rule)
+    usual, _ = minimise(bowl(target), start, rule)
+    assert torch.isnan(chunk[1]).all() and trace.stop_reason[1] == StopReason.REJECTED
+    assert torch.equal(chunk[[0, 2]], usual[[0, 2]])
+
+
+def test_a_broken_evaluation_after_a_good_one_is_not_accepted() -> None:
+    target, calls = chunks(2), []
+
+    def breaks(x: Tensor, rows: Tensor) -> Evaluation:
+        calls.append(x)
+        found = bowl(target)(x, rows)
+        return found if len(calls) == 1 else Evaluation(found.energy * torch.nan, found.update * torch.nan)
+
+    chunk, trace = minimise(breaks, torch.zeros(2, 4, 2), DescentRule(max_evaluations=9))
+    torch.testing.assert_close(chunk, target)
+    assert trace.accepted.sum(1).tolist() == [1, 1]
 
 
 def test_extra_energies_compose_and_cost_no_evaluation() -> None:

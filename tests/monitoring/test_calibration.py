@@ -11,7 +11,6 @@ import pytest
 from ebt_policy.errors import UserError
 from ebt_policy.monitoring.calibration import (
     Calibration,
-    DriftWatch,
     calibrated,
     conformal_rank,
     episodes_needed,
@@ -94,16 +93,3 @@ def test_too_few_or_broken_scores_are_refused():
         of([float("nan")] * 20)
     with pytest.raises(UserError, match="too few"):
         replace(of(np.arange(20.0))).with_alpha(0.01)
-
-
-def test_drift_is_seen_and_seldom_imagined():
-    rng = np.random.default_rng(3)
-    imagined = 0
-    for _ in range(300):
-        watch = DriftWatch(of(rng.normal(size=50)))
-        imagined += any(watch.update(score) >= 20 for score in rng.normal(size=60))
-    assert imagined / 300 <= 0.05 + 3 * sqrt(0.05 * 0.95 / 300)
-    watch = DriftWatch(of(rng.normal(size=50)))
-    for score in rng.normal(size=60) + 2:
-        watch.update(score)
-    assert watch.drifted

@@ -31,14 +31,15 @@ def test_it_alarms_above_the_threshold_and_not_before(monitor: Monitor):
     assert [r.quantile for r in readings] == sorted(r.quantile for r in readings)
 
 
-def test_what_is_no_number_is_an_alarm(monitor: Monitor):
-    reading = monitor.update({"energy": float("inf")})
-    assert reading.alarm
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_signal_that_is_no_finite_number_alarms_until_the_score_is_reset(monitor: Monitor, value: float):
+    reading = monitor.update({"energy": value})
+    assert reading.alarm and reading.quantile > 1 - monitor.calibration.alpha
+    assert monitor.update({"energy": 1.0}).alarm
     monitor.reset_score()
     assert not monitor.update({"energy": 1.0}).alarm
 
 
-def test_the_episode_score_counts_the_horizon_only(monitor: Monitor):
-    for _ in range(10):
-        monitor.update({"energy": np.e})
-    assert monitor.worst == pytest.approx(4)
+def test_a_decision_without_the_signal_changes_nothing(monitor: Monitor):
+    before = monitor.update({"energy": np.e})
+    assert monitor.update({}) == before

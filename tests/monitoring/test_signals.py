@@ -63,6 +63,19 @@ def test_a_policy_without_an_energy_lacks_its_signals():
         fit_statistic([rows(found)], ["energy"])
 
 
+def test_a_broken_signal_is_not_a_missing_one():
+    """NaN energy, NaN plan: infinite. No previous chunk, no energy at all: missing."""
+    chunk = np.zeros((3, 16, 2), np.float32)
+    chunk[1] = np.nan
+    previous = np.zeros_like(chunk)
+    previous[2] = np.nan
+    found = rows(decision_signals(trace([[4.0], [np.nan], [1.0]]), chunk, 8, previous))
+    assert [one["energy"] for one in found] == [4, np.inf, 1]
+    assert [one["acceleration"] for one in found] == [0, np.inf, 0]
+    assert [one.get("overlap") for one in found] == [0, np.inf, None]
+    assert "start_spread" not in found[0] and "stillness" not in found[0]
+
+
 def test_the_score_rises_with_evidence_and_forgets_it():
     score = RunningScore(Statistic(("energy",), (0.0,), (1.0,)))
     rise = [score.update({"energy": np.e}) for _ in range(5)]

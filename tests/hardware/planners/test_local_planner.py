@@ -9,7 +9,7 @@ import pytest
 
 from ebt_policy.envs import environment
 from ebt_policy.eval.rollout.rollout import rollout
-from ebt_policy.hardware.control.planning import Observation, Plan, PlanRequest
+from ebt_policy.hardware.control.planning import NoPlan, Observation, Plan, PlanRequest, answered
 from ebt_policy.hardware.planners.local_planner import LocalPlanner
 from ebt_policy.inference.runner import RunnerDecision, load_runner
 from ebt_policy.model.trace import Trace
@@ -138,6 +138,18 @@ def test_pictures_as_bytes_are_those_as_floats():
     assert first.dtype == second.dtype == np.float32
     assert first.shape == (1, 1, 3, 4, 5)
     assert np.array_equal(first, second)
+
+
+def test_an_observation_with_nan_gives_no_plan_and_the_next_one_does(checkpoint: Callable):
+    planner = LocalPlanner(WatchedRunner(partial(load_runner, checkpoint("ebt"))), FPS)
+    usual = {name: np.zeros(shape, np.float32) for name, shape in planner.needs.items()}
+    broken = usual | {"observation.state": np.full(2, np.nan, np.float32)}
+    answers = [
+        answered(planner, PlanRequest([Observation(seen, stamp)], np.inf, stamp == 0))
+        for stamp, seen in enumerate((usual, broken, usual))
+    ]
+    assert [type(answer) for answer in answers] == [Plan, NoPlan, Plan]
+    assert "observation.state" in answers[1].reason
 
 
 def test_the_last_plan_is_carried_on_by_time():
