@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from lerobot.configs.types import NormalizationMode
 
 from ebt_policy.errors import UserError
 from ebt_policy.training.policy_setup import policy_config
@@ -99,12 +100,25 @@ def test_unknown_recipe_is_refused_with_close_matches(name, message):
         load_recipe(name)
 
 
+def test_one_normalisation_mode_leaves_the_others_as_they_were():
+    """An entry that is not listed would not be normalised at all."""
+    default = policy_config(decode_recipe(MINIMAL), "cpu").normalization_mapping
+    given = {"policy.normalization_mapping.ACTION": "QUANTILES", "dataset.repo_id": "a/b"}
+    changed = policy_config(load_recipe("my_robot", given), "cpu").normalization_mapping
+    assert changed == default | {"ACTION": NormalizationMode.QUANTILES} != default
+    whole = MINIMAL | {"policy": {"type": "ebt", "normalization_mapping": {"STATE": "MEAN_STD"}}}
+    changed = policy_config(decode_recipe(whole), "cpu").normalization_mapping
+    assert changed == default | {"STATE": NormalizationMode.MEAN_STD}
+
+
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
         ({"type": "ebtt"}, "Did you mean 'ebt'"),
         ({"type": "ebt", "widht": 3}, "no option 'widht'. Did you mean 'width'"),
         ({"type": "ebt", "width": "wide"}, "width"),
+        ({"type": "ebt", "lerning_rate": 1}, "Did you mean 'optimizer_lr'.*--set optimizer.lr="),
+        ({"type": "ebt", "optimizer_lr": 3e-4}, r"set optimizer\.lr instead: --set optimizer\.lr=0\.0003"),
         ({"type": "ebt", "horizon": 15}, "horizon"),
     ],
 )

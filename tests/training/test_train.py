@@ -161,6 +161,10 @@ def test_mistakes_in_the_dataset_are_named(tiny_recipe, tmp_path):
         UserError, match="no observation 'observation.stat'. Did you mean 'observation.state'"
     ):
         train(tiny_recipe(dataset={"observations": ["observation.stat"]}), tmp_path / "a")
+    with pytest.raises(UserError, match=r"dataset\.episodes: \[1\] named more than once"):
+        train(tiny_recipe(dataset={"episodes": [0, 1, 1]}), tmp_path / "e")
+    with pytest.raises(UserError, match=r"--set dataset\.held_out_fraction=0"):
+        train(tiny_recipe(dataset={"episodes": [2]}), tmp_path / "f")
     with pytest.raises(UserError, match="nowhere"):
         train(tiny_recipe(dataset={"root": str(tmp_path / "nowhere")}), tmp_path / "b")
     with pytest.raises(UserError, match="A symmetry is written"):
