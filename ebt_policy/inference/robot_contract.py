@@ -185,7 +185,10 @@ def _statistics(checkpoint: Path) -> dict[str, np.ndarray]:
 
 
 def _ranges(statistics: dict[str, np.ndarray], feature: str) -> Ranges | None:
-    low, high = statistics.get(f"{feature}.min"), statistics.get(f"{feature}.max")
+    # The normaliser widens joints that hardly move; what the data had is beside it then (processor_ebt).
+    low, high = (
+        statistics.get(f"{feature}.data_{s}", statistics.get(f"{feature}.{s}")) for s in ("min", "max")
+    )
     if low is None or high is None:
         return None
     return Ranges(low.astype(float), high.astype(float))

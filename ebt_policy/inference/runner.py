@@ -170,6 +170,8 @@ def load_runner(
     from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
     import ebt_policy.registration  # noqa: F401  (LeRobot knows our policy types from here on)
+    from ebt_policy.configuration_chunk import ChunkPolicyConfig
+    from ebt_policy.processor_ebt import widen_loaded
 
     if max_evaluations is not None and max_evaluations < 1:
         raise UserError(f"max_evaluations must be at least 1, found {max_evaluations}.")
@@ -190,6 +192,8 @@ def load_runner(
     preprocessor, postprocessor = make_pre_post_processors(
         config, pretrained_path=str(folder), preprocessor_overrides={"device_processor": {"device": device}}
     )
+    if isinstance(config, ChunkPolicyConfig):
+        widen_loaded(preprocessor, postprocessor)
     return Runner(
         policy.to(device).eval(),
         preprocessor,
