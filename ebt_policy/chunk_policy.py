@@ -1,11 +1,10 @@
-"""Base class of our policies: LeRobot's interface, observation history and action queue.
+"""What every chunk policy of this package shares: LeRobot's interface, observation history and action queue.
 
 Legend: B batch, T observation steps, H horizon, A action dimension.
 """
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,12 +26,14 @@ from ebt_policy.model.parameter_groups import parameter_groups
 from ebt_policy.model.trace import Decision, Trace
 
 if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+    from lerobot.configs.train import TrainPipelineConfig
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 
 
 @contextmanager
 def fp32_grad_enabled(device_type: str) -> Iterator[None]:
-    """Enables gradients and disables inference mode and autocast: float32 in every context of the caller.
+    """Normal tensors, gradients on, autocast off: the same arithmetic whatever context the caller is in.
 
     LeRobot calls policies under inference_mode, no_grad and autocast. Under inference_mode gradients are refused
     or, with torch.func, silently zero.
@@ -42,7 +43,7 @@ def fp32_grad_enabled(device_type: str) -> Iterator[None]:
 
 
 def detached_fp32(tensor: Tensor) -> Tensor:
-    """Detach, clone, cast to float32. The result is a normal tensor even if the input is an inference tensor."""
+    """A normal copy of what may be an inference tensor, outside every graph, in float32."""
     return tensor.detach().clone().float()
 
 
@@ -226,12 +227,6 @@ class ChunkPolicy(PreTrainedPolicy):
                 f"The policy expects observation feature(s) {missing}; this batch has {sorted(batch)}. "
                 "Rename the features of the robot, environment or dataset, or train a policy on these."
             )
-        for name, shape in names.items():  # pictures may come in another size: the encoder resizes them
-            if len(shape) == 1 and batch[name].shape[-1:] != shape:
-                raise UserError(
-                    f"Observation feature '{name}' has {tuple(batch[name].shape[-1:])} numbers; the policy expects {shape}. "
-                    "Choose the robot, environment or dataset that it was trained for."
-                )
         return {name: batch[name] for name in names}
 
     def _windows(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -271,14 +266,46 @@ class ChunkPolicy(PreTrainedPolicy):
                 self._history[name] = frames
             frames.append(detached_fp32(value))
 
+    # -- LeRobot's extras ------------------------------------------------------------------------------------------
+    def _get_default_peft_targets(self) -> dict[str, Any]:
+        """Every linear layer gets an adapter: they are small, and the encoder's see the new scene."""
+        return {
+            "target_modules": [name for name, layer in self.named_modules() if isinstance(layer, nn.Linear)]
+        }
+
+    def generate_model_card(
+        self,
+        dataset_repo_id: str,
+        model_type: str,
+        license: str | None,
+        tags: list[str] | None,
+        cfg: TrainPipelineConfig | None = None,
+        dataset_meta: LeRobotDatasetMetadata | None = None,
+    ) -> ModelCard:
+        """The README.md that LeRobot's push_to_hub uploads."""
+        from ebt_policy.training.model_card import model_card
+
+        facts, training = "", {}
+        if dataset_meta is not None:
+            facts = f"{dataset_meta.total_episodes} episodes, {dataset_meta.total_frames} frames"
+        if cfg is not None:
+            training = {"steps": cfg.steps, "batch_size": cfg.batch_size, "seed": cfg.seed}
+        return model_card(
+            self.config,
+            repo_id=self.config.repo_id,
+            dataset=dataset_repo_id,
+            license=license,
+            tags=tags,
+            data_facts=facts,
+            training=training,
+        )
+
     # -- loading ---------------------------------------------------------------------------------------------------
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: str | Path, *, config=None, **kwargs) -> Self:
         """As LeRobot's, strict, and without fetching the weights that a camera encoder was once started from."""
         if config is None:
             config = cls.config_class.from_pretrained(pretrained_name_or_path)
-        else:
-            _check_features(config, pretrained_name_or_path)
         started_from, config.pretrained_backbone_weights = config.pretrained_backbone_weights, None
         policy = super().from_pretrained(pretrained_name_or_path, config=config, trained=True, **kwargs)
         config.pretrained_backbone_weights = started_from
@@ -300,27 +327,3 @@ class ChunkPolicy(PreTrainedPolicy):
             )
         model.load_state_dict(stored)
         return model.to(map_location)
-
-
-def _check_features(config: ChunkPolicyConfig, folder: str | Path) -> None:
-    """Raises UserError where the features of `config`, an environment's or dataset's, are not those of the checkpoint."""
-    path = Path(folder) / "config.json"
-    if not path.is_file():  # on the Hub
-        return
-    saved = json.loads(path.read_text())
-    for ours, what in (
-        (config.input_features, "input_features"),
-        (config.output_features, "output_features"),
-    ):
-        here = {name: tuple(feature.shape) for name, feature in (ours or {}).items()}
-        trained = {name: tuple(feature["shape"]) for name, feature in (saved.get(what) or {}).items()}
-        if here != trained:
-            raise UserError(
-                f"The environment or dataset does not fit the checkpoint {folder}. The checkpoint has the "
-                f"{what.replace('_', ' ')} {_listed(trained)}; here they are {_listed(here)}. Choose the environment or "
-                "dataset that it was trained for, or train a policy on this one."
-            )
-
-
-def _listed(features: dict[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} {shape}" for name, shape in sorted(features.items())) or "none"

@@ -13,7 +13,7 @@ from ebt_policy.hardware.sim.config_sim_robot import SimRobotConfig
 
 @dataclass(kw_only=True)
 class PolicyOptions:
-    """path: a run, a checkpoint, or shipped:NAME. server: instead, the ws:// address of `ebt-policy serve`; token_file: for it.
+    """path: a run, a checkpoint, USER/NAME[@REVISION] on the Hub, or shipped:NAME. server: instead, the ws:// address of `ebt-policy serve`; token_file: for it.
     calibration: a file of `ebt-policy calibrate`; with it the policy alarms, and takes the recovery actions of `ladder` when it
     does: hold, then ask for a human, unless said otherwise.
     stop: "budget" thinks for max_evaluations; "energy" for one where that begins as low as in half of the successful decisions,

@@ -12,7 +12,8 @@ from timelines import decision, timeline
 
 import ebt_policy
 from ebt_policy.eval.rollout.timeline import read, write
-from ebt_policy.inference.runner import list_shipped, load_runner
+from ebt_policy.inference.checkpoints import list_shipped
+from ebt_policy.inference.runner import load_runner
 from ebt_policy.model.noise import Noise
 from ebt_policy.monitoring.distillation import Distillation, DistillationConfig
 from ebt_policy.monitoring.transition import TransitionConfig, TransitionEnergy

@@ -12,40 +12,41 @@ import tyro
 
 from ebt_policy.cli.deploy import deploy
 from ebt_policy.cli.measure import bench, demo, energy, evaluate
+from ebt_policy.cli.push import push
 from ebt_policy.cli.train import doctor, export, throughput, train
 from ebt_policy.cli.watch import calibrate, serve, trace
 from ebt_policy.cli.worlds import collect, convert, envs
 from ebt_policy.errors import UserError
-
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "demo": demo,
-    "envs": envs,
-    "collect": collect,
-    "convert": convert,
-    "train": train,
-    "eval": evaluate,
-    "trace": trace,
-    "calibrate": calibrate,
-    "bench": bench,
-    "deploy": deploy,
-    "serve": serve,
-    "doctor": doctor,
-    "energy": energy,
-    "export": export,
-    "throughput": throughput,
-}
 
 
 def main() -> None:
     """Entry point. Exit status 1 for a mistake that the user can correct, 130 for Ctrl-C."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    commands: dict[str, Callable[..., Any]] = {
+        "demo": demo,
+        "envs": envs,
+        "collect": collect,
+        "convert": convert,
+        "train": train,
+        "eval": evaluate,
+        "trace": trace,
+        "calibrate": calibrate,
+        "bench": bench,
+        "deploy": deploy,
+        "serve": serve,
+        "doctor": doctor,
+        "energy": energy,
+        "export": export,
+        "push": push,
+        "throughput": throughput,
+    }
     try:
         if sys.argv[1:2] == ["deploy"]:
             deploy(*sys.argv[2:])
             return
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
+            commands,
             prog="ebt-policy",
             description="Energy-based transformer policies for LeRobot: train, measure, deploy, watch.",
         )

@@ -56,7 +56,8 @@ def evaluate(
     """Success rate, coverage, function evaluations and latency of one policy on fixed seeds.
 
     Args:
-        policy: A run or checkpoint folder, or shipped:NAME (shipped:list names what comes with the package).
+        policy: A run or checkpoint folder, USER/NAME[@REVISION] on the Hub, or shipped:NAME (shipped:list names what comes
+            with the package).
         env: An environment; `ebt-policy envs` lists them.
         episodes: How many, on seeds counting up from --seed.
         seed: Seed of the first episode.
@@ -74,7 +75,7 @@ def evaluate(
         overrides: Options of the policy, e.g. --set start=zero --set sampler=ddim:10
     """
     from ebt_policy.eval.rollout.evaluate import evaluate as run
-    from ebt_policy.inference.runner import list_shipped
+    from ebt_policy.inference.checkpoints import list_shipped
 
     if policy in ("shipped:", "shipped:list"):
         print("\n".join(f"shipped:{name}" for name in list_shipped()))
@@ -207,7 +208,7 @@ def energy(
     """Does the energy mean something? Expert chunks against the same with noise, on held-out episodes.
 
     Args:
-        policy: A run or checkpoint folder, or shipped:NAME.
+        policy: A run or checkpoint folder, USER/NAME[@REVISION] on the Hub, or shipped:NAME.
         dataset: Repo id (default: what the policy was trained on).
         root: A local folder instead of LeRobot's cache.
         noise: Standard deviation of the noise, in normalised action units.

@@ -78,7 +78,7 @@ def export(policy: str, output: Path) -> None:
         policy: A run or checkpoint folder.
         output: A new folder.
     """
-    from ebt_policy.inference.runner import find_checkpoint
+    from ebt_policy.inference.checkpoints import find_checkpoint
     from ebt_policy.training.export import export as run
 
     print(run(find_checkpoint(policy), output))

@@ -29,7 +29,7 @@ def calibrate(
     The file belongs to this checkpoint and these options, and is refused for any other.
 
     Args:
-        policy: A run or checkpoint folder, or shipped:NAME.
+        policy: A run or checkpoint folder, USER/NAME[@REVISION] on the Hub, or shipped:NAME.
         env: Environment to run fresh episodes in.
         dataset: Or: repo id of recorded successful episodes, for instance of your arm.
         root: A local folder of the dataset instead of LeRobot's cache.
@@ -132,7 +132,7 @@ def serve(
     `ssh -L 8700:127.0.0.1:8700 THIS_COMPUTER` from the arm's computer.
 
     Args:
-        policy: A run or checkpoint folder, or shipped:NAME.
+        policy: A run or checkpoint folder, USER/NAME[@REVISION] on the Hub, or shipped:NAME.
         host: Address to listen on; 0.0.0.0 for every network, which needs a token.
         port: Port to listen on; 0 for any free one.
         token_file: File with the secret that clients must show (default: the environment variable EBT_POLICY_TOKEN).

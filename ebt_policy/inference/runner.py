@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import importlib.resources
 import io
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ebt_policy.errors import UserError
+from ebt_policy.inference.checkpoints import find_checkpoint
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import Decision, Trace
 from ebt_policy.provenance import sha256
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.policies.pretrained import PreTrainedPolicy
 
-SHIPPED = "shipped:"
-_FILES = ("model.safetensors", "policy_preprocessor.json", "policy_postprocessor.json")
 Decide = Callable[[dict[str, Tensor], Noise, Tensor | None], Decision]
 
 
@@ -38,7 +36,7 @@ class RunnerDecision:
     """actions (B, n_action_steps, A) in the env's units; chunk (B, H, A) normalised, row 0 for the current
     tick.
 
-    state (B, S): the observed proprioceptive state, normalised; None if the policy has none. ticks (B,): how
+    state (B, S): the proprioceptive state decided on, normalised; None where the policy sees none. ticks (B,): how
     many of the actions to execute; None: all. ended (B,): episodes that end after them, for a human to take over.
     """
 
@@ -77,12 +75,12 @@ class Runner:
     def decide(
         self, observations: Mapping[str, np.ndarray], noise: Noise, previous: np.ndarray | None = None
     ) -> RunnerDecision:
-        """Decides for B episodes together; no row depends on another.
+        """Decide for B episodes together; no row depends on another.
 
         observations: raw values (B, T, ...) with T = n_obs_steps, oldest first. noise: one generator per row.
         previous: (B, H, A) normalised chunks of the last decision, already shifted to the current tick, or
-        None. Raises UserError when the observations do not fit the policy or are not finite, and when an action
-        is not finite.
+        None. Raises UserError when the observations are not what the policy was trained on, or an action is
+        not finite.
         """
         batch = self.normalised(observations)
         shifted = None if previous is None else torch.from_numpy(previous).to(self.device)
@@ -109,17 +107,17 @@ class Runner:
         )
 
     def actions(self, chunk: Tensor) -> np.ndarray:
-        """Un-normalises chunks (B, any, A) to the environment's units."""
+        """Normalised chunks (B, any, A) in the env's units."""
         return self._postprocessor(chunk).cpu().numpy()
 
     def normalised(self, observations: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        """Normalises raw observations (B, T, ...) for the policy. Raises UserError as `decide` does."""
+        """Raw observations (B, T, ...) as the policy sees them. Raises UserError as `decide` does."""
         self._check(observations)
         wanted = {name: torch.from_numpy(observations[name]) for name in self.config.input_features}
         return {k: v for k, v in self.preprocessor(wanted).items() if k.startswith("observation.")}
 
     def describe(self) -> dict[str, Any]:
-        """Policy, options and checkpoint as JSON values, for reports and file metadata."""
+        """What was run, JSON-able: for reports and file metadata."""
         return {
             "policy": self._spec,
             "type": self.config.type,
@@ -131,26 +129,17 @@ class Runner:
             "checkpoint_sha256": self.checkpoint_sha256,
         }
 
-    def _compared(self, observations: Mapping[str, np.ndarray]) -> str:
-        """The features of both sides, as the end of an error message."""
-        given = ", ".join(f"{name} {value.shape[2:]}" for name, value in sorted(observations.items()))
-        wanted = ", ".join(
-            f"{name} {tuple(f.shape)}" for name, f in sorted(self.config.input_features.items())
-        )
-        return (
-            f"The environment gives {given}; the policy was trained on {wanted}. Choose the environment that it was trained "
-            "for, or rename the features."
-        )
-
     def _check(self, observations: Mapping[str, np.ndarray]) -> None:
         for name, feature in self.config.input_features.items():
             if name not in observations:
-                raise UserError(f"The environment does not give '{name}'. {self._compared(observations)}")
+                raise UserError(
+                    f"The policy needs '{name}', which the environment does not give; it gives "
+                    f"{', '.join(sorted(observations))}. Choose the environment that it was trained for."
+                )
             found, expected = observations[name].shape[2:], tuple(feature.shape)
             if found != expected:
                 raise UserError(
-                    f"The environment gives '{name}' of shape {found}; the policy expects {expected}. "
-                    f"{self._compared(observations)}"
+                    f"The policy needs '{name}' of shape {expected}; the environment gives {found}."
                 )
             broken = ~np.isfinite(observations[name]).reshape(len(observations[name]), -1).all(1)
             if broken.any():
@@ -167,7 +156,7 @@ def load_runner(
     device: str = "cpu",
     overrides: Mapping[str, Any] | None = None,
 ) -> Runner:
-    """Load a policy: the path of a run, a checkpoint or a pretrained_model folder, or `shipped:NAME`.
+    """Load a policy. spec: see `find_checkpoint`.
 
     max_evaluations: budget of trunk evaluations per decision (for LeRobot's diffusion, its denoising steps).
     n_action_steps: ticks executed per decision, when not the trained setting. overrides: config fields
@@ -213,37 +202,6 @@ def load_runner(
     )
 
 
-def list_shipped() -> list[str]:
-    """Names of the checkpoints that come with the package."""
-    return sorted(config.parent.name for config in _shipped_folder().glob("*/config.json"))
-
-
-def find_checkpoint(spec: str | Path) -> Path:
-    """The pretrained_model folder of `spec`, see `load_runner`. Raises UserError when there is none."""
-    if str(spec).startswith(SHIPPED):
-        name = str(spec).removeprefix(SHIPPED)
-        if name not in list_shipped():
-            available = ", ".join(list_shipped()) or "none in this installation"
-            raise UserError(f"No checkpoint called '{name}' comes with the package. Shipped: {available}.")
-        return _shipped_folder() / name
-    path = Path(spec)
-    for folder in (path, path / "pretrained_model", path / "checkpoints" / "last" / "pretrained_model"):
-        if (folder / "config.json").is_file():
-            missing = [name for name in _FILES if not (folder / name).is_file()]
-            if missing:
-                raise UserError(f"The checkpoint {folder} is incomplete: {', '.join(missing)} is missing.")
-            return folder
-    reason = "holds no checkpoint" if path.exists() else "does not exist"
-    raise UserError(
-        f"'{spec}' {reason}. Give a run, a checkpoint or a pretrained_model folder, or one of: "
-        f"{', '.join(SHIPPED + name for name in list_shipped()) or 'shipped:NAME'}."
-    )
-
-
-def _shipped_folder() -> Path:
-    return Path(str(importlib.resources.files("ebt_policy"))) / "shipped"
-
-
 def _override(
     config: PreTrainedConfig, changes: dict[str, Any], max_evaluations: int | None
 ) -> PreTrainedConfig:
@@ -272,7 +230,7 @@ def _override(
 
 
 def _adapter(policy: PreTrainedPolicy, max_evaluations: int | None) -> Decide:
-    """A function that decides with this policy. LeRobot's policies are called so that rows stay independent."""
+    """How this policy decides: ours by itself, LeRobot's so that its rows stay independent."""
     if hasattr(policy, "decide"):
         return lambda batch, noise, previous: policy.decide(
             batch, noise=noise, previous=previous, max_evaluations=max_evaluations

@@ -15,7 +15,7 @@ from lerobot.utils.constants import ACTION
 from lerobot.utils.import_utils import register_third_party_plugins
 
 from ebt_policy.errors import UserError
-from ebt_policy.inference.runner import find_checkpoint
+from ebt_policy.inference.checkpoints import find_checkpoint
 from ebt_policy.suggestions import did_you_mean
 from ebt_policy.training.recipe import TrainRecipe
 

@@ -26,7 +26,7 @@ from ebt_policy.eval.report.report import Result
 from ebt_policy.eval.rollout.episodes import Episode, read_parquet
 from ebt_policy.eval.rollout.evaluate import evaluate
 from ebt_policy.eval.rollout.ray_backend import Cluster
-from ebt_policy.inference.runner import find_checkpoint
+from ebt_policy.inference.checkpoints import find_checkpoint
 from ebt_policy.monitoring.calibration import Calibration, read_calibration
 from ebt_policy.monitoring.recovery import Ladder
 from ebt_policy.provenance import sha256

@@ -20,7 +20,8 @@ from ebt_policy import provenance
 from ebt_policy.errors import UserError
 from ebt_policy.eval.report.report import Table
 from ebt_policy.eval.statistics.intervals import auc
-from ebt_policy.inference.runner import find_checkpoint, load_runner
+from ebt_policy.inference.checkpoints import find_checkpoint
+from ebt_policy.inference.runner import load_runner
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import Trace
 from ebt_policy.modeling_ebt import EBTPolicy

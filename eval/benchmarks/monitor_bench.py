@@ -52,7 +52,8 @@ from ebt_policy.eval.rollout.watched_episodes import (
     write_watched,
 )
 from ebt_policy.eval.statistics.intervals import Interval
-from ebt_policy.inference.runner import Runner, find_checkpoint, load_runner
+from ebt_policy.inference.checkpoints import find_checkpoint
+from ebt_policy.inference.runner import Runner, load_runner
 from ebt_policy.monitoring.calibration import Calibration, calibrated
 from ebt_policy.monitoring.signals import DEFAULT_SIGNALS, LEARNED, SIGNALS
 from ebt_policy.provenance import run_record, sha256, write_json

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ebt_policy.inference.runner import Runner, find_checkpoint
+from ebt_policy.inference.checkpoints import find_checkpoint
+from ebt_policy.inference.runner import Runner
 from ebt_policy.monitoring.distillation import train_distillation
 from ebt_policy.monitoring.learned_signals import LearnedSignals
 from ebt_policy.monitoring.transition import feature_vector, train_transition

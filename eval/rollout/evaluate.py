@@ -28,7 +28,8 @@ from ebt_policy.eval.rollout.ray_backend import Cluster, portable
 from ebt_policy.eval.rollout.timeline import keep_episodes
 from ebt_policy.eval.rollout.watched_episodes import watched_runner
 from ebt_policy.eval.statistics.intervals import wilson
-from ebt_policy.inference.runner import Runner, find_checkpoint, load_runner
+from ebt_policy.inference.checkpoints import find_checkpoint
+from ebt_policy.inference.runner import Runner, load_runner
 from ebt_policy.monitoring.calibration import Calibration
 from ebt_policy.monitoring.recovery import Ladder
 from ebt_policy.monitoring.watched import WatchedRunner

@@ -19,7 +19,8 @@ from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.rollout.episodes import Episode
 from ebt_policy.eval.rollout.parallel import run_episodes
-from ebt_policy.inference.runner import Runner, find_checkpoint, load_runner
+from ebt_policy.inference.checkpoints import find_checkpoint
+from ebt_policy.inference.runner import Runner, load_runner
 from ebt_policy.monitoring.calibration import Calibration
 from ebt_policy.monitoring.learned_signals import LearnedSignals, learned
 from ebt_policy.monitoring.recovery import Ladder

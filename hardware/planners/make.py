@@ -32,7 +32,8 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
         remote.connect()
         return RemotePlanner(remote)
     from ebt_policy.hardware.planners.local_planner import LocalPlanner
-    from ebt_policy.inference.runner import find_checkpoint, load_runner
+    from ebt_policy.inference.checkpoints import find_checkpoint
+    from ebt_policy.inference.runner import load_runner
     from ebt_policy.monitoring.calibration import read_calibration
     from ebt_policy.monitoring.learned_signals import LearnedSignals, beside, learned
     from ebt_policy.monitoring.recovery import Ladder

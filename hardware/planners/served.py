@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from ebt_policy.errors import UserError
+from ebt_policy.inference.checkpoints import find_checkpoint
 from ebt_policy.inference.plan_memory import PlanMemory
-from ebt_policy.inference.runner import Runner, RunnerDecision, find_checkpoint, load_runner
+from ebt_policy.inference.runner import Runner, RunnerDecision, load_runner
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import StopReason
 from ebt_policy.monitoring.calibration import Calibration, read_calibration

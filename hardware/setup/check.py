@@ -100,7 +100,7 @@ def _let_go(robot: Robot) -> Finding:
 
 
 def _calibration(config: DeployConfig) -> Finding:
-    from ebt_policy.inference.runner import find_checkpoint
+    from ebt_policy.inference.checkpoints import find_checkpoint
     from ebt_policy.monitoring.calibration import read_calibration
 
     options = config.policy

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebt_policy.errors import UserError
+from ebt_policy.inference.checkpoints import find_checkpoint
 from ebt_policy.inference.robot_contract import (
     Ranges,
     RobotContract,
@@ -17,7 +18,6 @@ from ebt_policy.inference.robot_contract import (
     read_robot_contract,
     reorder,
 )
-from ebt_policy.inference.runner import find_checkpoint
 from ebt_policy.training.train import train
 
 SO101 = ["shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"]

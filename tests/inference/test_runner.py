@@ -7,8 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ebt_policy.errors import UserError
+from ebt_policy.inference import checkpoints
 from ebt_policy.inference import runner as runners
-from ebt_policy.inference.runner import find_checkpoint, list_shipped, load_runner
+from ebt_policy.inference.checkpoints import find_checkpoint, list_shipped
+from ebt_policy.inference.runner import load_runner
 from ebt_policy.model.noise import Noise
 
 ALL = ["ebt", "matched_baseline", "diffusion", "act"]
@@ -134,7 +136,7 @@ def test_a_wrong_place_says_what_is_wrong(checkpoint, tmp_path):
 
 
 def test_an_unknown_shipped_name_lists_those_that_exist(monkeypatch, checkpoint):
-    monkeypatch.setattr(runners, "_shipped_folder", lambda: checkpoint("ebt").parent)
+    monkeypatch.setattr(checkpoints, "_shipped_folder", lambda: checkpoint("ebt").parent)
     assert list_shipped() == ["ebt"]
     assert find_checkpoint("shipped:ebt") == checkpoint("ebt")
     with pytest.raises(UserError, match="No checkpoint called 'abt'.*Shipped: ebt"):
@@ -169,13 +171,10 @@ def test_damaged_weights_never_give_an_action(kind, checkpoint, tmp_path):
 def test_observations_that_the_policy_does_not_know_are_named(checkpoint):
     runner = load_runner(checkpoint("ebt"))
     seen = observations(1, runner.n_obs_steps)
-    with pytest.raises(
-        UserError,
-        match=r"not give 'observation\.environment_state'.*gives observation\.state \(2,\); the policy.*state \(16,\)",
-    ):
+    with pytest.raises(UserError, match=r"needs 'observation\.environment_state'.*gives observation\.state"):
         runner.decide({"observation.state": seen["observation.state"]}, Noise.from_seeds([0]))
     wrong = seen | {"observation.environment_state": seen["observation.environment_state"][..., :5]}
-    with pytest.raises(UserError, match=r"of shape \(5,\); the policy expects \(16,\)"):
+    with pytest.raises(UserError, match=r"of shape \(16,\); the environment gives \(5,\)"):
         runner.decide(wrong, Noise.from_seeds([0]))
 
 

@@ -11,7 +11,7 @@ import pytest
 from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.benchmarks.demo import TASKS, choose_seeds, demo
-from ebt_policy.inference.runner import find_checkpoint
+from ebt_policy.inference.checkpoints import find_checkpoint
 
 FIVE_MB = 5 * 2**20
 
