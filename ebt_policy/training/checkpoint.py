@@ -10,6 +10,7 @@ Only the newest keeps its training state, which is three times as large as the p
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ebt_policy.provenance import write_json
 from ebt_policy.training.optimise import SpikeGuard
 from ebt_policy.training.recipe import TrainRecipe
+from ebt_policy.training.trained_on import EPISODES
 
 RAW_MODEL = "raw_model.safetensors"
 TRAINER = "trainer.json"
@@ -62,8 +64,12 @@ def save_checkpoint(
     recipe: TrainRecipe,
     preprocessor: PolicyProcessorPipeline,
     postprocessor: PolicyProcessorPipeline,
+    fingerprints: Sequence[str] = (),
 ) -> Path:
-    """Writes checkpoints/<step> of the run folder, points `last` at it and returns it. Atomic."""
+    """Writes checkpoints/<step> of the run folder, points `last` at it and returns it. Atomic.
+
+    fingerprints: of the episodes trained on, see `trained_on.unseen_episodes`.
+    """
     final = train_utils.get_step_checkpoint_dir(run, recipe.steps, trainer.step)
     if final.exists():
         return final
@@ -82,6 +88,8 @@ def save_checkpoint(
             batch_size=recipe.batch_size,
             optim_state_dict=_pack_optimizer(trainer),
         )
+        if fingerprints:
+            write_json(partial / constants.PRETRAINED_MODEL_DIR / EPISODES, sorted(fingerprints))
         _save_state(partial / constants.TRAINING_STATE_DIR, trainer)
         os.replace(partial, final)
     finally:  # on a full disk it would only take up space

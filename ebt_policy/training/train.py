@@ -16,6 +16,7 @@ from lerobot.utils.constants import PRETRAINED_MODEL_DIR
 from lerobot.utils.random_utils import set_seed
 from rich.console import Console
 
+from ebt_policy.data.fingerprints import episode_fingerprints
 from ebt_policy.errors import UserError
 from ebt_policy.model.parameter_groups import parameter_groups
 from ebt_policy.training.checkpoint import (
@@ -99,9 +100,13 @@ def _train(
         set_seed(recipe.seed + 1000 * trainer.step + accelerator.process_index)
     loop = Loop(recipe, trainer, accelerator, preprocessor, data.windows, data.held_out)
 
+    used = [int(episode) for episode in data.windows.episode_index.unique()]
+    marks = episode_fingerprints(recipe.dataset.repo_id, recipe.dataset.root, used) if main else {}
+    fingerprints = list(marks.values())
+
     def save() -> None:
         if main:
-            save_checkpoint(run, trainer, recipe, preprocessor, postprocessor)
+            save_checkpoint(run, trainer, recipe, preprocessor, postprocessor, fingerprints)
         accelerator.wait_for_everyone()
 
     with disk_errors(run):

@@ -1,4 +1,4 @@
-"""`ebt-policy calibrate`: when is a score of this policy an alarm? From successful episodes, simulated or recorded."""
+"""`ebt-policy calibrate`: the alarm threshold of a policy's score, from successful episodes, simulated or recorded."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from ebt_policy.eval.failures.recorded import recorded_signals
 from ebt_policy.eval.failures.transition_data import fitted_signals
 from ebt_policy.eval.rollout.parallel import usable_cores
 from ebt_policy.eval.rollout.watched_episodes import watch_episodes
-from ebt_policy.inference.runner import load_runner
+from ebt_policy.inference.runner import find_checkpoint, load_runner
 from ebt_policy.monitoring.calibration import Calibration, calibrated, episodes_needed
 from ebt_policy.monitoring.learned_signals import beside, learned
 from ebt_policy.monitoring.signals import DEFAULT_SIGNALS, Statistic, fit_statistic
 from ebt_policy.monitoring.watched import acting
+from ebt_policy.training.trained_on import unseen_episodes
 
-FIT_SHARE = 0.2  # of the successful episodes: they set location and scale, and take no part in the threshold
+FIT_SHARE = 0.2  # of the successful episodes, used for location and scale; not used for the threshold
 Values = Sequence[dict[str, float]]  # of one episode: the signals of its decisions
 
 
@@ -39,10 +40,11 @@ def calibrate(
     processes: int | None = None,
     device: str = "cpu",
 ) -> Calibration:
-    """Calibrates on fresh episodes in `env`, or on recorded successful ones in the LeRobot `dataset`; writes `output`.
+    """Calibrate on new episodes in `env`, or on recorded successful ones in the LeRobot `dataset`; writes `output`.
 
-    Of the successful episodes, every fifth sets location and scale, the others the threshold. Raises UserError where they
-    are too few for alpha, with how many more it takes.
+    Recorded episodes that the policy was trained on are left out: its scores there are too low. Of the successful episodes
+    every fifth sets the location and scale of the score, the others its threshold. Raises UserError if there are too few
+    for alpha, with the number that is missing.
     """
     if (env is None) == (dataset is None):
         raise UserError("Give either --env, to run episodes, or --dataset, with recorded successful ones.")
@@ -70,7 +72,9 @@ def calibrate(
         horizon = -(-environment(env).max_ticks // runner.n_action_steps)
         print(f"{len(seen)} of {episodes} episodes succeeded; only these count.")
     else:
-        seen = recorded_signals(runner, str(dataset), root)
+        unseen = unseen_episodes(find_checkpoint(policy), str(dataset), root)
+        seen = recorded_signals(runner, str(dataset), root, unseen)
+        print(f"Calibrating on {len(seen)} recorded episodes that the policy was not trained on.")
         horizon = max(map(len, seen))
     statistic, scores = fit_and_score(seen, signals, horizon, alpha)
     made = calibrated(
@@ -90,7 +94,7 @@ def calibrate(
 
 
 def _first_energy(episodes: Sequence[Values]) -> float | None:
-    """Median over all decisions of where descent began: final energy plus what thinking gained."""
+    """Median over all decisions of the energy at the first evaluation."""
     first = [one["energy"] + one["energy_drop"] for episode in episodes for one in episode]
     known = [energy for energy in first if np.isfinite(energy)]
     return float(np.median(known)) if known else None
@@ -103,7 +107,7 @@ def fit_and_score(
     alpha: float,
     window: int | None = None,
 ) -> tuple[Statistic, list[float]]:
-    """A statistic fitted to every fifth episode, and the scores of the others. Raises UserError for too few."""
+    """A statistic fitted to every fifth episode, and the scores of the others. Raises UserError for too few episodes."""
     stride = round(1 / FIT_SHARE)
     needed = episodes_needed(alpha) * stride / (stride - 1)
     if len(episodes) < max(needed, stride):
@@ -117,5 +121,5 @@ def fit_and_score(
 
 
 def episode_score(statistic: Statistic, episode: Values, horizon: int) -> float:
-    """The largest running score within the horizon."""
+    """The largest running score within the first `horizon` decisions."""
     return float(statistic.running(episode[:horizon]).max(initial=0.0))

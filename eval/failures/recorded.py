@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
     from ebt_policy.data.windows import Windows
 
 
-def recorded_signals(runner: Runner, dataset: str, root: Path | None = None) -> list[list[dict[str, float]]]:
-    """The signals of each decision along each episode of a LeRobot dataset, all taken as successful.
+def recorded_signals(
+    runner: Runner, dataset: str, root: Path | None = None, episodes: Sequence[int] | None = None
+) -> list[list[dict[str, float]]]:
+    """The signals of each decision along recorded episodes of a LeRobot dataset, assumed to be successful.
+
+    episodes: their numbers; None: all.
 
     A decision is taken every n_action_steps frames, from the recorded observations and the policy's own last chunk.
     What the robot did is what was recorded, so `stillness` is the recording's and the rest is the policy's.
@@ -33,6 +38,7 @@ def recorded_signals(runner: Runner, dataset: str, root: Path | None = None) -> 
         features=list(runner.config.input_features or {}),
         observation_delta_indices=runner.config.observation_delta_indices,
         action_delta_indices=None,
+        episodes=episodes,
     )
     owners = windows.episode_index.numpy()
     if not len(owners):

@@ -11,7 +11,7 @@ from ebt_policy.eval.report.pages import write_html
 from ebt_policy.eval.rollout.timeline import Timeline, video_of
 from ebt_policy.eval.rollout.video import data_url
 
-STOPS = {  # StopReason -> how the pages say it
+STOPS = {  # name of a StopReason -> words on the pages
     "NONE": "nothing iterative ran",
     "RESIDUAL": "residual small",
     "RELATIVE_ENERGY": "energy flat",
@@ -24,7 +24,7 @@ STOPS = {  # StopReason -> how the pages say it
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an episode ended. kind: "success", "failure" or "unjudged"; text: in words."""
+    """How an episode ended. kind: "success", "failure" or "unjudged"; text: the same in words."""
 
     kind: str
     text: str
@@ -39,7 +39,7 @@ class Badge:
 
 
 def write_page(page: Path, timeline: Timeline, gallery: str = "") -> None:
-    """The episode on one page that needs nothing but itself. gallery: address of the page that lists it."""
+    """Write the episode as one self-contained page. gallery: link to the page that lists it."""
     decisions = timeline.decisions
     stops = {name: stop_words(name) for name in sorted({d.stop_reason for d in decisions})}
     badges = [Badge("alarm", count(timeline.alarms, "alarm"))] if timeline.alarms else []
@@ -84,6 +84,7 @@ def _title(timeline: Timeline) -> str:
 
 
 def outcome(timeline: Timeline) -> Outcome:
+    """How the episode ended."""
     if timeline.success is None:
         return Outcome("unjudged", "not judged")
     if not timeline.success:
@@ -93,13 +94,15 @@ def outcome(timeline: Timeline) -> Outcome:
 
 
 def disturbance(timeline: Timeline) -> str:
-    """What befell the episode and when, in words; "" for nothing."""
+    """The episode's disturbance and its ticks, in words; "" for none."""
     if not timeline.disturbance_kind:
         return ""
     strength, begin, end = timeline.disturbance_strength, timeline.disturbance_begin, timeline.disturbance_end
     text = timeline.disturbance_kind + ("" if strength is None else f" {strength:g}")
     if begin is None:
         return text
+    if begin == 0 and end is not None and end >= timeline.ticks:
+        return f"{text}, from the reset on"
     return f"{text}, ticks {begin} to {end - 1}" if end and end > begin + 1 else f"{text}, tick {begin}"
 
 
@@ -117,10 +120,12 @@ def _facts(timeline: Timeline) -> list[str]:
 
 
 def count(n: int, thing: str) -> str:
+    """For example "1 alarm", "2 alarms"."""
     return f"{n} {thing}{'' if n == 1 else 's'}"
 
 
 def mean(values: Iterable[float]) -> float:
+    """The mean; 0 for no values."""
     known = list(values)
     return statistics.fmean(known) if known else 0.0
 
@@ -130,5 +135,5 @@ def _number(value: float | None) -> str:
 
 
 def stop_words(name: str) -> str:
-    """A StopReason by its name, in words."""
+    """The words for a StopReason's name."""
     return STOPS.get(name, name.lower().replace("_", " "))

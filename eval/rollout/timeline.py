@@ -1,6 +1,6 @@
-"""One episode as the viewers draw it: decisions, alarms and disturbances along its ticks, and where its video is.
+"""The record of one episode that the viewers draw: decisions, alarms, the disturbance, and the name of its video.
 
-The record does not depend on where the episode happened: a simulator's and an arm's look the same.
+It is the same for simulated episodes and for those of an arm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ebt_policy.eval.rollout.video import encode
 from ebt_policy.eval.statistics.records import finite, from_plain
 from ebt_policy.provenance import plain, write_atomic, write_json
 
-if TYPE_CHECKING:  # they bring torch, which nobody needs to look at an episode
+if TYPE_CHECKING:  # these import torch, which viewing does not need
     from ebt_policy.eval.rollout.episodes import Episode
     from ebt_policy.model.trace import Trace
     from ebt_policy.monitoring.calibration import Calibration
@@ -46,7 +46,7 @@ class TimelineDecision:
 
     @property
     def chunk_energy(self) -> float | None:
-        """Energy of the chunk that was acted on: the lowest evaluated, since a step that raises it is not kept."""
+        """Energy of the executed chunk: the lowest one evaluated, because a step that raises the energy is not kept."""
         return min((e for e in self.energy if e is not None), default=None)
 
 
@@ -54,10 +54,10 @@ class TimelineDecision:
 class Timeline:
     """One episode of `ticks` control periods, `fps` of them a second.
 
-    success is None where nobody judged it. coverage: the task's graded score in 0..1 after each tick; may be empty.
-    signal: name of the monitored signal ("" for none), threshold: the score above which it alarms, alpha: the rate
-    of false alarms that it was calibrated for. disturbance_begin and _end: its ticks, the end excluded. video: name
-    of the file beside the JSON ("" for none); its frame k is the picture after k ticks.
+    success: None if nobody judged it. coverage: the task's graded score in 0..1 after each tick; may be empty.
+    signal: name of the monitored signal, "" for none. threshold: the score above which it alarms. alpha: the false alarm rate
+    that it was calibrated for. disturbance_begin, disturbance_end: ticks begin <= tick < end. video: name of the file beside
+    the JSON, "" for none; its frame k is the picture after k ticks.
     """
 
     env: str
@@ -78,12 +78,23 @@ class Timeline:
     decisions: tuple[TimelineDecision, ...]
     video: str
 
+    def __post_init__(self) -> None:
+        """A plan of a disturbance may reach beyond the episode, which ends with success: only what happened is kept."""
+        begin, end = self.disturbance_begin, self.disturbance_end
+        if begin is not None and begin >= self.ticks:
+            cleared = {"kind": "", "strength": None, "begin": None, "end": None}
+            for name, value in cleared.items():
+                object.__setattr__(self, f"disturbance_{name}", value)
+        elif end is not None:
+            object.__setattr__(self, "disturbance_end", min(end, self.ticks))
+
     @property
     def alarms(self) -> int:
+        """Number of decisions with an alarm."""
         return sum(d.alarm for d in self.decisions)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, which has no NaN: what is not a finite number becomes None."""
+        """The record as JSON values. NaN and infinity become None."""
         return plain(asdict(self))
 
     @classmethod
@@ -117,9 +128,9 @@ def timeline_of(
     alarms: Sequence[bool] = (),
     recovery: Sequence[str] = (),
 ) -> Timeline:
-    """The timeline of a simulated episode; what a monitor adds has one entry for each decision, or none at all.
+    """The timeline of a simulated episode. Values of a monitor have one entry per decision, or none.
 
-    ticks: when the decisions were taken (default: every n_action_steps).
+    ticks: the tick of each decision (default: every n_action_steps).
     """
     plan = episode.disturbance or {}
     count = len(episode.traces)
@@ -181,7 +192,7 @@ def keep_episodes(
     fps: int,
     calibration: Calibration | None = None,
 ) -> list[Path]:
-    """Writes video and timeline of each episode that was recorded; returns the paths of the timelines."""
+    """Write video and timeline of each recorded episode; returns the paths of the timelines."""
     kept = []
     for episode in episodes:
         if not episode.frames:
@@ -204,10 +215,10 @@ def keep_episodes(
 
 
 def write(folder: Path, timeline: Timeline, video: bytes = b"") -> Path:
-    """Writes NAME.json and, for a video, NAME.webm; returns the path of the JSON.
+    """Write NAME.json and, with a video, NAME.webm; returns the path of the JSON.
 
-    NAME is the environment and the seed; without a seed, the first number that is free. Each file is written whole or
-    not at all, the video first: a timeline never names a video that is not there.
+    NAME is the environment and the seed; without a seed, the first free number. Files are written atomically, the video
+    first, so a timeline never names a missing video.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^\w.-]+", "_", timeline.env) or "episode"
@@ -224,7 +235,7 @@ def write(folder: Path, timeline: Timeline, video: bytes = b"") -> Path:
 
 
 def read(path: Path) -> Timeline:
-    """The timeline in a file of `write`. Raises UserError that names what was expected and what was found."""
+    """Read a timeline written by `write`. Raises UserError if the file is missing or not as expected."""
     try:
         record = json.loads(path.read_text())
     except OSError as error:
@@ -241,7 +252,7 @@ def read(path: Path) -> Timeline:
 
 
 def timeline_files(run: Path) -> list[Path]:
-    """The timelines that RUN means: itself, those in RUN/episodes or those in RUN. Raises UserError for none."""
+    """The timelines of a run: `run` itself if it is a file, else those in run/episodes or in run. Raises UserError if there are none."""
     if run.is_file():
         return [run]
     folder = run / "episodes" if (run / "episodes").is_dir() else run
@@ -256,7 +267,7 @@ def timeline_files(run: Path) -> list[Path]:
 
 
 def video_of(beside: Path, timeline: Timeline) -> bytes:
-    """The video of a timeline, from the folder that holds `beside`. Raises UserError where it is not there."""
+    """The bytes of a timeline's video, from the folder of the file `beside`. Raises UserError if it cannot be read."""
     path = beside.with_name(timeline.video)
     try:
         return path.read_bytes()

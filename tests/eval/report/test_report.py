@@ -109,6 +109,15 @@ def test_terminal_markdown_and_page_show_the_same_figures(tmp_path: Path) -> Non
             assert cell in terminal and cell in table.markdown() and cell.replace("<", "&lt;") in html
 
 
+def test_on_a_phone_each_cell_names_its_column(tmp_path: Path) -> None:
+    table = Table(("Policy", "Success <95 %>", "n"), (("EBT", "79.4 %", "500"),))
+    write_html(tmp_path / "page.html", "demo.html.j2", **page(table))
+    html = (tmp_path / "page.html").read_text()
+    assert '<td data-column="Success &lt;95 %&gt;">79.4 %</td>' in html
+    narrow = html[html.index("@media (max-width: 40rem)") :]
+    assert "content: attr(data-column)" in narrow and ".scroll thead { display: none }" in narrow
+
+
 def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     table = Table(("Policy", "x"), (("<script>alert(1)</script> | [bold]", "1"),))
     write_html(tmp_path / "page.html", "demo.html.j2", **page(table))

@@ -13,6 +13,8 @@ from timelines import decision, frames, timeline
 import ebt_policy.cli as cli
 from ebt_policy.errors import UserError
 from ebt_policy.eval.report.gallery import worst_first, write_pages
+from ebt_policy.eval.report.pages import write_html
+from ebt_policy.eval.report.report import Table
 from ebt_policy.eval.rollout.timeline import write
 from ebt_policy.eval.rollout.video import encode
 
@@ -234,3 +236,24 @@ def test_the_gallery_is_ordered_filtered_and_leads_to_the_pages(look, tmp_path):
     assert pictures == [220] * 3
     for link in page.locator(".card").evaluate_all("all => all.map(a => a.getAttribute('href'))"):
         assert (tmp_path / link).is_file()
+
+
+def test_a_results_table_fits_a_phone(tmp_path: Path, look) -> None:
+    columns = (
+        "Policy",
+        "Success",
+        "n",
+        "Max coverage",
+        "Latency p50 / p95, ms",
+        "Success minus EBT",
+        "McNemar p",
+    )
+    table = Table(
+        columns, (("Diffusion, DDPM-100", "79.9% [78.4, 81.3]", "3 × 500", "0.93", "9 / 12", "+0.5", ".3"),)
+    )
+    page = tmp_path / "page.html"
+    context = {"title": "t", "claim": "c", "table": table, "rows": [], "seed_rule": "", "has_energy": False}
+    write_html(page, "demo.html.j2", geometry=None, facts={"command": "x" * 200}, **context)
+    seen = look(page, width=360)
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert seen.page.evaluate("(s => s.scrollWidth <= s.clientWidth)(document.querySelector('.scroll'))")

@@ -8,6 +8,7 @@ import pytest
 from timelines import decision, timeline
 
 from ebt_policy.errors import UserError
+from ebt_policy.eval.report.trace_page import disturbance
 from ebt_policy.eval.rollout.rollout import rollout
 from ebt_policy.eval.rollout.timeline import keep_episodes, read, timeline_files, timeline_of, video_of, write
 from ebt_policy.model.trace import StopReason
@@ -124,3 +125,20 @@ def test_what_a_monitor_and_a_disturbance_add_is_kept(stub_runner):
     assert made.alarms == n and made.decisions[0].score is None and made.decisions[1].score == 0.1
     with pytest.raises(ValueError, match="shorter"):
         timeline_of(SimpleNamespace(**vars(episode)), policy="stub", fps=10, scores=[0.1])
+
+
+def test_a_disturbance_never_lasts_longer_than_its_episode(tmp_path):
+    # `start` is planned for all of 300 ticks; the episode was solved after 40.
+    shown = timeline(disturbance_kind="start", disturbance_begin=0, disturbance_end=300)
+    assert (shown.disturbance_begin, shown.disturbance_end) == (0, shown.ticks)
+    assert disturbance(shown) == "start 1, from the reset on"
+    cut = timeline(disturbance_begin=38, disturbance_end=50)
+    assert disturbance(cut) == "teleport 1, ticks 38 to 39"
+    old = tmp_path / "old.json"  # a file of an earlier version
+    old.write_text(json.dumps(cut.to_dict() | {"disturbance_end": 300}))
+    assert read(old).disturbance_end == 40
+
+
+def test_a_disturbance_that_never_came_is_not_shown():
+    solved_before = timeline(disturbance_begin=40, disturbance_end=50)
+    assert disturbance(solved_before) == "" and solved_before.disturbance_begin is None
