@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 # Before any LeRobot or pygame import: tests never touch the network or a display.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+# Under `uv run` Ray would start every worker through uv, which takes seconds each.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 import numpy as np
 import pytest

@@ -23,7 +23,7 @@ from ebt_policy.envs.robosuite_tasks import ACTIONS, ROBOSUITE, SPECS, STATE_KEY
 from ebt_policy.errors import UserError
 from ebt_policy.provenance import run_record, sha256, write_json
 
-# What an action means to robosuite's arm.
+# Controller settings that change the meaning of an action.
 CONTROLLER = (
     *("type", "input_type", "input_ref_frame", "input_min", "input_max", "output_min", "output_max"),
     *("kp", "damping_ratio", "impedance_mode"),
@@ -33,8 +33,7 @@ Columns = dict[str, NDArray[np.float32]]  # feature -> (T, D)
 
 @dataclass(frozen=True)
 class Outcome:
-    """One demonstration: where its observations are from, and whether the task is solved at its end (None: there is
-    no simulator to tell)."""
+    """One demonstration: the source of its observations, and whether it ends solved (None: unknown without a simulator)."""
 
     name: str
     observations: Literal["recorded", "replayed"]
@@ -44,11 +43,11 @@ class Outcome:
 def convert(
     path: Path, output: Path, repo_id: str, *, env: str | None = None, keep_failed: bool = False
 ) -> dict[str, Any]:
-    """Write the demonstrations of the file at `path` that end in success into the new folder `output`.
+    """Convert the demonstrations of the file at `path` that end in success into a dataset in the new folder `output`.
 
-    env: the environment whose features are wanted, for files of real robots and of tasks by other names; these must
-    hold the observations themselves. Returns (and leaves in `output`/convert.json) what was kept and what was not.
-    Raises UserError, leaving nothing behind, for a bad file and when no demonstration is left.
+    env: the environment whose features to write, for files of real robots or of tasks with other names; these files must
+    contain the observations. Returns a record of kept and dropped demonstrations, also written to `output`/convert.json.
+    Raises UserError for an invalid file, or if no demonstration is left; then nothing is written.
     """
     refuse_existing(output)
     with open_demonstrations(path) as file:
@@ -86,7 +85,7 @@ def convert(
 
 
 class Reader:
-    """Demonstrations of a file with an environment's features. env, task: its name, here and in TASKS."""
+    """Reads demonstrations with the features of an environment. env, task: its name here and in TASKS."""
 
     def __init__(self, file: DemonstrationFile, env: str | None) -> None:
         self.file = file
@@ -98,7 +97,7 @@ class Reader:
         self._replay: Replay | None = None
 
     def read(self, name: str) -> tuple[Columns, Outcome]:
-        """Raises UserError where a demonstration has other sizes, or neither the observations nor states."""
+        """Read one demonstration. Raises UserError for other sizes, or if it has neither observations nor states."""
         keys = (*STATE_KEYS, *ROBOSUITE[self.task].keys)
         demo = self.file.read(name, keys)
         missing = [key for key in keys if key not in demo.observations]
@@ -132,12 +131,12 @@ class Reader:
         return columns, Outcome(name, "replayed" if missing else "recorded", solved)
 
     def controllers(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The arm's controller as recorded and in our environment; {} where that is not known."""
+        """Settings of the arm's controller, recorded and in our environment; {} if unknown."""
         here = self._replay.controller if self._replay else {}
         return _arm_controller(self.file.env_kwargs), _arm_controller(here)
 
     def _entered(self, demo: Recorded) -> Replay | None:
-        """The simulator with the scene of `demo`; None where it has no states or is of something else."""
+        """The simulator with the scene of `demo`; None if it has no states or is of another task."""
         if demo.states is None or self.file.env_name != self.task:
             return None
         if self._replay is None:
@@ -153,7 +152,7 @@ class Reader:
 def _episodes(
     reader: Reader, names: list[str], keep_failed: bool, outcomes: list[Outcome]
 ) -> Iterator[Columns]:
-    """What is to be kept of the demonstrations `names`; all that were read are appended to `outcomes`."""
+    """Yields the demonstrations to keep, and appends the outcome of each one to `outcomes`."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -174,7 +173,7 @@ def _episodes(
 
 
 def _warnings(reader: Reader, kept: list[Outcome]) -> list[str]:
-    """What a policy that is trained on the dataset should not be surprised by."""
+    """Differences from our environment that matter for a policy trained on the dataset."""
     warnings = []
     recorded, here = reader.controllers()
     if not (recorded and here):
@@ -199,10 +198,10 @@ def _joined(demo: Recorded, keys: tuple[str, ...]) -> NDArray[np.float32]:
 
 
 def _in_splits(file: DemonstrationFile) -> tuple[list[str], list[str]]:
-    """The demonstrations in the order of the dataset, and the filter keys that become its splits.
+    """(names in the order of the dataset, filter keys that become LeRobot splits).
 
-    LeRobot's splits are ranges of episodes: where `train` and `valid` share out all demonstrations, each is put in
-    one piece. Other filter keys overlap.
+    LeRobot's splits are ranges of episodes. If `train` and `valid` are a partition of all demonstrations, they are ordered to
+    form two ranges. Other filter keys overlap.
     """
     train, valid = (file.filter_keys.get(key, []) for key in ("train", "valid"))
     if train and valid and sorted(train + valid) == sorted(file.names):
@@ -226,7 +225,7 @@ def _write_selections(
 
 
 def _arm_controller(settings: dict[str, Any]) -> dict[str, Any]:
-    """The arm's controller in robosuite's terms of today; {} where `settings` name none."""
+    """The arm's controller settings with the names of the current robosuite; {} if there are none."""
     arm = settings.get("controller_configs", settings)
     for part in ("body_parts", "arms", "right"):
         if isinstance(arm, dict):

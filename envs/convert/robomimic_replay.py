@@ -1,4 +1,4 @@
-"""Recorded MuJoCo states shown in robosuite again, to observe what was not recorded and to see how it ended."""
+"""Replays recorded MuJoCo states in robosuite, to get observations and the success at the end."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ebt_policy.envs.convert.robomimic_file import Recorded
 from ebt_policy.envs.robosuite_tasks import STATE_KEYS, RobosuiteSimulator
 from ebt_policy.errors import UserError
 
-LAST = 11  # states at the end in which the task may be solved: robosuite records 10 ticks beyond success
+LAST = 11  # final states to check for success: robosuite records 10 ticks after it
 LARGEST_SCENE = 10_000_000  # characters
 GENERATORS = {"include", "extension", "plugin", "replicate", "composite", "flexcomp", "attach"}
 
 
 class Replay(RobosuiteSimulator):
-    """A task's scene, as it was recorded or as robosuite builds it, in one recorded state after the other."""
+    """A simulator that is set to recorded states, with the recorded scene or the one that robosuite builds."""
 
-    _scene: str | None = ""  # the one that is set up; None is the one that robosuite builds
+    _scene: str | None = ""  # XML of the current scene; None: the one that robosuite builds
 
     @property
     def controller(self) -> dict[str, Any]:
@@ -29,7 +29,7 @@ class Replay(RobosuiteSimulator):
         return self.env.robots[0].composite_controller_config
 
     def enter(self, demo: Recorded, where: str) -> None:
-        """Set up the scene of `demo`. Raises UserError, which names `where`, when there is none for its states."""
+        """Load the scene of `demo`. Raises UserError, naming `where`, if it does not fit its states."""
         assert demo.states is not None
         if demo.scene != self._scene:
             if demo.scene is None:
@@ -40,7 +40,7 @@ class Replay(RobosuiteSimulator):
         self._check_size(where, demo.states)
 
     def observe(self, demo: Recorded) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Robot states (T, 9) and object poses (T, E), as the environment gives them."""
+        """Robot states (T, 9) and object poses (T, E) of all recorded states."""
         rows: list[tuple[NDArray, NDArray]] = []
         assert demo.states is not None
         for state in demo.states:
@@ -50,7 +50,7 @@ class Replay(RobosuiteSimulator):
         return np.stack(robot).astype(np.float32), np.stack(objects).astype(np.float32)
 
     def ends_solved(self, demo: Recorded) -> bool:
-        """Whether the task is solved in one of the last states or after the last action, which has no state."""
+        """Whether the task is solved in one of the last states or after the last action (whose state is not recorded)."""
         assert demo.states is not None
         for state in demo.states[-LAST:]:
             self._show(state)
@@ -65,10 +65,10 @@ class Replay(RobosuiteSimulator):
         self._observation = self.env._get_observations(force_update=True)
 
     def _load(self, where: str, scene: str) -> None:
-        """The recorded scene, with the paths of meshes and textures mended."""
+        """Load the recorded scene, with corrected paths of meshes and textures."""
         try:
             self.env.reset_from_xml_string(_checked(self.env.edit_model_xml(_parsed(scene))))
-        # Missing files, wrong names and bad XML raise whatever is behind robosuite at that point.
+        # Missing files, wrong names and invalid XML raise many kinds of exceptions.
         except Exception as error:
             raise UserError(
                 f"{where}: its model_file does not load as a scene of {type(self.env).__name__} in the installed "
@@ -77,7 +77,7 @@ class Replay(RobosuiteSimulator):
             ) from error
 
     def _rebuild(self, where: str, states: NDArray[np.float64]) -> None:
-        """The scene as robosuite builds it now, where the file holds none: honest only if the states say it all."""
+        """Build the scene with robosuite if the file has none. Only valid if the states determine all observations."""
         seen = []
         for seed in (1, 0):
             self.reset(seed)
@@ -103,7 +103,7 @@ class Replay(RobosuiteSimulator):
 
 
 def _parsed(scene: str) -> str:
-    """`scene`, when it may be given to a parser: it comes from a stranger."""
+    """`scene`, after checks that it is safe to parse: the file may be malicious. Raises ValueError."""
     if len(scene) > LARGEST_SCENE or "<!DOCTYPE" in scene:
         raise ValueError(f"the XML has entities or more than {LARGEST_SCENE:,} characters")
     root = ElementTree.fromstring(scene)
@@ -116,7 +116,7 @@ def _parsed(scene: str) -> str:
 
 
 def _checked(scene: str) -> str:
-    """`scene`, when all files that it names are robosuite's own."""
+    """`scene`, if all files that it names belong to robosuite. Raises ValueError."""
     import robosuite
 
     folder = Path(robosuite.__file__).parent.resolve()

@@ -1,4 +1,4 @@
-"""Experts for ALOHA's two tasks. Each arm has a script of its own, and waits for the other where it must.
+"""Experts for ALOHA's two tasks. Each arm has its own script and waits for the other arm where necessary.
 
 Positions in metres, angles in radians, world frame.
 """
@@ -16,12 +16,12 @@ from ebt_policy.envs.experts.base import Script, Style
 from ebt_policy.envs.experts.kinematics import Pose
 from ebt_policy.envs.experts.viperx import Hand, Motion, up
 
-# Of a gripper that picks, downwards. A shallower one straightens the wrist and loses control of its yaw.
+# Range of the picking gripper's pitch (downwards). With less, the wrist is straight and yaw cannot be controlled.
 PITCH = 1.1, 1.4
-MATED = 0.095  # metres between the middles of peg and socket when the pin is touched
-APART = 0.08  # metres more than that, before
-APPROACH = 0.003  # metres a tick by which the fastest peg enters
-# Turns that leave an object as it is: a cube; a peg or a socket, which lie along x.
+MATED = 0.095  # metres between the centres of peg and socket when the peg touches the pin
+APART = 0.08  # metres that the peg starts farther away
+APPROACH = 0.003  # metres per tick at full speed while inserting
+# Rotational symmetries: of a cube; of a peg or a socket, whose long axis is x.
 CUBE = Rotation.create_group("O")
 ROLLS = Rotation.from_euler("x", np.pi / 2 * np.arange(4)[:, None])
 
@@ -85,7 +85,7 @@ def insertion(simulator: AlohaSimulator, style: Style, rng: np.random.Generator)
         return _item(simulator, 1)
 
     def grasp(hand: Hand, item: Callable[[], Pose], height: float) -> Callable[[], Pose]:
-        """Somewhere near the middle of an item, rather behind it than before."""
+        """A grasp near the centre of an item, rather behind it than in front."""
         behind = rng.uniform(-0.005, 0.015)
         offset = np.array([behind if hand is right else -behind, 0, 0])
         rotation = hand.facing(rng.uniform(-0.15, 0.15), rng.uniform(*PITCH))
@@ -100,7 +100,7 @@ def insertion(simulator: AlohaSimulator, style: Style, rng: np.random.Generator)
     opening = rng.uniform(0.85, 1.0, 2)
     meeting = np.array([rng.uniform(-0.04, 0.04), rng.uniform(0.45, 0.55), rng.uniform(0.12, 0.2)])
     level = Rotation.from_euler("z", rng.uniform(-0.1, 0.1))  # both lie along x at first
-    # Either arm may bring its item to the other's, or both meet half-way.
+    # One arm moves to the other, or both meet in the middle.
     share = (0.0, 0.5, 0.5, 1.0)[style.turn]  # the left arm's
     gap = APART
 
@@ -108,7 +108,7 @@ def insertion(simulator: AlohaSimulator, style: Style, rng: np.random.Generator)
         nonlocal gap
 
         def place() -> Pose:
-            """Where the peg belongs: `gap` before the pin."""
+            """The pose of the peg at a distance `gap` from the pin."""
             rotation = _nearest(socket().rotation * ROLLS, peg().rotation)
             return Pose(socket().position + socket().rotation.apply([MATED + gap, 0, 0]), rotation)
 
@@ -122,7 +122,7 @@ def insertion(simulator: AlohaSimulator, style: Style, rng: np.random.Generator)
             yield from right.go(
                 lambda: _carry(right.pose, peg(), place()), tolerance=0.004, turned=0.04, slow=0.6
             )
-            # What the socket does to the peg must not turn the hand.
+            # Keep the hand's rotation, so that contact with the socket does not turn it.
             rotation = right.pose.rotation
             for _ in range(120):
                 gap = max(0.0, gap - APPROACH * style.speed)
@@ -146,13 +146,13 @@ def insertion(simulator: AlohaSimulator, style: Style, rng: np.random.Generator)
 
 
 def _item(simulator: AlohaSimulator, index: int) -> Pose:
-    """An object's pose by its place in the environment state."""
+    """Pose of the object number `index` in the environment state."""
     pose = simulator.environment_state()[7 * index : 7 * index + 7]
     return Pose(pose[:3], Rotation.from_quat(pose[3:], scalar_first=True))
 
 
 def _carry(hand: Pose, item: Pose, goal: Pose) -> Pose:
-    """Where the hand has to be for the item in it to be at `goal`."""
+    """The hand pose that brings the held item to `goal`."""
     turn = goal.rotation * item.rotation.inv()
     return Pose(goal.position + turn.apply(hand.position - item.position), turn * hand.rotation)
 
@@ -164,12 +164,12 @@ def _together(left: Motion, right: Motion) -> Script:
 
 
 def _nearest(rotations: Rotation, other: Rotation) -> Rotation:
-    """The one of many that is the least turn away from another."""
+    """The one of several rotations that is closest to `other`."""
     return rotations[int(np.argmin((other.inv() * rotations).magnitude()))]
 
 
 def _heading(item: Pose, period: float) -> Rotation:
-    """The turn about z, of at most half a period, that its x axis has made."""
+    """Heading of the x axis, as a rotation about z in -period/2..period/2."""
     x = item.rotation.as_matrix()[:, 0]
     return Rotation.from_euler("z", (np.arctan2(x[1], x[0]) + period / 2) % period - period / 2)
 

@@ -1,7 +1,7 @@
-"""Scripted, closed-loop experts that make demonstrations. They may look at what a policy cannot (object poses).
+"""Scripted closed-loop experts that make demonstrations. They may use information that a policy does not have.
 
-A script is a generator: it reads the simulator when it is resumed and yields the next action, so what went wrong since
-the last tick is corrected in this one.
+A script is a generator. When resumed it reads the simulator and yields the next action, so it reacts to errors within a
+tick.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ Script = Iterator[Action]
 
 @dataclass(frozen=True)
 class Style:
-    """How one demonstration differs from the next; drawn once an episode, as people differ from day to day.
+    """Random variation between demonstrations, drawn once per episode.
 
-    speed: share of the fastest motion. side: horizontal offset of the hover point above an object, metres (2,).
-    height: of the hover point above the object, metres. turn: which of the symmetric grasps (an integer; each task
-    says how many it has). overshoot: how far beyond the grasp point the first try goes, metres. pause: chance of a
-    short rest at the end of a motion.
+    speed: share of the maximum speed. side, height: offset of the hover point above an object, metres, (2,) and scalar.
+    turn: index of one of the symmetric grasps. overshoot: distance beyond the grasp point on the first try, metres.
+    pause: probability of a short rest at the end of a motion.
     """
 
     speed: float
@@ -48,10 +47,9 @@ class Style:
 
 @dataclass(frozen=True)
 class Actions:
-    """What the noise has to know of an environment's actions.
+    """The layout of an environment's actions.
 
-    grippers: their places in an action; never disturbed. targets: whether the rest says where to be, instead of how
-    far to move.
+    grippers: indices of gripper entries, to which no noise is added. targets: the others are targets; False: displacements.
     """
 
     grippers: tuple[int, ...]
@@ -59,24 +57,25 @@ class Actions:
 
 
 class Expert:
-    """One task's script on one env, from reset to reset.
+    """The expert of one task.
 
-    disturbance: standard deviation of smooth noise that is added to the executed action and not to the recorded one
-    (DART, arXiv 1703.09327), in parts of the motion's size: demonstrations then hold corrections.
+    disturbance: standard deviation of smooth noise relative to the size of the motion. It is added to the executed action, not
+    to the recorded one (DART, arXiv 1703.09327), so that demonstrations contain corrections.
     """
 
     def __init__(self, script: Callable[..., Script], actions: Actions, disturbance: float = 0.0) -> None:
         self._make, self._actions, self._disturbance = script, actions, disturbance
 
     def reset(self, simulator: object, seed: int) -> None:
+        """Start an episode."""
         self._rng = np.random.default_rng([seed, 1])
         self._script = self._make(simulator, Style.draw(self._rng), self._rng)
         self._drift: Action | float = 0.0
-        self._astray: Action | float = 0.0
+        self._error: Action | float = 0.0
         self._last: Action | None = None
 
     def act(self) -> tuple[Action, Action] | None:
-        """(recorded, executed) actions, both (A,); None when the script has nothing more to do."""
+        """(recorded, executed) actions, both (A,); None when the script has ended."""
         action = next(self._script, None)
         if action is None:
             return None
@@ -86,15 +85,15 @@ class Expert:
         return action, executed
 
     def _noise(self, action: Action) -> Action:
-        """(A,). In proportion to the motion, as in people (Harris and Wolpert 1998): what is slow is precise."""
+        """Noise (A,) proportional to the motion, as in people (Harris and Wolpert 1998): slow motions are precise."""
         self._drift = 0.8 * self._drift + 0.6 * self._rng.normal(size=action.shape)
         noise = self._disturbance * self._drift
         if not self._actions.targets:
             return noise * np.abs(np.delete(action, self._actions.grippers)).max()
-        # Errors of a motion add up in where it leads to, but not in a target: so they are added up here, each joint's
-        # for itself because an arm that rests is steady, and forgotten within half a second.
+        # Errors in displacements accumulate, errors in targets do not. So they are accumulated here, for each joint in
+        # proportion to its own motion, and decay within half a second.
         change = np.abs(action - (action if self._last is None else self._last))
         self._last = action
-        astray = 0.95 * self._astray + noise * change
-        self._astray = astray
-        return astray
+        error = 0.95 * self._error + noise * change
+        self._error = error
+        return error

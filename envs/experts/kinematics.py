@@ -1,4 +1,4 @@
-"""One of ALOHA's ViperX arms in MuJoCo: poses of its tool point to joints. World frame, metres, radians."""
+"""Forward and inverse kinematics of one of ALOHA's ViperX arms. World frame, metres, radians."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from scipy.spatial.transform import Rotation
 Vector = NDArray[np.float64]
 # Between the finger pads, in the gripper's frame: x forward, the fingers close along y.
 TOOL = np.array([0.135, 0.0, 0.0])
-# Where the search for joints starts; waist and wrist angle are turned to the goal.
+# Initial joints of the inverse kinematics; waist and wrist angle are set from the goal.
 ELBOW_UP = np.array([0.0, -0.3, 0.8, 0.0, 0.0, 0.0])
-# Costs of a squared metre and a squared radian of error, and of forearm roll. With the wrist straight, forearm roll and
-# wrist rotation turn about one line and a little yaw takes half a turn of both: there the yaw is given up instead.
+# Costs of a squared metre and a squared radian of error, and of forearm roll. When the wrist is straight, forearm roll and
+# wrist rotation have the same axis and a small yaw needs large rolls: the cost of roll makes the yaw inexact instead.
 COST = np.repeat([400.0, 1.0], 3)
 ROLL_COST = np.diag([0, 0, 0, 0.02, 0, 0])
 DAMPING, STEP, STEPS = 1e-3, 0.4, 40  # of Gauss-Newton; radians a step
@@ -28,17 +28,17 @@ class Pose(NamedTuple):
     rotation: Rotation
 
     def moved(self, offset: Vector) -> Pose:
-        """Shifted by `offset` (3,) in the world."""
+        """The pose translated by `offset` (3,) in the world frame."""
         return Pose(self.position + offset, self.rotation)
 
     def towards(self, goal: Pose) -> Vector:
-        """The way (6,) to `goal`: a shift and a rotation vector."""
+        """Translation and rotation vector (6,) from this pose to `goal`."""
         turn = (goal.rotation * self.rotation.inv()).as_rotvec()
         return np.concatenate([goal.position - self.position, turn])
 
 
 class Arm:
-    """The kinematics of one arm, and where it is now."""
+    """One arm: kinematics and current state."""
 
     def __init__(self, physics: Any, side: str) -> None:
         """physics: dm_control's. side: left or right."""
@@ -62,11 +62,11 @@ class Arm:
 
     @property
     def pose(self) -> Pose:
-        """Where the tool is."""
+        """Current pose of the tool."""
         return self._tool(self._data)
 
     def jacobian(self, joints: Vector) -> NDArray[np.float64]:
-        """(6, 6): shift and rotation vector of the tool by change of each joint."""
+        """Jacobian (6, 6): translation and rotation of the tool per joint angle."""
         self._place(joints)
         self._mujoco.mj_comPos(self._model, self._scratch)
         full = np.empty((6, self._model.nv))
@@ -75,9 +75,9 @@ class Arm:
         return full[:, self._joints]
 
     def reach(self, goal: Pose) -> Vector:
-        """(6,): the joints that bring the tool to `goal`, or as near as they sensibly can.
+        """Inverse kinematics: joints (6,) that bring the tool to `goal`, or close to it.
 
-        They follow from the goal alone, so that neighbouring goals get neighbouring joints.
+        The result depends only on the goal, so that similar goals give similar joints.
         """
         joints = ELBOW_UP.copy()
         joints[0] = self._heading(goal.position)
@@ -96,12 +96,12 @@ class Arm:
         return joints
 
     def tool(self, joints: Vector) -> Pose:
-        """Where these joints (6,) bring the tool."""
+        """Forward kinematics: tool pose of joints (6,)."""
         self._place(joints)
         return self._tool(self._scratch)
 
     def _heading(self, position: Vector) -> float:
-        """The waist's angle towards a position."""
+        """Angle of the waist towards a position (3,)."""
         (w, _, _, z), (x, y) = self._base.quat, (position - self._base.pos)[:2]
         angle = np.arctan2(y, x) - 2 * np.arctan2(z, w)
         return float((angle + np.pi) % (2 * np.pi) - np.pi)

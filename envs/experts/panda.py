@@ -1,4 +1,4 @@
-"""robosuite's Panda as a script moves it: Cartesian deltas towards targets that follow the objects.
+"""Motions of robosuite's Panda for scripts: Cartesian displacements towards targets that follow the objects.
 
 Positions in metres, angles in radians, world frame. A gripper without tilt points down; its yaw is the heading of its
 x axis, and its fingers close along its y axis.
@@ -18,12 +18,12 @@ from ebt_policy.envs.robosuite_tasks import RobosuiteSimulator
 
 STEP, TURN = 0.05, 0.5  # metres and radians of a full action (OSC's scale)
 OPEN, CLOSED = -1.0, 1.0
-GAIN = 2.0  # of the remaining way; OSC lags, so below 1 / tick it never arrives
+GAIN = 2.0  # on the remaining distance; the controller lags, so with less the target is not reached
 Vector = NDArray[np.float64]
 
 
 class Pose(NamedTuple):
-    """Of the gripper: position (3,), yaw; tilt up from straight down, about its x axis; roll about where it points."""
+    """Gripper pose: position (3,), yaw, tilt from straight down about its x axis, roll about its pointing direction."""
 
     position: Vector
     yaw: float
@@ -40,7 +40,7 @@ class Pose(NamedTuple):
 
 
 class Hand:
-    """The gripper as a script sees it."""
+    """The gripper of the simulated arm."""
 
     def __init__(self, simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator) -> None:
         self.simulator, self.style, self._rng = simulator, style, rng
@@ -59,11 +59,11 @@ class Hand:
         return heading(self.simulator.state()[3:7])
 
     def nearest(self, yaw: float, period: float) -> float:
-        """`yaw` plus a multiple of `period`, as near to where the gripper looks now as can be."""
+        """`yaw` plus the multiple of `period` that is closest to the gripper's current yaw."""
         return near(yaw, period, self.yaw)
 
     def towards(self, pose: Pose, slow: float = 1.0) -> Action:
-        """The action (7,) that goes to a pose, fast when far and slow when near."""
+        """The action (7,) towards a pose, proportional to the distance up to the speed limit."""
         move = GAIN * (pose.position - self.position) / STEP
         move *= min(1.0, slow * self.style.speed / max(np.abs(move).max(), 1e-9))
         turn = GAIN / 2 * (pose.rotation * self.rotation.inv()).as_rotvec() / TURN
@@ -78,7 +78,7 @@ class Hand:
         slow: float = 1.0,
         turned: float = 0.1,
     ) -> Generator[Action, None, bool]:
-        """Follow `target` until it is reached (True) or the limit in ticks is (False); then perhaps rest."""
+        """Follow `target` until it is reached (returns True, perhaps after a pause), at most `limit` ticks (False)."""
         for _ in range(limit):
             pose = target()
             error = (pose.yaw - self.yaw + np.pi) % (2 * np.pi) - np.pi
@@ -111,10 +111,10 @@ class Hand:
         centred: float = 0.012,
         near: float = 0.006,
     ) -> Generator[Action, None, bool]:
-        """Hover, go down, close, lift; again after a miss. `grasp` follows the object, wherever it rolls.
+        """Hover, go down, close, lift; repeat after a miss. `grasp` gives the current grasp pose, as the object may move.
 
-        centred: how near to the vertical above the grasp the hand has to be before it goes down, metres. near: how
-        near to the grasp before it closes.
+        rise: height of the lift. centred: largest horizontal error before going down. near: largest error before closing.
+        All in metres. Returns whether the object was lifted.
         """
         for attempt in range(4):
             first = attempt == 0
@@ -137,7 +137,7 @@ class Hand:
         yield from self.close()
 
     def rise(self, height: float, tolerance: float = 0.03) -> Generator[Action, None, None]:
-        """Straight up, with the same yaw."""
+        """Move straight up, with the same yaw."""
         top = Pose(self.position + up(height), self.yaw)
         yield from self.go(lambda: top, tolerance=tolerance, limit=30)
 
@@ -153,5 +153,5 @@ def heading(quaternion: Vector) -> float:
 
 
 def near(yaw: float, period: float, other: float) -> float:
-    """`yaw` plus the multiple of `period` that brings it nearest to `other`."""
+    """`yaw` plus the multiple of `period` that is closest to `other`."""
     return yaw + period * round((other - yaw) / period)

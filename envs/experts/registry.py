@@ -1,4 +1,4 @@
-"""Which environment has which expert."""
+"""The experts by environment name."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ebt_policy.errors import UserError
 
 
 def experts() -> list[str]:
-    """Names of the environments that have one."""
+    """Names of the environments that have an expert."""
     return sorted(_registry())
 
 
 def expert(env_name: str, disturbance: float = 0.0) -> Expert:
-    """The expert of an environment by its name. Raises UserError where there is none."""
+    """The expert of an environment by its name. Raises UserError if it has none."""
     registry = _registry()
     if env_name not in registry:
         raise UserError(f"There is no expert for '{env_name}'. There are: {', '.join(sorted(registry))}.")

@@ -1,7 +1,7 @@
-"""Failure detectors beyond the free signals, computed afterwards on the very same episodes.
+"""Failure detectors that need extra computation, applied to recorded episodes.
 
-Each adds one positive number to every decision of a WatchedEpisode; larger is more suspicious. What it would have cost
-at decision time is measured for one decision at a time, on one thread.
+Each gives every decision of a WatchedEpisode one positive number; larger means more suspicious. Its cost at decision time
+is measured one decision at a time, on one thread.
 
 Legend: D decisions, K sampled chunks, n ticks executed, S feature size.
 """
@@ -30,18 +30,18 @@ from ebt_policy.monitoring.transition import feature_vector, train_transition
 
 SAMPLES = 16  # chunks for the sampling detectors; STAC uses 256, FIPER 50
 LEVELS = 8  # noise levels of the diffusion loss
-VERSION = 1  # of all that is computed here: values stored by another are computed again
+VERSION = 1  # of these detectors: stored values of another version are computed again
 
 
 @dataclass(frozen=True)
 class Detector:
-    """values(episode) -> (D,)."""
+    """name: of the signal that it adds. values(episode): one number per decision, (D,)."""
 
     name: str
     values: Callable[[WatchedEpisode], np.ndarray]
 
     def cost_ms(self, episode: WatchedEpisode, decisions: int = 30) -> float:
-        """Median milliseconds for one decision that follows another."""
+        """Median milliseconds per decision."""
         spent = []
         for i in range(1, min(decisions, episode.decisions - 1)):
             pair = slice_decisions(episode, i - 1, i + 1)
@@ -52,7 +52,7 @@ class Detector:
 
 
 def slice_decisions(episode: WatchedEpisode, begin: int, end: int) -> WatchedEpisode:
-    """The same episode with the decisions begin..end alone."""
+    """The same episode with the decisions begin..end only."""
     part = slice(begin, end)
     return WatchedEpisode(
         episode.env,
@@ -69,10 +69,9 @@ def slice_decisions(episode: WatchedEpisode, begin: int, end: int) -> WatchedEpi
 def detectors(
     policy: str | Path, diffusion: str | Path | None, wanted: Collection[str], device: str = "cpu"
 ) -> list[Detector]:
-    """Those of the wanted signals that are not free, fitted to the policy's own training data. diffusion: a matched
-    diffusion policy, for its loss.
+    """The detectors for those wanted signals that need extra computation, fitted to the policy's training data.
 
-    Raises UserError where the policy's data cannot be read.
+    diffusion: a matched diffusion policy, for the signal diffusion_loss. Raises UserError if the data cannot be read.
     """
     found = []
     if {"transition", "rnd", "logpzo"} & set(wanted):
@@ -85,7 +84,7 @@ def detectors(
 
 
 def _on_observations(policy: str | Path, device: str) -> list[Detector]:
-    """What small nets, trained on the demonstrations, say of what is seen."""
+    """Detectors with small networks that are trained on the demonstrations."""
     runner = load_runner(policy, device=device)
     features, actions, following = transitions(runner, policy)
     energy = train_transition(features, actions, following, runner.checkpoint_sha256)
@@ -118,11 +117,11 @@ def _sampling(policy: str | Path, device: str) -> list[Detector]:
     runner = load_runner(policy, device=device, overrides={"start": "noise"})
     n = runner.n_action_steps
 
-    @lru_cache(maxsize=1)  # both detectors look at the same draws
+    @lru_cache(maxsize=1)  # both detectors use the same samples
     def draw(episode: WatchedEpisode) -> np.ndarray:
         """(D, K, H, A)."""
         repeated = {name: np.repeat(values, SAMPLES, axis=0) for name, values in episode.observations.items()}
-        # Seeds that depend on the decision alone, so that cutting an episode changes nothing.
+        # Seeds depend only on episode and tick, so the values of a decision do not change when an episode is cut.
         seeds = [
             int(tick) * SAMPLES + k + 1_000_003 * episode.seed
             for tick in episode.ticks
@@ -156,7 +155,7 @@ def _energy_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _diffusion_loss(policy: str | Path, device: str) -> Detector:
-    """How badly a diffusion policy denoises the chunk that was executed (after Diff-DAgger, arXiv 2410.14868)."""
+    """Denoising error of a diffusion policy on the executed chunk (after Diff-DAgger, arXiv 2410.14868)."""
     runner = load_runner(policy, device=device)
     model = runner.policy
     if not isinstance(model, MatchedBaselinePolicy) or model.config.method != "diffusion":
@@ -184,7 +183,7 @@ def _diffusion_loss(policy: str | Path, device: str) -> Detector:
 
 
 def add_values(episodes: Sequence[WatchedEpisode], found: Sequence[Detector]) -> None:
-    """Writes each detector's values into the episodes' signals."""
+    """Add each detector's values to the episodes' signals."""
     for episode in episodes:
         for detector in found:
             episode.signals[detector.name] = detector.values(episode).astype(np.float64)

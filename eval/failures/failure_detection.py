@@ -1,7 +1,7 @@
-"""How well a score tells failures from successes, and how early.
+"""How well and how early a score separates failures from successes.
 
-Failures last until the time limit, so any score that grows with time finds them; every failure is therefore cut to the
-length of a success, drawn from all of them (a time index then scores .5).
+Failures last until the time limit, so any score that grows with time would detect them. Every failure is therefore cut to
+the length of a randomly drawn success; a time index then has an AUROC of .5.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ CELLS = ("success", "success, disturbed", "failure", "failure, disturbed")
 
 @dataclass(eq=False)
 class Scored:
-    """One test episode under one detector: running (D,) scores, ticks (D,) of the decisions, length in ticks."""
+    """One test episode with one detector. running (D,): score after each decision; ticks (D,): their ticks; length: in ticks."""
 
     cell: str
     running: NDArray[np.float64]
     ticks: NDArray[np.int64]
     length: int
-    _alarms: dict[float, float | None] = field(default_factory=dict, repr=False)  # a bootstrap asks often
+    _alarms: dict[float, float | None] = field(default_factory=dict, repr=False)  # cached for the bootstrap
 
     @property
     def failure(self) -> bool:
@@ -40,7 +40,7 @@ class Scored:
         return float(self.running.max(initial=0.0))
 
     def alarm(self, threshold: float) -> float | None:
-        """When the score first exceeded the threshold, as a part of the episode in (0, 1); None if it never did."""
+        """When the score first exceeded the threshold, as a share of the episode in 0..1; None: never."""
         if threshold not in self._alarms:
             above = np.flatnonzero(self.running > threshold)
             self._alarms[threshold] = float(self.ticks[above[0]] / self.length) if len(above) else None
@@ -85,7 +85,7 @@ def scored(
 
 
 def at_alpha(test: Sequence[Scored], calibration: Sequence[float], alpha: float) -> AtAlpha:
-    """calibration: scores of the calibration episodes. Raises UserError for too few of them."""
+    """The rates at false alarm rate alpha. calibration: scores of its episodes. Raises UserError if there are too few."""
     threshold = sorted(calibration)[conformal_rank(len(calibration), alpha) - 1]
     times = [e.alarm(threshold) for e in test if e.failure]
     found = [t for t in times if t is not None]
@@ -107,13 +107,13 @@ def at_alpha(test: Sequence[Scored], calibration: Sequence[float], alpha: float)
 def auroc(
     test: Sequence[Scored], positive: Sequence[str] = CELLS[2:], negative: Sequence[str] = CELLS[:2]
 ) -> float:
-    """Probability that an episode of the `positive` cells scores above one of the `negative` cells; NaN where there is none."""
+    """Probability that an episode of the cells `positive` has a higher score than one of `negative`; NaN if either is empty."""
     above, below = ([e.worst for e in test if e.cell in cells] for cells in (positive, negative))
     return auc(above, below) if above and below else float("nan")
 
 
 def resampled(test: Sequence[Scored], rng: np.random.Generator) -> list[Scored]:
-    """As many episodes of each cell, drawn with replacement."""
+    """A bootstrap sample: as many episodes of each cell, drawn with replacement."""
     drawn: list[Scored] = []
     for cell in CELLS:
         those = [e for e in test if e.cell == cell]

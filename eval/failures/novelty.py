@@ -1,4 +1,4 @@
-"""logpZO: a failure detector that looks at observations alone, as a baseline.
+"""logpZO: a baseline failure detector that uses the observation only.
 
 It is trained on the features (M, S) of the demonstrations and gives each further features one positive number.
 """

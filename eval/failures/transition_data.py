@@ -1,4 +1,4 @@
-"""What learned signals learn from: the demonstrations that the policy itself was trained on."""
+"""Training data of learned signals: the demonstrations that the policy was trained on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ebt_policy.monitoring.transition import feature_vector, train_transition
 
 
 def fitted_signals(runner: Runner, policy: str | Path, names: Collection[str]) -> LearnedSignals:
-    """The nets of `names`, trained on the policy's own data. Raises UserError where the data cannot be read."""
+    """The nets of `names`, trained on the policy's own data. Raises UserError if the data cannot be read."""
     features, actions, following = transitions(runner, policy)
     sha = runner.checkpoint_sha256
     return LearnedSignals(

@@ -1,4 +1,4 @@
-"""The energies of an episode as inline SVG, on an axis that all episodes of a page share."""
+"""The energies of an episode as inline SVG, with the same axis for all episodes of a page."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from itertools import accumulate
 from ebt_policy.eval.report.trace_page import stop_words
 from ebt_policy.eval.rollout.timeline import Timeline, TimelineDecision
 
-# Geometry in SVG units; about one CSS pixel each at the width that the page gives it.
+# Geometry in SVG units, about one CSS pixel each.
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 116, 36, 12, 8, 18
 
 
 @dataclass(frozen=True)
 class EnergyScale:
-    """A logarithmic axis in whole decades, shared by all traces of a page so that heights can be compared."""
+    """A logarithmic axis in whole decades, the same for all traces of a page."""
 
     low: int  # exponents of ten
     high: int
 
     @classmethod
     def of(cls, episodes: Sequence[Timeline]) -> EnergyScale | None:
-        """The decades that hold every recorded energy; None when no policy has an energy."""
+        """The decades that contain all recorded energies; None if there are none."""
         energies = [e for t in episodes for d in t.decisions for e in d.energy if e is not None and e > 0]
         if not energies:
             return None
@@ -31,6 +31,7 @@ class EnergyScale:
         return cls(low, max(math.ceil(math.log10(max(energies))), low + 1))
 
     def y(self, energy: float) -> float:
+        """Height of an energy in SVG units."""
         exponent = math.log10(energy) if energy > 0 else self.low
         share = min(max((exponent - self.low) / (self.high - self.low), 0.0), 1.0)
         return round(TOP + (1 - share) * (HEIGHT - TOP - BOTTOM), 1)
@@ -44,7 +45,7 @@ class EnergyScale:
 
 @dataclass(frozen=True)
 class EnergyTrace:
-    """What one episode's SVG draws; for each decision (x, width, y of first energy, y of final energy)."""
+    """The geometry of one SVG. decisions: (x, width, y of first energy, y of final energy) of each decision."""
 
     decisions: list[tuple[float, float, float, float]]
     readouts: list[tuple[int, str]]  # first tick and text of each decision
@@ -87,7 +88,7 @@ def energy_trace(episode: Timeline, scale: EnergyScale | None, ticks: int) -> En
 
 def _readout(decision: TimelineDecision) -> str:
     energies = [e for e in decision.energy if e is not None]
-    # A step that raised the energy was not kept.
+    # Only steps that lowered the energy were kept.
     kept = [e for e, lowest in zip(energies, accumulate(energies, min), strict=True) if e == lowest]
     path = " → ".join(f"{e:.3g}" for e in kept)
     recovery = f" · {decision.recovery}" if decision.recovery else ""

@@ -1,4 +1,4 @@
-"""Figures of a report: curves over budgets and training, by plotly."""
+"""Figures of a report, by plotly: success over budget, time or training."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ebt_policy.eval.statistics.intervals import Interval
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_TICKS = [m * 10**e for e in range(-2, 5) for m in (1, 2, 5)]  # of logarithmic axes
+_TICKS = [m * 10**e for e in range(-2, 5) for m in (1, 2, 5)]  # ticks of logarithmic axes
 
-# Okabe and Ito's colours: told apart by colour-blind readers, and on light and dark alike.
+# The colours of Okabe and Ito, for colour-blind readers and both light and dark pages.
 PALETTE = ("#e69f00", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#999999")
 
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a curve: x, the rate with its interval, and what the hover text says."""
+    """One point of a curve. label: its hover text."""
 
     x: float
     rate: Interval
@@ -74,7 +74,7 @@ def curves(families: dict[str, list[Point]], x_title: str, log_x: bool = True) -
 
 
 def plotly_div(figure: Figure) -> str:
-    """The figure as HTML; the page that holds it embeds `plotly_script` once."""
+    """The figure as HTML; the page has to contain `plotly_script` once."""
     import plotly.io
 
     return plotly.io.to_html(

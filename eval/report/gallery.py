@@ -1,4 +1,4 @@
-"""`ebt-policy trace FOLDER`: the pages of all recorded episodes, and a gallery that lists the worst first."""
+"""`ebt-policy trace FOLDER`: a page for each recorded episode, and a gallery of all with the worst ones first."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SPARK = (100, 24)  # SVG units
 
 @dataclass(frozen=True)
 class Spark:
-    """A small curve: an SVG path, and where on it the alarms are."""
+    """A small curve: an SVG path, and the points of its alarms."""
 
     path: str
     alarms: list[tuple[float, float]]
@@ -36,7 +36,7 @@ class Spark:
 
 @dataclass(frozen=True)
 class Card:
-    """An episode in the grid. values: what it can be ordered by, None where unknown; kinds: the filters that show it."""
+    """An episode in the gallery. values: sort keys, None if unknown. kinds: the filters that show it."""
 
     href: str
     title: str
@@ -51,7 +51,7 @@ class Card:
 
 
 def write_pages(run: Path) -> Path:
-    """Writes the page of each episode beside its timeline, for a folder also RUN/index.html; returns what to open."""
+    """Write a page beside each timeline, and for a folder also index.html; returns the page to open."""
     files = timeline_files(run)
     episodes = [(path, read(path)) for path in files]
     index = run / "index.html"
@@ -69,7 +69,7 @@ def write_pages(run: Path) -> Path:
 
 
 def write_gallery(index: Path, episodes: Sequence[tuple[Path, Timeline]]) -> None:
-    """All episodes of a folder as a grid; each picture is of the moment that was most suspect."""
+    """Write the gallery. Each picture shows the most suspicious decision of its episode."""
     measure = _measure([timeline for _, timeline in episodes])
     ordered = worst_first(episodes, lambda timeline: max(measure.values(timeline), default=-math.inf))
     cards = [_card(path, timeline, index.parent, measure) for path, timeline in ordered]
@@ -111,9 +111,9 @@ def _card(path: Path, timeline: Timeline, folder: Path, measure: _Measure) -> Ca
 def worst_first(
     episodes: Sequence[tuple[Path, Timeline]], suspicion: Callable[[Timeline], float]
 ) -> list[tuple[Path, Timeline]]:
-    """Worst false alarm (most suspect success), worst miss (least suspect failure), next false alarm, and so on.
+    """Order: worst false alarm (most suspicious success), worst miss (least suspicious failure), next false alarm, ...
 
-    Episodes that nobody judged come last, the most suspect first.
+    Episodes without a known outcome come last, the most suspicious first.
     """
 
     def ended(success: bool | None, most_suspect_first: bool) -> list[tuple[Path, Timeline]]:
@@ -126,7 +126,7 @@ def worst_first(
 
 @dataclass(frozen=True)
 class _Measure:
-    """How suspect a decision is: by the best of quantile, score and energy that these episodes have."""
+    """The measure of suspicion: quantile, else score, else energy, whichever the episodes have."""
 
     name: str
     of: Callable[[TimelineDecision], float | None]
@@ -149,7 +149,7 @@ def _measure(timelines: Sequence[Timeline]) -> _Measure:
 
 
 def _spark(timeline: Timeline, measure: _Measure) -> Spark | None:
-    """The measure over the episode ; None where it has none."""
+    """The measure over the episode; None if it has no value."""
     values, (width, height) = measure.values(timeline), _SPARK
     if not values:
         return None
@@ -170,7 +170,7 @@ def _spark(timeline: Timeline, measure: _Measure) -> Spark | None:
 
 
 def _thumbnail(path: Path, timeline: Timeline, tick: int) -> str:
-    """A small picture of the episode at `tick` as a data: address; "" without a video."""
+    """A small picture of the episode at `tick` as a data: URL; "" without a video."""
     if not timeline.video:
         return ""
     import cv2

@@ -1,4 +1,4 @@
-"""Watching a control loop without slowing it: decisions go to a viewer on another thread, or are dropped."""
+"""Shows the decisions of a control loop in a viewer on another thread; decisions are dropped if it is too slow."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ import numpy as np
 
 from ebt_policy.eval.rollout.timeline import TimelineDecision
 
-# What shows a decision and the picture that it was taken on (uint8 (H, W, 3) or None). May stall and may raise.
+# Shows a decision and its picture, uint8 (H, W, 3) or None. It may block and may raise.
 Sink = Callable[[TimelineDecision, np.ndarray | None], None]
 
 _logger = logging.getLogger(__name__)
 
 
 class LiveViewer:
-    """Hands decisions to `sink` on a thread of its own; nothing that the sink does reaches the caller.
+    """Passes decisions to `sink` on another thread, so that the sink can neither block the caller nor raise in it.
 
-    At most `capacity` decisions wait; a further one takes the place of the oldest. `dropped` counts those that were
-    never shown: pushed out, refused by the sink, or logged after `close`. at_end: called on that thread when all is
-    shown, for example to finish a file.
+    At most `capacity` decisions wait; another one replaces the oldest. `dropped` counts decisions that were not shown: replaced,
+    failed in the sink, or logged after `close`. at_end: called on the thread at the end, for example to finish a file.
     """
 
     def __init__(self, sink: Sink, capacity: int = 16, at_end: Callable[[], None] | None = None) -> None:
@@ -31,13 +30,13 @@ class LiveViewer:
         self._sink, self._at_end = sink, at_end
         self._waiting: deque[tuple[TimelineDecision, np.ndarray | None]] = deque()
         self._capacity, self._closed, self._complained = capacity, False, False
-        self._changed = threading.Condition()  # held for an append or a pop, never while the sink works
-        # A daemon: a sink that never returns must not keep the process alive.
+        self._changed = threading.Condition()  # never held while the sink runs
+        # A daemon thread: a sink that never returns must not keep the process alive.
         self._worker = threading.Thread(target=self._work, name="live viewer", daemon=True)
         self._worker.start()
 
     def log(self, decision: TimelineDecision, frame: np.ndarray | None = None) -> None:
-        """Queues a decision and returns at once. The frame is not copied: do not write to it afterwards."""
+        """Queue a decision without waiting. The frame is not copied: do not change it afterwards."""
         with self._changed:
             if self._closed:
                 self.dropped += 1
@@ -49,7 +48,7 @@ class LiveViewer:
             self._changed.notify()
 
     def close(self, timeout: float = 2.0) -> None:
-        """Shows what waits, for at most `timeout` seconds; what is left then is dropped. May be called twice."""
+        """Show the waiting decisions for at most `timeout` seconds and drop the rest. May be called twice."""
         deadline = time.monotonic() + timeout
         with self._changed:
             self._closed = True
@@ -79,7 +78,7 @@ class LiveViewer:
                 self._complain(error)
 
     def _complain(self, error: Exception) -> None:
-        """Says so once: a viewer that is gone would otherwise fill the log with every decision."""
+        """Log the first error only: a broken viewer fails on every decision."""
         if not self._complained:
             self._complained = True
             _logger.warning("The viewer failed and may show less from here on: %s", error)

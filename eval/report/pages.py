@@ -1,4 +1,4 @@
-"""HTML pages from the templates of this package: self-contained, nothing is loaded from elsewhere."""
+"""Self-contained HTML pages from the templates of this package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ebt_policy.provenance import write_atomic
 
 
 def write_html(path: Path, template: str, **context: Any) -> None:
-    """Renders a template of this package, escaping what it is given, and writes the page atomically."""
+    """Render a template with escaping and write the page atomically."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

@@ -1,6 +1,6 @@
-"""What a comparison measured, with its uncertainty, as one table for terminal, Markdown and HTML.
+"""The results of a comparison with their uncertainty, as one table for terminal, Markdown and HTML.
 
-Numbers are formatted once, here, so that the three outputs cannot disagree.
+Numbers are formatted once, here, so that the three outputs agree.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ SUCCESS_NOTE = "Success intervals are Wilson's, 95 %. An episode is solved when 
 
 @dataclass(frozen=True)
 class Result:
-    """A policy at one evaluation setting: its episodes by training seed, all on the same environment seeds.
+    """A policy with one setting: its episodes by training seed, all on the same environment seeds.
 
-    family names the curve that it belongs to (one policy at several budgets). latency_ms is (p50, p95).
+    family: name of its curve in figures (one policy with several budgets). latency_ms: (p50, p95).
     """
 
     name: str
@@ -57,7 +57,7 @@ class Result:
 
     @property
     def success(self) -> Interval:
-        """Rate over all episodes, with Wilson's interval, which takes them all as independent."""
+        """Success rate over all episodes, with Wilson's interval, which assumes that they are independent."""
         outcomes = self.matrix("success")
         return Interval(float(outcomes.mean()), *wilson(int(outcomes.sum()), outcomes.size))
 
@@ -67,7 +67,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A result against the reference on the same seeds. Differences are result minus reference."""
+    """A paired comparison on the same seeds. Differences are result minus reference."""
 
     success: Interval
     max_coverage: Interval
@@ -75,11 +75,11 @@ class Comparison:
 
 
 def compare(result: Result, reference: Result) -> Comparison:
-    """Pairs by environment seed and training seed.
+    """Compare paired by environment seed and training seed.
 
-    One shared training seed: Newcombe's interval for pairs. Several: the mean over training seeds for each
-    environment seed, then a bootstrap over environment seeds: episodes that share one are not independent.
-    Raises UserError when the two were not evaluated on the same seeds.
+    One shared training seed: Newcombe's interval for pairs. Several: the mean over training seeds for each environment seed,
+    then a bootstrap over environment seeds, because episodes with the same environment seed are not independent. Raises
+    UserError if the two were not evaluated on the same seeds.
     """
     shared = sorted(result.episodes.keys() & reference.episodes.keys())
     if not shared or result.environment_seeds != reference.environment_seeds:
@@ -104,7 +104,7 @@ def compare(result: Result, reference: Result) -> Comparison:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of finished text. The first column is the name, the others are figures."""
+    """A table of formatted text. The first column holds names, the others figures."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -112,6 +112,8 @@ class Table:
     notes: tuple[str, ...] = field(default=())
 
     def markdown(self) -> str:
+        """Title, table and notes as Markdown."""
+
         def line(cells: Sequence[str]) -> str:
             return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
@@ -121,14 +123,14 @@ class Table:
         return heading + table + "".join(f"\n\n{note}" for note in self.notes) + "\n"
 
     def rich(self) -> RichTable:
-        """For the terminal. Cells are plain text: brackets are intervals, not mark-up."""
+        """For the terminal. Cells are plain text, so that brackets are not read as markup."""
         from rich import box
         from rich.table import Table as RichTable
         from rich.text import Text
 
         table = RichTable(title=self.title or None, title_justify="left", box=box.SIMPLE_HEAD)
         for i, column in enumerate(self.columns):
-            # Only names may break: a figure cut in two is unreadable.
+            # Only names may be wrapped, not figures.
             header = Text("\n".join(textwrap.wrap(column, 9, break_long_words=False)))
             table.add_column(header, justify="right" if i else "left", vertical="bottom", no_wrap=i > 0)
         for row in self.rows:
@@ -160,14 +162,14 @@ def comparison_table(
 
 
 def verdict(difference: Interval) -> str:
-    """What an interval of a difference allows to say."""
+    """higher, lower, or not told apart, by the interval of a difference."""
     if difference.low > 0:
         return "higher"
     return "lower" if difference.high < 0 else "not told apart"
 
 
 def verdicts(results: Sequence[Result], reference: str) -> list[str]:
-    """Who is above the reference, who below and who neither, each in a sentence: no loss is left to be found."""
+    """Sentences that list all results above, below and not told apart from the reference."""
     base = find(results, reference)
     comparisons = [(result, compare(result, base)) for result in results if result is not base]
     said = []
@@ -181,7 +183,7 @@ def verdicts(results: Sequence[Result], reference: str) -> list[str]:
 
 
 def find(results: Sequence[Result], name: str) -> Result:
-    """The result of that name. Raises UserError with the names there are."""
+    """The result with that name. Raises UserError with all names if there is none."""
     for result in results:
         if result.name == name:
             return result
@@ -189,20 +191,23 @@ def find(results: Sequence[Result], name: str) -> Result:
 
 
 def percent(interval: Interval) -> str:
+    """A rate in percent with its interval."""
     return f"{interval.estimate:.1%} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
 def points(interval: Interval) -> str:
-    """A difference of rates in percentage points."""
+    """A difference of rates in percentage points with its interval."""
     estimate, low, high = (100 * v for v in (interval.estimate, interval.low, interval.high))
     return f"{estimate:+.1f} points [{low:+.1f}, {high:+.1f}]"
 
 
 def signed(interval: Interval) -> str:
+    """A difference with its interval."""
     return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
 def milliseconds(value: float) -> str:
+    """With one decimal below 100."""
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 

@@ -1,4 +1,4 @@
-"""What one episode was, and its storage: one Parquet row per episode, with the traces of its decisions."""
+"""The record of one episode, and its storage as a Parquet row with the traces of its decisions."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _METADATA_KEY = b"ebt_policy"
 
 @dataclass(eq=False)  # traces hold arrays
 class Episode:
-    """One episode, begun from `seed`. Entry i of `traces` is the decision taken at tick i * n_action_steps.
+    """One episode. Entry i of `traces` is the decision at tick i * n_action_steps.
 
-    ticks_to_success is None when the episode never succeeded. inner_steps is the mean per decision. The
-    energies are taken over decisions and are NaN for policies without an energy. frames (only when asked for,
-    never stored) is the picture before the first tick and after each tick, uint8 (H, W, 3); coverages, kept with
-    them, is the coverage after each tick. disturbance (never stored): the plan that a disturbed env announced.
-    decision_ticks (never stored): when each decision was taken. watch (never stored): the `Watch` of a WatchedRunner.
+    ticks_to_success: None if it never succeeded. inner_steps: mean per decision. final_energy_mean, final_energy_max: over
+    decisions; NaN for policies without an energy.
+    Not stored: frames, the picture before the first tick and after each tick, uint8 (H, W, 3), if recorded; coverages, the
+    coverage after each tick, if recorded; disturbance, the plan of a disturbed env; decision_ticks, the tick of each
+    decision; watch, the Watch of a WatchedRunner.
     """
 
     seed: int
@@ -74,7 +74,7 @@ _SCHEMA = pa.schema(
         ("inner_steps", pa.float64()),
         ("final_energy_mean", pa.float64()),
         ("final_energy_max", pa.float64()),
-        # One entry per decision, and inside it one per inner step.
+        # A list per decision, each with one entry per inner step.
         *((f"trace_{name}", pa.list_(pa.list_(kind))) for name, kind in _PER_STEP.items()),
         ("trace_evaluations", pa.list_(pa.int64())),
         ("trace_stop_reason", pa.list_(pa.int8())),
@@ -84,7 +84,7 @@ _SCHEMA = pa.schema(
 
 
 def write_parquet(path: Path | str, episodes: Sequence[Episode], metadata: dict[str, Any]) -> None:
-    """Write the rows atomically; `metadata` (config, versions, seeds; JSON-able) goes into the file."""
+    """Write one row per episode, atomically. metadata: JSON values stored in the file (settings, versions, seeds)."""
     schema = _SCHEMA.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
     table = pa.Table.from_pylist([_to_row(episode) for episode in episodes], schema=schema)
     path = Path(path)
@@ -95,7 +95,7 @@ def write_parquet(path: Path | str, episodes: Sequence[Episode], metadata: dict[
 
 
 def read_parquet(path: Path | str) -> tuple[list[Episode], dict[str, Any]]:
-    """Episodes and metadata from a file of `write_parquet`. Raises UserError for any other file."""
+    """Read episodes and metadata written by `write_parquet`. Raises UserError for any other file."""
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:

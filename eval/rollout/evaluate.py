@@ -1,4 +1,4 @@
-"""One policy, one environment, many seeds: the measurement behind `ebt-policy eval`, and its JSON."""
+"""`ebt-policy eval`: a policy on many seeds of one environment, and the JSON file of the result."""
 
 from __future__ import annotations
 
@@ -37,14 +37,13 @@ from ebt_policy.monitoring.watched import WatchedRunner
 
 @dataclasses.dataclass
 class EvaluationResult:
-    """What was measured. The names of the fields are those of the JSON file and stay as they are.
+    """The result of an evaluation. The field names are those of the JSON file; do not change them.
 
-    success_rate: share of episodes whose coverage exceeded the task's threshold at any tick, with Wilson's
-    95 % interval. mean_max_coverage, mean_final_coverage: raw means over episodes.
-    mean_max_coverage_reward: the same maximum divided by the threshold and cut at 1, the score that
-    Diffusion Policy publishes. evaluations_per_decision: mean over all decisions. latency_ms: batch-1
-    decision (p50, p95 and how it was measured). mean_ticks_to_success: over the successful episodes. seed:
-    the first; the episodes have seed, seed + 1, ...
+    success_rate: share of episodes that met the task's success rule at any tick; success_ci95: Wilson's 95 % interval.
+    mean_max_coverage, mean_final_coverage: means over episodes. mean_max_coverage_reward: mean of the maximum divided by the
+    success threshold and clipped at 1, the score that Diffusion Policy publishes. evaluations_per_decision: mean over all
+    decisions. latency_ms: of a decision at batch size 1, see Latency. mean_ticks_to_success: over successful episodes.
+    seed: of the first episode; the others have seed + 1, seed + 2, ...
     """
 
     success_rate: float
@@ -67,7 +66,7 @@ class EvaluationResult:
     rows: list[Episode] = dataclasses.field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object: every field but the rows."""
+        """The JSON object: all fields but the rows."""
         kept = [field.name for field in dataclasses.fields(self) if field.name != "rows"]
         return {name: getattr(self, name) for name in kept}
 
@@ -97,12 +96,11 @@ def evaluate(
 ) -> EvaluationResult:
     """Run `episodes` episodes with the seeds seed, seed + 1, ... and measure the latency of a decision.
 
-    policy, max_evaluations, n_action_steps, overrides: see `load_runner`. processes: worker processes; None
-    takes one per usable core on the CPU and one on a GPU; the results are the same for every number. record:
-    seeds whose frames are kept in the rows. json_path, parquet_path: files to write, atomically. episodes_folder:
-    where the recorded episodes go, as video and timeline. calibration: watch every episode with it; ladder: and act on
-    alarms; nets: folder of its learned signals. cluster: a Ray cluster that does the episodes, instead
-    of processes; the checkpoint travels there. Raises UserError for bad input.
+    policy, max_evaluations, n_action_steps, overrides: see `load_runner`. processes: worker processes; None: one per usable
+    core on the CPU, one on a GPU. The result does not depend on it. record: seeds of the episodes whose frames are kept.
+    json_path, parquet_path: files to write. episodes_folder: folder for videos and timelines of recorded episodes.
+    calibration: watch every episode with these thresholds; ladder: recovery actions on alarms; nets: folder of the learned
+    signals. cluster: run on this Ray cluster, to which the checkpoint is sent. Raises UserError for invalid input.
     """
     if episodes < 1:
         raise UserError(f"episodes is {episodes}; expected at least 1.")

@@ -1,4 +1,4 @@
-"""One torch thread for a while."""
+"""Running torch on one thread."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import torch
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Small batches run fastest on one thread, and rounding then equals that of the worker processes."""
+    """Small batches are fastest on one thread, and results are rounded as in the worker processes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

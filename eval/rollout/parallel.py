@@ -1,7 +1,6 @@
-"""Episodes over several processes, with one progress bar and the same result for every number of processes.
+"""Episodes in several processes, with one progress bar. The result is the same for every number of processes.
 
-Seeds are cut into groups before the groups are spread over processes, so that even the rounding of batched
-arithmetic does not depend on who works on what.
+Seeds are split into groups first, and groups are given to processes: the batches, and so their rounding, stay the same.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from ebt_policy.eval.rollout.one_thread import one_thread
 from ebt_policy.eval.rollout.ray_backend import Cluster, run_groups
 from ebt_policy.eval.rollout.rollout import Decider, OnProgress, WatchedDecider, rollout
 
-GROUP_SIZE = 25  # episodes in lockstep: large enough to fill a batch, small enough to share among processes
+GROUP_SIZE = 25  # episodes in a batch: large enough for speed, small enough to share among processes
 MakeRunner = Callable[[], Decider | WatchedDecider]
-# What every worker needs; imported once, in the process that they are forked from.
+# Imported once, in the process that the workers are forked from.
 _PRELOAD = [__name__, "lerobot.policies.factory"]
 
 
@@ -43,11 +42,10 @@ def run_episodes(
     title: str = "episodes",
     cluster: Cluster | None = None,
 ) -> list[Episode]:
-    """`rollout` over all seeds in groups of `group_size`, spread over processes of one torch thread each.
+    """Run `rollout` for all seeds in groups of `group_size`, in processes with one torch thread each.
 
-    make_runner must be picklable when processes > 1, for example `functools.partial(load_runner, spec)`. The
-    episodes come in the order of the seeds and are identical for every number of processes. cluster: do them on
-    this Ray cluster instead.
+    make_runner must be picklable if processes > 1, for example `functools.partial(load_runner, spec)`. The episodes have the
+    order of the seeds and are identical for every number of processes. cluster: use this Ray cluster instead.
     """
     groups = [list(seeds[i : i + group_size]) for i in range(0, len(seeds), group_size)]
     ticks = environment(env_name).max_ticks * len(seeds)
@@ -65,7 +63,7 @@ def run_episodes(
 
 
 def prepare_workers() -> None:
-    """Begin the imports of the worker processes (seconds) in the background. Optional: it only saves time."""
+    """Start the imports of worker processes, which take seconds, in the background. Optional."""
     if _context().get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
@@ -79,7 +77,7 @@ def usable_cores() -> int:
 
 @contextlib.contextmanager
 def _progress_bar(title: str, ticks: int, episodes: int, show: bool) -> Iterator[OnProgress]:
-    """A bar that moves with the ticks and counts episodes."""
+    """A progress bar over ticks that shows the number of finished episodes."""
     begin, finished = time.perf_counter(), 0
     columns = (
         TextColumn("{task.description}"),
@@ -102,10 +100,10 @@ def _progress_bar(title: str, ticks: int, episodes: int, show: bool) -> Iterator
 
 @dataclass
 class _Worker:
-    """What a worker process keeps between its groups."""
+    """The state of a worker process."""
 
     make_runner: MakeRunner
-    counters: Any  # shared (ticks, episodes), only ever added to
+    counters: Any  # shared memory: (ticks, episodes) done so far by all workers
     runner: Decider | WatchedDecider | None = None
 
     def advance(self, ticks: int, episodes: int) -> None:
@@ -125,7 +123,7 @@ def _start_worker(make_runner: MakeRunner, counters: Any) -> None:
 
 def _work(env_name: str, seeds: list[int], record: Collection[int]) -> list[Episode]:
     if _worker.runner is None:
-        # Not when the worker starts: an error would not reach the user as it is.
+        # Not in _start_worker: an exception there would only break the pool.
         _worker.runner = _worker.make_runner()
     return rollout(_worker.runner, env_name, seeds, progress=_worker.advance, record=record)
 
@@ -159,7 +157,7 @@ def _in_processes(
 
 
 def _context() -> BaseContext:
-    """Fork from a clean process where the system can, else start afresh; torch's threads survive no fork."""
+    """Fork server where available, else spawn: torch's threads do not survive a plain fork."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

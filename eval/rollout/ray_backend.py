@@ -1,7 +1,8 @@
-"""Episodes over a Ray cluster (https://docs.ray.io): the groups of the process backend, so the same episodes."""
+"""Episodes on a Ray cluster (https://docs.ray.io), in the same groups as with processes, so with the same results."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 import uuid
 from collections.abc import Collection, Sequence
@@ -14,14 +15,14 @@ from ebt_policy.errors import UserError
 from ebt_policy.eval.rollout.episodes import Episode
 from ebt_policy.eval.rollout.rollout import Decider, OnProgress, WatchedDecider, rollout
 
-RETRIES = 3  # of a group whose worker died; a mistake in the policy is not retried
+RETRIES = 3  # of a group whose worker died; an exception in the policy is not retried
 
 
 @dataclass(frozen=True)
 class Cluster:
     """address: of a running cluster ("auto", "host:port", "ray://host:port"); "local" starts one on this machine.
 
-    processes: workers of a local one; None for one to a core.
+    processes: workers of a local cluster; None: one per core.
     """
 
     address: str = "local"
@@ -36,10 +37,10 @@ def run_groups(
     advance: OnProgress,
     cluster: Cluster,
 ) -> list[Episode]:
-    """`rollout` over each group of seeds, one Ray task each, in the order of the groups.
+    """Run `rollout` for each group of seeds, one Ray task per group; returns the episodes in the order of the groups.
 
-    make_runner must be picklable; it runs once in every worker. Groups of workers that die are done again, up to
-    RETRIES times. Raises UserError when there is no Ray or no such cluster, and what a worker raised.
+    make_runner must be picklable; it runs once per worker. A group is repeated up to RETRIES times if its worker dies.
+    Raises UserError if Ray is not installed or the cluster cannot be reached, and re-raises exceptions of workers.
     """
     ray = _connect(cluster)
     work = ray.remote(max_retries=RETRIES, num_cpus=1)(_work)
@@ -64,7 +65,7 @@ def run_groups(
 
 
 def portable(load: Any, folder: Path) -> Any:
-    """A maker of runners that brings the files of the checkpoint `folder` along; load(folder) -> runner."""
+    """A function for workers that carries the files of the checkpoint `folder` along and returns load(folder)."""
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     return partial(_unpack, load, files)
 
@@ -92,6 +93,9 @@ def _work(
 
 
 def _connect(cluster: Cluster) -> Any:
+    if cluster.address == "local":
+        # Workers on this machine have the driver's environment already: no need to start each through `uv run`.
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Episodes of a WatchedRunner with what each decision saw and planned, and their storage (npz, never pickled).
+"""Episodes of a WatchedRunner with the inputs and outputs of each decision, and their storage (npz, not pickled).
 
 Legend: D decisions of an episode, T observation steps, H horizon, A action dimension.
 """
@@ -32,10 +32,10 @@ _FORMAT = 1
 
 @dataclass(eq=False)
 class WatchedEpisode:
-    """One episode as detectors see it.
+    """One episode as the input of failure detectors.
 
-    ticks (D,): when each decision was taken; length: ticks of the whole episode. signals: {name: (D,)}. observations:
-    {name: (D, T, ...)} as the policy was given them. chunks (D, H, A) normalised.
+    length: ticks of the episode. ticks (D,): tick of each decision. signals: {name: (D,)}. observations: {name: (D, T, ...)},
+    raw inputs of the policy. chunks (D, H, A): normalised.
     """
 
     env: str
@@ -52,7 +52,7 @@ class WatchedEpisode:
         return len(self.ticks)
 
     def rows(self) -> list[dict[str, float]]:
-        """The signals, decision by decision, without those that a decision does not have (NaN)."""
+        """The signals of each decision, without those that it does not have (NaN)."""
         return [
             {name: float(v[i]) for name, v in self.signals.items() if not np.isnan(v[i])}
             for i in range(self.decisions)
@@ -73,9 +73,9 @@ def watched_runner(
     nets: Path | None = None,
     signals: Sequence[str] = (),
 ) -> WatchedRunner:
-    """`policy` (see `load_runner`) watching itself in `env`. At module level: worker processes call it.
+    """The policy (see `load_runner`) in a WatchedRunner for `env`. At module level, so that worker processes can import it.
 
-    nets: folder of learned signals; signals: which of them, where no calibration says so.
+    nets: folder of learned signals. signals: which of them to compute; with a calibration, those that it uses.
     """
 
     chosen = dict(overrides or {})
@@ -94,13 +94,13 @@ def watched_runner(
 def watch_episodes(
     policy: str, env: str, seeds: Sequence[int], *, processes: int = 1, title: str = "", **options: Any
 ) -> list[Episode]:
-    """Episodes on `seeds`, each with its `watch`; options are those of `watched_runner`."""
+    """Run episodes on `seeds`, each with its `watch`. options: of `watched_runner`."""
     make = partial(watched_runner, policy, env, **options)
     return run_episodes(make, env, seeds, processes=processes, title=title or env)
 
 
 def watched_episode(episode: Episode) -> WatchedEpisode:
-    """What detectors need of an episode whose runner kept its inputs."""
+    """The WatchedEpisode of an episode whose runner kept its inputs (keep_inputs)."""
     watch = episode.watch
     names = dict.fromkeys(name for one in watch.signals for name in one)
     return WatchedEpisode(
@@ -118,7 +118,7 @@ def watched_episode(episode: Episode) -> WatchedEpisode:
 
 
 def write_watched(path: Path, episodes: Sequence[WatchedEpisode], facts: Mapping[str, Any]) -> None:
-    """All episodes in one file, atomically; `facts` says how they were made."""
+    """Write all episodes into one file, atomically. facts: JSON values that say how they were made."""
     meta = {
         "format": _FORMAT,
         "facts": dict(facts),
@@ -140,7 +140,7 @@ def write_watched(path: Path, episodes: Sequence[WatchedEpisode], facts: Mapping
 
 
 def read_watched(path: Path) -> tuple[list[WatchedEpisode], dict[str, Any]]:
-    """Episodes and facts from a file of `write_watched`. Raises UserError for any other file."""
+    """Read episodes and facts written by `write_watched`. Raises UserError for any other file."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

@@ -32,7 +32,7 @@ class PairedTest:
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval (low, high) of a success rate; (0, 1) when nothing was tried."""
+    """Wilson's interval (low, high) of a success rate; (0, 1) for n = 0."""
     if n == 0:
         return 0.0, 1.0
     interval = binomtest(int(successes), int(n)).proportion_ci(confidence, method="wilson")
@@ -40,9 +40,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> PairedTest:
-    """Whether two policies differ in success on the same seeds; only the seeds on which they disagree can
-    tell.
-    """
+    """McNemar's exact test of equal success on the same seeds. It uses only the seeds on which the two disagree."""
     a, b = _paired(first, second, bool)
     only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
     disagreements = only_first + only_second

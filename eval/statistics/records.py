@@ -1,4 +1,4 @@
-"""Dataclasses as plain JSON and back, so that a file that is not what it should be is refused in clear words."""
+"""Dataclasses from JSON, with clear errors for files that are not as expected."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true o
 
 
 def from_plain[T](kind: type[T], record: Any, where: str = "") -> T:
-    """The dataclass `kind` from a JSON object. Fields that it does not know are left aside.
+    """The dataclass `kind` from a JSON object. Unknown keys are ignored.
 
-    Its fields are scalars, X | None, tuple[X, ...] or dataclasses. Raises UserError naming the first that is not.
+    Its fields are scalars, X | None, tuple[X, ...] or dataclasses. Raises UserError naming the first field that is missing or of another type.
     """
     if not isinstance(record, dict):
         raise UserError(f"expected an object{f' for {where!r}' if where else ''}, found {_shown(record)}")
@@ -32,6 +32,7 @@ def from_plain[T](kind: type[T], record: Any, where: str = "") -> T:
 
 
 def finite(value: float) -> float | None:
+    """The value, or None for NaN and infinity."""
     return value if math.isfinite(value) else None
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ebt_policy.model.descent import DescentRule, best_of, minimise, proximal
+from ebt_policy.model.descent import MAX_HALVINGS, DescentRule, best_of, minimise, proximal
 from ebt_policy.model.energy import Evaluation
 from ebt_policy.model.trace import StopReason
 
@@ -174,3 +174,36 @@ def test_proximal_never_raises_its_own_value() -> None:
 def test_best_of_takes_the_lowest_energy_and_never_nan() -> None:
     energies = torch.tensor([[3.0, torch.nan, 1.0], [torch.nan, 2.0, 5.0]])
     assert best_of(energies).tolist() == [2, 1]
+
+
+def test_rejected_steps_go_along_the_update_of_the_best_point_with_half_the_size_each_time() -> None:
+    points: list[Tensor] = []
+
+    def uphill(x: Tensor, rows: Tensor) -> Evaluation:
+        points.append(x)
+        # The update of a rejected point is another one, and must not be used.
+        return Evaluation(x.square().sum((1, 2)), torch.ones_like(x) * (1 if len(points) == 1 else 100))
+
+    _, trace = minimise(uphill, torch.zeros(1, 4, 2), DescentRule(step_size=0.8, max_evaluations=30))
+    sizes = [0.0, 0.8, 0.4, 0.2, 0.1]  # the first step and three halvings
+    assert [float(x.mean()) for x in points] == pytest.approx(sizes)
+    assert trace.step_size[0].tolist() == pytest.approx(sizes)
+    assert trace.evaluations.tolist() == [1 + 1 + MAX_HALVINGS]
+    assert trace.stop_reason.tolist() == [StopReason.REJECTED]
+
+
+def test_no_sample_stops_before_its_fewest_evaluations() -> None:
+    rule = DescentRule(step_size=0.5, max_evaluations=50, min_evaluations=4, residual=10.0, energy=1e9)
+    _, trace = minimise(bowl(chunks(3)), torch.zeros(3, 4, 2), rule)
+    assert trace.evaluations.tolist() == [4, 4, 4]
+
+
+def test_the_energy_that_has_to_fall_is_the_sum_with_the_callers_energies() -> None:
+    target, start = chunks(2), torch.full((2, 4, 2), 0.7)
+
+    def extra(x: Tensor) -> Tensor:
+        return 3 * x.square().sum((1, 2))
+
+    _, trace = minimise(bowl(target), start, DescentRule(max_evaluations=1), extra=[extra])
+    expected = 0.5 * (start - target).square().sum((1, 2)) + extra(start)
+    torch.testing.assert_close(torch.from_numpy(trace.energy[:, 0]), expected)

@@ -42,3 +42,21 @@ def test_residual_energy_is_half_the_squared_distance_to_the_proposal() -> None:
     torch.testing.assert_close(evaluation.update, model.denoise(batch["action"], context) - batch["action"])
     torch.testing.assert_close(evaluation.energy, model.energy(batch["action"], context))
     assert (evaluation.energy >= 0).all()
+
+
+def test_the_dot_head_is_the_inner_product_with_its_output() -> None:
+    model = make_policy(head="dot", objective="matching").model
+    batch = make_batch(3)
+    context = model.context({k: v for k, v in batch.items() if k.startswith("observation")}).detach()
+    chunk = batch["action"]
+    expected = (chunk * model.trunk(chunk, context)).sum((1, 2))
+    torch.testing.assert_close(model.energy(chunk, context), expected)
+
+
+def test_the_update_of_a_gradient_head_goes_downhill() -> None:
+    model = make_policy(head="scalar", objective="matching").model
+    batch = make_batch(3)
+    context = model.context({k: v for k, v in batch.items() if k.startswith("observation")}).detach()
+    evaluation = model.evaluate(batch["action"], context)
+    later = model.evaluate(batch["action"] + 1e-3 * evaluation.update, context)
+    assert (later.energy < evaluation.energy).all()

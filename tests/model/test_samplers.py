@@ -58,6 +58,16 @@ def test_diffusion_recovers_the_data(sampler: str, steps: int, monkeypatch: pyte
     assert evaluations == steps
 
 
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_only_ddpm_draws_noise_on_the_way(sampler: str) -> None:
+    policy, batch = baseline(method="diffusion", sampler=sampler), make_batch(2)
+    noise, start_only = Noise.from_seeds([0, 1]), Noise.from_seeds([0, 1])
+    policy.decide(batch, noise=noise, max_evaluations=3)
+    start_only.normal(batch["action"].shape[1:])
+    unused = torch.equal(noise.generators[0].get_state(), start_only.generators[0].get_state())
+    assert unused == (sampler == "ddim")
+
+
 @pytest.mark.parametrize("steps", STEPS)
 def test_flow_recovers_the_data(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     policy, batch = baseline(method="flow"), make_batch(3)
@@ -150,6 +160,8 @@ def test_descent_shrinks_the_noise_by_equal_factors_to_the_last_noise(
         batch, noise=Noise.from_seeds([0, 1, 2]), previous=batch["action"], max_evaluations=steps
     )
     noise = (2 * torch.from_numpy(decision.trace.energy)).sqrt()  # (B, S): ||x - a||
+    drawn = Noise.from_seeds([0, 1, 2]).normal(batch["action"].shape[1:])
+    torch.testing.assert_close(noise[:, 0], first_noise * (drawn - batch["action"]).flatten(1).norm(dim=1))
     torch.testing.assert_close(noise[:, -1] / noise[:, 0], torch.full((3,), 0.05 / first_noise))
     ratios = noise[:, 1:] / noise[:, :-1]
     torch.testing.assert_close(ratios, ratios[:, :1].expand_as(ratios))
