@@ -1,9 +1,9 @@
-"""`ebt-policy bench configs/bench_arm.yaml`: the whole deployment measured on this machine, without an arm.
+"""`ebt-policy bench configs/bench_arm.yaml`: measures a deployment on this machine, with simulated arms.
 
     <output>/report.md, <part>/part.json
 
-Parity: `deploy` on the twin against `eval` on the same task and seeds, in simulated and in real time. Thinking: stopping on
-the calibrated energy against fixed budgets. Punctuality: see `arm_punctuality`.
+Parity: success of `deploy` on the simulated arm against `eval`, same task and seeds, in simulated and in real time. Thinking:
+stopping on the calibrated energy against fixed budgets. Punctuality: see `arm_punctuality`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ebt_policy.provenance import run_record, write_atomic, write_json
 
 
 def arm_bench(config: Path, output: Path | None = None, resume: bool = True) -> str:
-    """Measures what the file asks for; returns the report, which it also writes. resume: parts that are done are kept."""
+    """Run the parts named in the file; write and return the report. resume: keep parts that were measured before."""
     bench = read_arm_bench(config)
     folder = output or Path("runs") / config.stem
     measure = {"punctuality": _punctuality, "parity": _parity, "thinking": _thinking}
@@ -67,7 +67,7 @@ def _parity(bench: ArmBench, folder: Path) -> tuple[Table, Any]:
             ("Same seeds", "Success", "n", "Difference from eval, paired"),
             tuple(rows),
             f"Parity on {bench.task}",
-            ("Simulated time stands still while the policy thinks, as in eval; real time does not.",),
+            ("Simulated time stops while the policy computes, as in eval; real time does not.",),
         ),
         {"eval": evaluated, "simulated": simulated, "real": real},
     )
@@ -86,16 +86,16 @@ def _thinking(bench: ArmBench, folder: Path) -> tuple[Table, Any]:
             seed=bench.calibration_seed,
             processes=1,
         )
-    ways: dict[str, dict[str, Any]] = {
+    settings: dict[str, dict[str, Any]] = {
         f"{budget} evaluations": {"max_evaluations": budget} for budget in bench.budgets
     }
-    ways["1 where the energy is as usual, else 2"] = {
+    settings["1 where the energy is as usual, else 2"] = {
         "stop": "energy",
         "calibration": str(file),
         "ladder": [],
     }
     rows, figures = [], {}
-    for name, options in ways.items():
+    for name, options in settings.items():
         outcomes = _deployed(bench, folder / name.replace(" ", "_"), bench.episodes, **options)
         thinking = 1e3 * np.concatenate([outcome.thinking for outcome in outcomes])
         evaluations = float(
@@ -113,7 +113,7 @@ def _thinking(bench: ArmBench, folder: Path) -> tuple[Table, Any]:
             ("Thinking", "Success", "n", "Evaluations a plan", "ms a plan, p50 / p99"),
             tuple(rows),
             f"Thinking as long as the energy says, {bench.task}",
-            ("On the twin in simulated time, the same seeds; one after the other on one machine.",),
+            ("On the simulated arm in simulated time, the same seeds, one after the other on one machine.",),
         ),
         figures,
     )
@@ -151,8 +151,8 @@ def _punctuality(bench: ArmBench, folder: Path) -> tuple[Table, Any]:
             tuple(rows),
             "Punctuality",
             (
-                "LeRobot's SO-101 driver on an emulated servo bus, two cameras of 640x480 at 30 Hz. A command is as old as "
-                "the observation that its plan was made from.",
+                "LeRobot's SO-101 driver on an emulated servo bus, two cameras of 640x480 at 30 Hz. The age of a command is that "
+                "of the observation that its plan was made from.",
             ),
         ),
         {line.name: dataclasses.asdict(line.outcome) for line in lines},
@@ -162,7 +162,7 @@ def _punctuality(bench: ArmBench, folder: Path) -> tuple[Table, Any]:
 def _deployed(
     bench: ArmBench, folder: Path, episodes: int, realtime: bool = False, **policy: Any
 ) -> list[Outcome]:
-    """Episodes on the twin, from bench.seed on."""
+    """Episodes on the simulated arm, on seeds from bench.seed on."""
     from ebt_policy.envs import environment
     from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions
     from ebt_policy.hardware.deploy import deploy

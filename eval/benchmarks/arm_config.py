@@ -1,4 +1,4 @@
-"""A bench file of kind `arm` (configs/bench_arm.yaml): what of the control loop is measured, and how long."""
+"""Options of a bench file of kind `arm` (configs/bench_arm.yaml)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from ebt_policy.eval.benchmarks.bench_file import record
 
 @dataclass(frozen=True)
 class ArmBench:
-    """policy acts on task, the twin's. episodes: in simulated time, of each way of thinking; real_episodes: in real time.
-    seed: of the first one. calibration_episodes: to learn from which energy a decision usually begins, on seeds of their own. budgets: evaluations.
-    seconds: of each line of the table of punctuality; hz: of that loop. parts: which of parity, thinking, punctuality.
+    """What to measure.
+
+    policy, task: the policy and the task of the simulated arm. episodes: in simulated time, for each stopping rule.
+    real_episodes: in real time. seed: of the first episode. calibration_episodes, calibration_seed: episodes to calibrate the
+    energy on. budgets: fixed numbers of evaluations. seconds, hz: duration and rate of each punctuality run. parts: which of
+    parity, thinking and punctuality to run.
     """
 
     policy: str = "shipped:aloha_transfer_cube_ebt"
@@ -32,7 +35,7 @@ class ArmBench:
 
 
 def read_arm_bench(path: Path) -> ArmBench:
-    """Raises UserError for options that do not exist."""
+    """Read the file. Raises UserError for unknown options."""
     data: dict[str, Any] = yaml.safe_load(path.read_text())
     data.pop("kind")
     return record(ArmBench, data, str(path))

@@ -1,4 +1,4 @@
-"""How punctual the control loop is on this machine: jitter, missed ticks and age of commands, also with everything stalled."""
+"""Timing of the control loop on this machine: jitter, missed ticks and age of commands, also with stalled disk and viewer."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from ebt_policy.hardware.safety.config_safe_robot import SafetyOptions
 
 FPS = 30.0
 CAMERAS = ("front", "wrist")
-# As configs/my_robot.yaml: about a second of plan, half of it executed.
+# As in configs/my_robot.yaml: plans of about one second, half of it executed.
 PLAN = {"horizon": 32, "n_action_steps": 16}
 SMALL = {"resize_shape": (240, 320), "crop_shape": (216, 288)}
 
 
 @dataclass(frozen=True)
 class Line:
-    """One minute of one arrangement. dropped: lines, decisions and frames that were not written or shown."""
+    """The measured outcome of one setup."""
 
     name: str
     outcome: Outcome
 
 
 def measure(folder: Path, hz: float, seconds: float, tell: Callable[[str], None]) -> list[Line]:
-    """Each policy as it is, and with viewer, recorder and disk stalled on purpose."""
+    """Run each policy normally, and with viewer, recorder and disk stalled on purpose."""
     lines = []
     for name, seen in (("state only", ()), ("two cameras", CAMERAS)):
         policy = untrained(folder / f"policy-{len(seen)}", seen, **PLAN, **(SMALL if seen else {}))
@@ -69,8 +69,8 @@ def _run(folder: Path, policy: Path, hz: float, seconds: float, stalled: bool) -
 
 @contextlib.contextmanager
 def _stalled(folder: Path, seconds: float) -> Iterator[dict[str, Any]]:
-    """A disk that takes nothing (a pipe that nobody reads), a viewer that never returns, and a recorder that stands still until
-    the episode is over.
+    """Stall everything beside the loop: a log file that blocks (a pipe without a reader), a viewer that never returns, and a
+    recorder process that is stopped until the episode is over.
     """
     log = folder / "events.jsonl"
     log.unlink(missing_ok=True)
@@ -84,7 +84,7 @@ def _stalled(folder: Path, seconds: float) -> Iterator[dict[str, Any]]:
     stopped: list[int] = []
 
     def on_frame(sent: Any) -> None:
-        if not stopped:  # the recorder has begun: now it stops
+        if not stopped:  # the recorder is running: stop it
             for child in multiprocessing.active_children():
                 if child.name == "recorder" and child.pid is not None:
                     os.kill(child.pid, signal.SIGSTOP)

@@ -1,5 +1,5 @@
-"""What stands in for an arm and its cameras while the control loop is timed: LeRobot's own driver on an emulated servo bus in
-another process, cameras that decode JPEG pictures 30 times a second as USB cameras need, and untrained policies.
+"""Replacements for an arm and its cameras, to time the control loop: LeRobot's driver on an emulated servo bus in another
+process, cameras that decode JPEG pictures at 30 Hz as USB cameras do, and untrained policies.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SIZE = (480, 640)
 
 @contextlib.contextmanager
 def emulated_so101(folder: Path, cameras: tuple[str, ...]) -> Iterator[Robot]:
-    """LeRobot's SO-101 driver, calibrated, not yet connected. The servos answer from another process, as fast as real ones."""
+    """LeRobot's SO-101 driver, calibrated but not connected. Emulated servos answer from another process, at real speed."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     bus = context.Process(target=_servos, args=(theirs,), daemon=True)
@@ -43,17 +43,17 @@ def emulated_so101(folder: Path, cameras: tuple[str, ...]) -> Iterator[Robot]:
 def _servos(pipe: Any) -> None:
     from ebt_policy.hardware.emulation.feetech_bus import EmulatedBus
 
-    with contextlib.suppress(AttributeError, OSError):  # servos wait for nobody's processor
+    with contextlib.suppress(AttributeError, OSError):  # real servos do not share the CPU
         os.setpriority(os.PRIO_PROCESS, 0, -20)
     with EmulatedBus(line_timing=True) as bus:
         in_the_middle(bus)
         pipe.send(bus.port)
         with contextlib.suppress(EOFError):
-            pipe.recv()  # until the other side is gone
+            pipe.recv()  # until the other side closes the pipe
 
 
 class FilmCamera(Camera):
-    """A short film of JPEG pictures of 640x480 at 30 Hz, each with its own noise."""
+    """Repeats a few noisy JPEG pictures of 640x480 at 30 Hz."""
 
     def __init__(self, seed: int, fps: int = 30, pictures: int = 30) -> None:
         super().__init__(OpenCVCameraConfig(index_or_path=seed, fps=fps, width=SIZE[1], height=SIZE[0]))
@@ -80,7 +80,7 @@ class FilmCamera(Camera):
         return self.async_read()
 
     def async_read(self, timeout_ms: float = 200) -> Any:
-        """The next picture, when it is due."""
+        """Wait until the next picture is due, and decode it."""
         self._due = max(self._due + 1 / (self.fps or 30), time.monotonic() - 1.0)
         time.sleep(max(0.0, self._due - time.monotonic()))
         self._shown += 1
@@ -93,7 +93,7 @@ class FilmCamera(Camera):
 
 
 def untrained(folder: Path, cameras: tuple[str, ...], **options: Any) -> Path:
-    """An EBT policy of the default size for the emulated arm, with random weights: it thinks as long as a trained one."""
+    """Save an EBT policy of the default size with random weights for the emulated arm; it takes as long as a trained one."""
     import torch
     from lerobot.configs.types import FeatureType, PolicyFeature
     from lerobot.policies.factory import get_policy_class, make_policy_config, make_pre_post_processors

@@ -1,11 +1,11 @@
-"""`ebt-policy bench`: trains what is missing, evaluates all on the same seeds, writes the report.
+"""`ebt-policy bench`: trains missing policies, evaluates all on the same seeds, writes the report.
 
     <output>/train/<row>-seed<k>/        the training runs
     <output>/rows/<setting>-seed<k>.parquet   episodes; at an earlier checkpoint with -step<n>
     <output>/report.md, report.html
 
-A bench of several tasks has these in <output>/<env>/ for each, and the overview in <output>.
-A file is written when it is complete, so an interrupted bench goes on at the first one that is missing.
+A bench of several tasks has these files in <output>/<env>/ for each task, and an overview in <output>. Files are written
+atomically, so an interrupted bench continues at the first missing one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from ebt_policy.training.run_log import read_metrics
 
 @dataclass(frozen=True)
 class _Bench:
-    """One bench under way."""
+    """A running bench."""
 
     config: BenchConfig
     output: Path
@@ -58,12 +58,11 @@ def bench(
     show_progress: bool = True,
     cluster: Cluster | None = None,
 ) -> Path | None:
-    """Runs the bench described by the YAML file `config` and returns the path of report.html.
+    """Run the bench described by the YAML file `config`; returns the path of report.html.
 
-    output: default runs/<name of the file>. resume: keep what is there and still fits; else the folder has
-    to be new. rows, tasks: names of the only rows and environments to train and evaluate; there is no report (of
-    all tasks) then, None is returned, and other processes may work on others in the same folder at the same time.
-    processes, cluster: see `evaluate`. Raises UserError for a mistake in the file, a recipe, a name or a run.
+    output: default runs/<name of the file>. resume: keep results that still fit; otherwise the folder has to be new. rows,
+    tasks: train and evaluate only these; then no report is written and None is returned, and several processes can share the
+    work in one folder. processes, cluster: see `evaluate`. Raises UserError for mistakes in the file or a recipe.
     """
     suite = load_suite(config)
     _check_names(config, "row", rows, [row.name for row in suite.benches[0].rows])
@@ -74,7 +73,7 @@ def bench(
             f"'{folder}' holds results. Choose another output folder, or go on with them (resume)."
         )
     for one in suite.benches:
-        for row in one.rows:  # a mistake in the last row must not show after a day of training
+        for row in one.rows:  # check all rows first: an error must not appear after a day of training
             _recipe(one, row, seed=0)
 
     pages, results = [], {}
@@ -92,7 +91,7 @@ def bench(
 
 
 def _run(run: _Bench, rows: Sequence[str]) -> tuple[list[Result], list[TrainedRow]]:
-    """One task: its rows (all, or those named) trained and evaluated."""
+    """Train and evaluate the rows of one task (all, or those named)."""
     results: list[Result] = []
     trained: list[TrainedRow] = []
     for row in run.config.rows:
@@ -114,7 +113,7 @@ def _check_names(config: str | Path, kind: str, wanted: Sequence[str], known: li
 
 
 def _recipe(config: BenchConfig, row: Row, seed: int) -> TrainRecipe | None:
-    """The shared recipe with the row's policy and keys; None for a row that is not trained."""
+    """The shared recipe with the changes of the row; None for a row with a finished checkpoint."""
     if row.checkpoint is not None:
         return None
     from ebt_policy.training.policy_setup import policy_config
@@ -126,7 +125,7 @@ def _recipe(config: BenchConfig, row: Row, seed: int) -> TrainRecipe | None:
 
 
 def _policy(run: _Bench, row: Row, seed: int) -> Path:
-    """The trained policy of a row, trained or taken up again where it is not finished."""
+    """The run folder or checkpoint of a row; trains or resumes training if it is not finished."""
     recipe = _recipe(run.config, row, seed)
     if recipe is None:
         return find_checkpoint(row.checkpoint or "")
@@ -153,7 +152,7 @@ def _result(run: _Bench, row: Row, setting: Setting, policies: dict[int, Path]) 
 
 
 def _trained(run: _Bench, row: Row, policies: dict[int, Path]) -> TrainedRow:
-    """What training took, and the success at every checkpoint where the row asks for it."""
+    """The cost of training, and if the row asks for it the success at every checkpoint."""
     curve = [
         _learning_point(run, row, setting, policies, checkpoint)
         for setting in row.settings
@@ -178,7 +177,7 @@ def _learning_point(
 
 
 def _checkpoints(folders: Iterable[Path]) -> list[str]:
-    """Names of the checkpoints (zero-padded steps) that all runs have, oldest first: an interruption leaves its own."""
+    """Names of the checkpoints (zero-padded steps) that all runs have, oldest first. (An interruption adds one to its run.)"""
     names = [{p.name for p in (f / "checkpoints").iterdir() if p.name.isdecimal()} for f in folders]
     return sorted(set.intersection(*names))
 
@@ -186,7 +185,7 @@ def _checkpoints(folders: Iterable[Path]) -> list[str]:
 def _evaluated(
     run: _Bench, setting: Setting, policy: Path, file: Path, episodes: int, latency: bool = True
 ) -> tuple[list[Episode], dict[str, Any]]:
-    """Episodes and metadata from `file`, measured first if missing or of another policy or setting."""
+    """Episodes and metadata from `file`; runs the episodes first if it is missing or of another policy or setting."""
     config = run.config
     wanted = {
         "env": config.env,
@@ -231,7 +230,7 @@ def _evaluated(
 
 
 def _calibration(run: _Bench, setting: Setting, policy: Path) -> Calibration:
-    """Alarms of the policy in the environment without its disturbance, calibrated once for all that share them."""
+    """The calibration of the policy in the undisturbed environment, made once for all settings that share it."""
     from ebt_policy.eval.failures.calibrate import calibrate
 
     config, env = run.config, run.config.env.partition("+")[0]

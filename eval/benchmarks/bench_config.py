@@ -1,4 +1,4 @@
-"""What a bench compares, read from YAML. Light to import: mistakes show before torch is loaded."""
+"""Options of a bench file, read from YAML. Imports no torch, so mistakes are reported at once."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ebt_policy.suggestions import did_you_mean
 
 @dataclass(frozen=True)
 class Setting:
-    """One line of the table: how a trained policy acts. `curve` is the line it belongs to in the figures.
+    """One line of the table: a trained policy with some inference options. curve: its line in the figures.
 
-    max_evaluations, n_action_steps, overrides: see `load_runner`; None keeps what was trained. ladder: what to do about
-    alarms (see `Ladder`), which are calibrated first, on episodes of the environment without its disturbance.
+    max_evaluations, n_action_steps, overrides: see `load_runner`; None keeps the trained setting. ladder: recovery actions on
+    alarms (see `Ladder`); alarms are calibrated first, on episodes without disturbance.
     """
 
     name: str
@@ -34,10 +34,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """One policy to train (or, with `checkpoint`, to take as it is) and the settings to evaluate it at.
+    """One policy to train (or, with `checkpoint`, to use as it is) and its settings.
 
-    policy: fields over those of the recipe's policy, of which a new type keeps what it knows too (the trunk).
-    train: recipe keys for this row alone, dotted. learning_curve: the setting to run at every checkpoint too.
+    policy: options that replace those of the recipe's policy; another type keeps the options that it has too (the trunk's).
+    train: dotted recipe keys for this row only. learning_curve: name of the setting to evaluate at every checkpoint.
     """
 
     name: str
@@ -51,9 +51,9 @@ class Row:
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """The whole comparison: every row on the environment seeds seed, seed + 1, ... against `reference`.
+    """A comparison of all rows with the setting `reference`, on the environment seeds seed, seed + 1, ...
 
-    calibration_episodes, calibration_seed, alpha: of the alarms, for settings with a ladder.
+    calibration_episodes, calibration_seed, alpha: calibration of the alarms, for settings with a ladder.
     """
 
     name: str
@@ -76,7 +76,7 @@ class BenchConfig:
 
 @dataclass(frozen=True)
 class Suite:
-    """The same comparison on one environment or on several, each with policies of its own."""
+    """The same comparison on one or several environments, each with its own policies."""
 
     name: str
     benches: tuple[BenchConfig, ...]
@@ -92,10 +92,10 @@ _BENCH_KEYS = (
 
 
 def load_suite(path: str | Path) -> Suite:
-    """Reads and checks a bench file, or a shipped one by its name (`bench_pusht`).
+    """Read and check a bench file, or a shipped one by its name (`bench_pusht`).
 
-    `tasks` takes the place of `env` in a bench of several: a list of {env, train}, where `train` holds recipe keys
-    of that task alone (its dataset). Raises UserError naming the key that is missing, unknown or wrong.
+    A bench of several environments has `tasks` instead of `env`: a list of {env, train}, where `train` holds the recipe keys
+    of that task (its dataset). Raises UserError naming the key that is missing, unknown or wrong.
     """
     path = Path(path)
     shipped = resources.files("ebt_policy.configs").joinpath(f"{path}.yaml")
@@ -151,7 +151,7 @@ def _row(data: Any, seeds: list[int], path: Path) -> Row:
 
 
 def _settings(entry: Any, row: str, where: str) -> list[Setting]:
-    """An entry of `evaluate`; lists of max_evaluations or n_action_steps are run in every combination."""
+    """The settings of one entry of `evaluate`: all combinations of listed max_evaluations and n_action_steps."""
     _check(entry, tuple(f.name for f in fields(Setting)), (), f"{where}, evaluate")
     swept = {
         k: v if isinstance(v, list) else [v]
@@ -169,7 +169,7 @@ def _settings(entry: Any, row: str, where: str) -> list[Setting]:
                 f"{where}: the name '{entry['name']}' uses {error}, which the entry does not set."
             ) from None
         ladder = tuple(entry.get("ladder") or ())
-        Ladder(actions=ladder)  # a mistake shows now
+        Ladder(actions=ladder)  # raises for an unknown action
         made.append(
             Setting(name=name, curve=entry.get("curve", row), overrides=overrides, ladder=ladder, **chosen)
         )

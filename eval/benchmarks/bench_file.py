@@ -1,4 +1,4 @@
-"""What all bench files share: their `kind`, and that a key nobody knows is refused by name."""
+"""Reading bench files: their `kind`, and records that refuse unknown keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ebt_policy.suggestions import did_you_mean
 
 
 def bench_kind(path: Path) -> str | None:
-    """What the file says; None for a bench of policies, and for what cannot be read: whoever reads it next says why."""
+    """The `kind` in the file; None for a bench of policies, and for a file that cannot be read (reported by its reader)."""
     try:
         data = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError):
@@ -22,7 +22,7 @@ def bench_kind(path: Path) -> str | None:
 
 
 def record[T](kind: type[T], data: Any, where: str) -> T:
-    """The dataclass `kind` from a mapping; lists become tuples. Raises UserError naming the key that is unknown or missing."""
+    """The dataclass `kind` from a mapping; lists become tuples. Raises UserError naming an unknown or missing key."""
     if not isinstance(data, dict):
         raise UserError(f"{where}: expected a mapping of keys to values, found {data!r}.")
     known = [f.name for f in fields(kind)]  # type: ignore[arg-type]

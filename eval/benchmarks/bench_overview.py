@@ -1,4 +1,4 @@
-"""The overview of a bench of several tasks: success of every policy on each of them."""
+"""The overview of a bench of several tasks: the success of every policy on each task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAIRED_NOTE = "Paired on the same seeds, with 95 % intervals. Each task has poli
 
 
 def write_overview(output: Path, suite: Suite, results: Mapping[str, Sequence[Result]]) -> Path:
-    """Writes report.md and report.html into `output` from results by environment; returns the latter."""
+    """Write report.md and report.html from results by environment; returns the path of the latter."""
     reference = suite.benches[0].reference
     title = f"{suite.name}: {len(results)} tasks, {suite.benches[0].episodes} episodes each"
     success, difference = success_table(results), difference_table(results, reference)

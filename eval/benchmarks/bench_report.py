@@ -1,4 +1,4 @@
-"""The report of a bench: protocol, table, curves, provenance; as Markdown and as one HTML file."""
+"""The report of a bench as Markdown and HTML: protocol, tables, figures, provenance."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHECKPOINT_RULE = "the last one, moving average (EMA) of the weights; none is ch
 
 @dataclass(frozen=True)
 class LearningPoint:
-    """Success of one setting of a row after so many training samples and seconds (mean over seeds)."""
+    """Success of one setting after so many training samples and seconds (mean over seeds)."""
 
     samples: int
     seconds: float
@@ -34,7 +34,7 @@ class LearningPoint:
 
 @dataclass(frozen=True)
 class TrainedRow:
-    """What training a row took; seconds and held-out loss are means over its training seeds."""
+    """The cost of training one row; seconds and held-out loss are means over its training seeds."""
 
     name: str
     parameters: int
@@ -46,7 +46,7 @@ class TrainedRow:
 
     @classmethod
     def read(cls, name: str, runs: Mapping[int, Path], learning_curve: Sequence[LearningPoint]) -> TrainedRow:
-        """From run.json and metrics.jsonl of the row's runs (training seed -> folder)."""
+        """Read run.json and metrics.jsonl of the row's runs (training seed -> folder)."""
         metrics = [read_metrics(run) for run in runs.values()]
         held_out = [[m["held_out_loss"] for m in rows if "held_out_loss" in m][-1:] for rows in metrics]
         return cls(
@@ -63,7 +63,7 @@ class TrainedRow:
 def write_bench_report(
     output: Path, config: BenchConfig, results: Sequence[Result], trained: Sequence[TrainedRow]
 ) -> Path:
-    """Writes report.md and report.html into `output` and returns the latter."""
+    """Write report.md and report.html into `output`; returns the path of the latter."""
     main = comparison_table(results, environment(config.env).solved_when, config.reference, "Results")
     compared = verdicts(results, config.reference)
     tables = [training_table(trained)] if trained else []
@@ -88,7 +88,7 @@ def write_pages(
     tables: Sequence[Table],
     figures: Sequence[tuple[str, str]] = (),
 ) -> Path:
-    """The same as report.md and, with `figures` (heading, markup), as report.html, whose path is returned."""
+    """Write the same content as report.md and report.html; returns the path of the latter. figures: (heading, HTML)."""
     output.mkdir(parents=True, exist_ok=True)
     parts = [
         f"# {title}\n",
@@ -116,7 +116,7 @@ def write_pages(
 
 
 def training_table(trained: Sequence[TrainedRow]) -> Table:
-    """What each policy was given: the comparison is only as fair as this table."""
+    """The training cost of each policy, to judge whether the comparison is fair."""
     rows = tuple(
         (
             row.name,
@@ -135,7 +135,7 @@ def training_table(trained: Sequence[TrainedRow]) -> Table:
 
 
 def by_training_seed(results: Sequence[Result]) -> Table:
-    """Success of each training seed: how much of a difference may be the luck of one training run."""
+    """Success by training seed, to see the variation between training runs."""
     seeds = sorted({seed for result in results for seed in result.episodes})
 
     def cell(result: Result, seed: int) -> str:
@@ -148,6 +148,7 @@ def by_training_seed(results: Sequence[Result]) -> Table:
 
 
 def learning_table(trained: Sequence[TrainedRow]) -> Table:
+    """Success at each checkpoint."""
     rows = tuple(
         (
             point.result.name,

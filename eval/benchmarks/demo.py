@@ -1,4 +1,4 @@
-"""`ebt-policy demo`: the shipped policies of a task on the same seeds, as a table and a page of rollouts."""
+"""`ebt-policy demo`: the shipped policies of a task on the same seeds, as a table and a page with videos."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SEED_RULE = (
 
 @dataclass(frozen=True)
 class DemoTask:
-    """What is shown of a task: `policies` come with the package. simulator: for the page's facts."""
+    """A task of the demo and its shipped policies. simulator: its name, for the page."""
 
     env: str
     title: str
@@ -68,7 +68,7 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Contender:
-    """A policy at one setting, under the name that table and page give it."""
+    """A policy with some options, and its name in table and page."""
 
     name: str
     spec: str
@@ -86,10 +86,10 @@ def demo(
     open_browser: bool = False,
     show_progress: bool = True,
 ) -> Path:
-    """Runs the policies on the seeds seed, seed + 1, ...; prints the comparison, returns output/report.html.
+    """Run the policies on the seeds seed, seed + 1, ...; prints the comparison and returns the path of report.html.
 
-    task: one of TASKS. policies: others than it ships. The first is the one compared with the others; its videos lie
-    beside those of the second. Needs no dataset and no network. Raises UserError for a policy that is not there.
+    task: one of TASKS. policies: instead of the task's shipped ones. The first is compared with the others; the page shows
+    the videos of the first two side by side. Needs no dataset and no network. Raises UserError for a missing policy.
     """
     if episodes < 1:
         raise UserError(f"episodes is {episodes}; expected at least 1.")
@@ -146,7 +146,7 @@ def demo(
 
 
 def choose_seeds(episodes: Sequence[Episode], shown: int = SHOWN) -> list[int]:
-    """Which seeds to show, by SEED_RULE: fixed before anybody looks; both outcomes if there are both."""
+    """The seeds to show, by SEED_RULE: the first ones, with a success and a failure among them if there are both."""
     ordered = sorted(episodes, key=lambda e: e.seed)
     first, others = ordered[:shown], ordered[shown:]
     if len({e.success for e in first}) == 1:
@@ -157,7 +157,7 @@ def choose_seeds(episodes: Sequence[Episode], shown: int = SHOWN) -> list[int]:
 
 
 def claim(results: Sequence[Result]) -> str:
-    """The comparison of the first policy with the second in a sentence, uncertainty included."""
+    """The comparison of the first policy with the second in a sentence, with its uncertainty."""
     ours = results[0]
     said = f"{ours.name}: success {percent(ours.success)} on {len(ours.environment_seeds)} episodes"
     if len(results) == 1:
@@ -176,7 +176,7 @@ def claim(results: Sequence[Result]) -> str:
 
 
 def _contenders(spec: str) -> list[Contender]:
-    """The policy as it was saved and, for DDPM sampling, the same weights with ten DDIM steps."""
+    """The policy as saved, and if it samples with DDPM also the same weights with ten DDIM steps."""
     config = load_runner(spec).config
     if isinstance(config, EBTConfig):
         return [Contender(f"EBT, {config.max_evaluations} evaluations", spec)]
@@ -188,7 +188,7 @@ def _contenders(spec: str) -> list[Contender]:
 
 
 def _record(contender: Contender, env: str, seed: int, seeds: Sequence[int]) -> Episode:
-    """The very episode again, with frames: in the group that it was first run in, since batching rounds."""
+    """Repeat an episode with frames, in the same group of seeds, so that rounding in the batch is the same."""
     begin = seeds.index(seed) // GROUP_SIZE * GROUP_SIZE
     make_runner = partial(load_runner, contender.spec, overrides=contender.overrides)
     group = run_episodes(

@@ -35,7 +35,7 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class EnergyQuality:
-    """The figures; the names are those of the JSON file.
+    """The results; the field names are those of the JSON file.
 
     within_auc: mean over observations of the share of noised chunks with more energy than the expert's, and
     the mean of the worst episode. pooled_auc: expert against noised chunks, all observations together.
@@ -92,10 +92,10 @@ def energy_quality(
     json_path: Path | str | None = None,
     show: bool = True,
 ) -> EnergyQuality:
-    """Measures the energy of `policy` on demonstrations that it was not trained on.
+    """Measure the energy of `policy` on demonstrations that it was not trained on.
 
-    dataset: LeRobot repo id; None: what it was trained on. episodes: None: those that its training held out.
-    noise: standard deviation in normalised action units. Windows that leave their episode are left out.
+    dataset: LeRobot repo id; None: the training dataset. episodes: None: those held out in training.
+    noise: standard deviation in normalised action units. Windows that reach beyond their episode are not used.
     Raises UserError for a policy without an energy.
     """
     from lerobot.policies.factory import make_pre_post_processors
@@ -195,7 +195,7 @@ def descent_steps(trace: Trace) -> np.ndarray:
 
 
 def _whole_windows(windows: Windows, at_most: int) -> Tensor:
-    """Indices of samples whose chunk lies inside its episode, evenly spaced, `at_most` of them."""
+    """At most `at_most` evenly spaced indices of samples whose chunk lies inside its episode."""
     everything = torch.arange(len(windows))
     whole = torch.cat([i[~windows.batch(i)["action_is_pad"].any(1).cpu()] for i in everything.split(BATCH)])
     return whole[torch.linspace(0, len(whole) - 1, min(at_most, len(whole))).long()]

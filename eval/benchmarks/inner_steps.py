@@ -1,8 +1,8 @@
-"""Where a policy that stops by itself spends its evaluations, and what they buy, from episodes that a bench stored.
+"""How a policy with adaptive stopping spends its evaluations, from the episodes that a bench stored.
 
     python -m ebt_policy.eval.benchmarks.inner_steps runs/bench_pusht/rows/ebt-2-seed*.parquet ...
 
-Files that differ only in the training seed are one line.
+Files that differ only in the training seed are pooled into one line.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from ebt_policy.errors import UserError
 from ebt_policy.eval.rollout.episodes import Episode, read_parquet
 from ebt_policy.eval.statistics.intervals import wilson
 
-COUNTS = (1, 2, 3, 4)  # the last: so many or more
+COUNTS = (1, 2, 3, 4)  # evaluations; the last means "or more"
 RESAMPLES = 2000
 
 
 def counts(episodes: Sequence[Episode], taken: Callable[[Episode, int], bool]) -> np.ndarray:
-    """Evaluations (N,) of the decisions i of each episode for which `taken(episode, i)`."""
+    """Evaluations (N,) of all decisions i of each episode for which `taken(episode, i)` holds."""
     return np.array(
         [int(t.evaluations[0]) for e in episodes for i, t in enumerate(e.traces) if taken(e, i)], int
     )
 
 
 def solved_per_thousand(episodes: Sequence[Episode], seed: int = 0) -> tuple[float, float, float]:
-    """Episodes solved for each 1,000 evaluations spent on all of them, with its 95 % bootstrap interval."""
+    """Solved episodes per 1,000 evaluations, with its 95 % bootstrap interval (low, high)."""
     solved = np.array([e.success for e in episodes], float)
     spent = np.array([e.evaluations_per_decision * e.decisions for e in episodes])
     draws = np.random.default_rng(seed).integers(len(solved), size=(RESAMPLES, len(solved)))
@@ -39,7 +39,7 @@ def solved_per_thousand(episodes: Sequence[Episode], seed: int = 0) -> tuple[flo
 
 
 def table(files: Sequence[Path]) -> str:
-    """Both tables, in Markdown. Raises UserError for a file without episodes."""
+    """Both tables as Markdown. Raises UserError for a file without episodes."""
     rows: dict[str, list[Episode]] = {}
     for file in files:
         rows.setdefault(re.sub(r"-seed\d+$", "", file.stem), []).extend(read_parquet(file)[0])

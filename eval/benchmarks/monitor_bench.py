@@ -1,10 +1,10 @@
-"""`ebt-policy bench` on a file of kind monitor: which score tells failures from successes, early, and at what cost?
+"""`ebt-policy bench` on a file of kind monitor: how well, how early and at what cost do scores detect failures?
 
     <output>/<env>/calibration-<first seed>.npz, <env>+<disturbance>-<first seed>.npz   episodes, in parts
     <output>/<env>/report.md, report.html, results.json
 
-All detectors score the very same episodes. Fit, calibration and test episodes have different seeds. Parts are written when
-they are complete, and again with what the detectors say of them, so an interrupted bench goes on where it was.
+All detectors score the same episodes. Fit, calibration and test episodes have different seeds. Files are written when they
+are complete, and again with the detectors' values, so an interrupted bench continues.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _AT = ("tpr", "tnr", "balanced_accuracy", "detection_time", "time_weighted_accur
 
 @dataclass(frozen=True)
 class _Part:
-    """Episodes of one file, and its facts."""
+    """The episodes of one file, and the JSON values that say how they were made."""
 
     path: Path
     episodes: list[WatchedEpisode]
@@ -75,7 +75,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class Measured:
-    """One detector on one task. intervals: 95 %, by a bootstrap over test episodes, for each figure by name."""
+    """One detector on one task. intervals: 95 % bootstrap intervals over test episodes, by name of the figure."""
 
     row: DetectorRow
     cost_ms: float
@@ -84,13 +84,13 @@ class Measured:
     auroc_disturbed: float
     at: dict[float, AtAlpha]
     intervals: dict[str, tuple[float, float]]
-    draws: np.ndarray  # AUROC of each draw, the same episodes for every detector
+    draws: np.ndarray  # AUROC of each bootstrap sample; the same samples for every detector
 
 
 def monitor_bench(
     path: Path, output: Path | None = None, processes: int | None = None, only: Sequence[str] = ()
 ) -> Path:
-    """Runs the bench and returns the path of the (last) task's report.html. only: environments of the only tasks to run.
+    """Run the bench; returns the path of the last task's report.html. only: run these environments only.
 
     Raises UserError for mistakes in the file.
     """
@@ -104,9 +104,7 @@ def monitor_bench(
     for task in tasks:
         find_checkpoint(task.policy)
         for name in ("", *task.disturbances):
-            environment(
-                f"{task.env}+{name}" if name else task.env
-            )  # a mistake shows before hours of episodes
+            environment(f"{task.env}+{name}" if name else task.env)  # raises before hours of episodes
     pages = [_run(config, task, folder / task.env, processes or usable_cores()) for task in tasks]
     return pages[-1]
 
@@ -136,7 +134,7 @@ def _run(config: MonitorBench, task: MonitorTask, folder: Path, processes: int) 
 def _default_calibration(
     config: MonitorBench, successes: Sequence[list[dict[str, float]]], runner: Runner
 ) -> Calibration:
-    """What `ebt-policy calibrate` would make of these episodes."""
+    """The calibration that `ebt-policy calibrate` would make from these episodes."""
     horizon, alpha = max(map(len, successes)), max(config.alphas)
     statistic, scores = fit_and_score(successes, DEFAULT_SIGNALS, horizon, alpha)
     facts = {"checkpoint_sha256": runner.checkpoint_sha256, "source": config.name}
@@ -144,7 +142,7 @@ def _default_calibration(
 
 
 def _test_episodes(config: MonitorBench, task: MonitorTask, folder: Path, processes: int) -> list[_Part]:
-    """Episodes until each cell is full, undisturbed and with each disturbance in turn, at most `at_most` of either."""
+    """Run episodes until each cell is full: undisturbed ones, then all disturbances in turn; at most `at_most` of each half."""
     at_most = task.at_most or config.at_most
     found: list[_Part] = []
     halves = (("",), task.disturbances)
@@ -155,7 +153,7 @@ def _test_episodes(config: MonitorBench, task: MonitorTask, folder: Path, proces
             env = f"{task.env}+{name}" if name else task.env
             found.append(_episodes(task, folder, env, range(begin, begin + PART), processes))
             cells.update("success" if e.success else "failure" for e in found[-1].episodes)
-            # Only whole rounds: every disturbance has the same seeds.
+            # Complete rounds only, so that every disturbance has the same seeds.
             whole = (part + 1) % len(names) == 0
             full = min(cells["success"], cells["failure"]) >= config.per_cell
             if whole and (full or (part + len(names) + 1) * PART > at_most):
@@ -166,7 +164,7 @@ def _test_episodes(config: MonitorBench, task: MonitorTask, folder: Path, proces
 def _episodes(
     task: MonitorTask, folder: Path, env: str, seeds: range, processes: int, name: str | None = None
 ) -> _Part:
-    """From the file of a former run with the same policy, or run now."""
+    """Read the episodes from the file of an earlier run of the same policy, or run them."""
     path = folder / f"{(name or env).replace(':', '-')}-{seeds[0]}.npz"
     facts = {
         "env": env,
@@ -187,7 +185,7 @@ def _episodes(
 
 
 def _add_values(task: MonitorTask, part: _Part, extra: Sequence[Detector]) -> None:
-    """The signals that are not free, computed now unless a former run stored them, and the time index."""
+    """Add the signals that need computation, unless an earlier run stored them, and the time index."""
     made_by = {"version": VERSION, "diffusion": task.diffusion and _sha256(task.diffusion)}
     if part.facts.get("values") != made_by:
         for episode in part.episodes:
@@ -237,7 +235,7 @@ def _measure(
 def _figures(
     config: MonitorBench, results: Sequence[Scored], calibration: Sequence[float]
 ) -> dict[str, float]:
-    """Every figure of the table, by name."""
+    """All figures of the table, by name."""
     figures = {"auroc": auroc(results)}
     for alpha in config.alphas:
         at = at_alpha(results, calibration, alpha)
@@ -246,7 +244,7 @@ def _figures(
 
 
 def _cost(row: DetectorRow, extra: Sequence[Detector], test: Sequence[WatchedEpisode]) -> float:
-    """Milliseconds a decision for the signals that are not free."""
+    """Milliseconds per decision of the signals that need computation."""
     longest = max(test, key=lambda e: e.decisions)
     return sum(detector.cost_ms(longest) for detector in extra if detector.name in row.signals)
 
@@ -315,7 +313,7 @@ def _report(
 
 
 def _compared(one: Measured, best: Measured) -> str:
-    """On the same draws of the bootstrap, so paired by episode."""
+    """The difference from the reference, on the same bootstrap samples, so paired by episode."""
     low, high = np.nanquantile(one.draws - best.draws, [0.025, 0.975])
     return f"{one.row.name}: AUROC {signed(Interval(one.auroc - best.auroc, low, high))}"
 

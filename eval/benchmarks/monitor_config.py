@@ -1,4 +1,4 @@
-"""What a monitor bench compares, read from YAML. Light to import."""
+"""Options of a bench file of kind `monitor`, read from YAML. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ebt_policy.suggestions import did_you_mean
 
 @dataclass(frozen=True)
 class MonitorTask:
-    """env: without disturbance. policy: watched; see `load_runner`. diffusion: a matched one, for its loss.
+    """env: without disturbance. policy: see `load_runner`. diffusion: a matched diffusion policy, for its loss.
 
-    disturbances: KIND or KIND:STRENGTH, each on the same seeds. at_most: of this task instead of the bench's.
+    disturbances: KIND or KIND:STRENGTH, each on the same seeds. at_most: replaces the bench's value for this task.
     """
 
     env: str
@@ -30,7 +30,7 @@ class MonitorTask:
 
 @dataclass(frozen=True)
 class DetectorRow:
-    """A line of the table: signals averaged into one score (see `Statistic`); window 1 is the plain maximum."""
+    """A line of the table: signals that are averaged into one score (see `Statistic`). window=1: the plain maximum."""
 
     name: str
     signals: tuple[str, ...]
@@ -39,8 +39,8 @@ class DetectorRow:
 
 @dataclass(frozen=True)
 class MonitorBench:
-    """calibration_episodes: run undisturbed; a fifth of the successful ones sets scales. per_cell: test episodes wanted in
-    each of success/failure x undisturbed/disturbed; at_most: run for either half. reference: the line to compare with.
+    """calibration_episodes: undisturbed; a fifth of the successful ones sets the scales. per_cell: test episodes wanted in each
+    of success/failure x undisturbed/disturbed. at_most: episodes to run for each half. reference: line to compare with.
     """
 
     name: str
@@ -56,7 +56,7 @@ class MonitorBench:
 
 
 def load_monitor_bench(path: Path) -> MonitorBench:
-    """Reads and checks a file of kind `monitor`. Raises UserError naming the key that is missing or unknown."""
+    """Read and check a file of kind `monitor`. Raises UserError naming a missing or unknown key."""
     data: dict[str, Any] = yaml.safe_load(path.read_text())
     data.pop("kind")
     tasks = tuple(record(MonitorTask, task, f"{path}, tasks") for task in data.pop("tasks", []))

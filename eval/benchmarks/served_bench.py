@@ -1,9 +1,9 @@
-"""`ebt-policy bench` on a file of kind server: does the policy server survive anything, and how fast is it?
+"""`ebt-policy bench` on a file of kind server: robustness and latency of the policy server.
 
     <output>/report.md, results.json, server.log
 
-Latency is against LeRobot's asynchronous inference (`lerobot_async`): both servers run at the same time, each in a process of
-one torch thread, and one client asks them in turn on the same observations, so that both meet the same load of the machine.
+Latency is compared with LeRobot's asynchronous inference (`lerobot_async`). Both servers run at the same time, each with one
+torch thread, and one client asks them in turn with the same observations, so both have the same load on the machine.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ _TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class ServerBench:
-    """mutated, invented, large, frames, handshakes: so many malformed messages of each kind (`hardware.malformed`).
-
-    decisions: measured for each line of the table, after warm_up. policy, env: the policy that is served and where its
-    observations come from. image_size: height and width of the two pictures of the line that has them.
+    """policy: the served policy. env: its observations come from episodes of it. decisions: measured for each line of the
+    table, after warm_up. image_size: (H, W) of the two pictures in the line with pictures. mutated, invented, large, frames,
+    handshakes: numbers of malformed messages of each kind (see hardware/emulation/malformed.py).
     """
 
     policy: str = "shipped:pusht_keypoints_ebt"
@@ -51,7 +50,7 @@ class ServerBench:
 
 @dataclass(frozen=True)
 class Line:
-    """Round trips of the same decisions by both servers, ms, in the order in which they were asked."""
+    """Round trip times in ms of the same decisions by both servers, in the order of the requests."""
 
     name: str
     ours: Sequence[float]
@@ -59,7 +58,7 @@ class Line:
 
 
 def load_server_bench(path: Path) -> ServerBench:
-    """Reads a file of kind `server`. Raises UserError naming a key that is unknown or a value of another kind."""
+    """Read a file of kind `server`. Raises UserError naming an unknown key or a value of another type."""
     data: dict[str, Any] = yaml.safe_load(path.read_text())
     data.pop("kind")
     config, usual = record(ServerBench, data, str(path)), ServerBench()
@@ -71,7 +70,7 @@ def load_server_bench(path: Path) -> ServerBench:
 
 
 def server_bench(path: Path, output: Path | None = None) -> Path:
-    """Runs the bench, prints its tables and returns the path of report.md. Raises UserError for what is missing."""
+    """Run the bench and print its tables; returns the path of report.md. Raises UserError for missing packages."""
     config = load_server_bench(path)
     folder = (output or Path("runs") / path.stem).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +89,7 @@ def server_bench(path: Path, output: Path | None = None) -> Path:
         "hypothesis": malformed.invented_messages(config.invented),
         "16 MiB and more": malformed.large_messages(config.large),
     }
-    # Latency first: it is short, and both parts write down what they found.
+    # Latency first: it is the shorter part.
     lines = _latency(config, folder)
     print(_latency_table(lines).markdown(), flush=True)
     attacked = attack.attack(messages, config.frames, config.handshakes, folder, config.seed)
@@ -161,7 +160,7 @@ def _line(
     policy: str | None,
     observations: Sequence[Mapping[str, np.ndarray]],
 ) -> Line:
-    """Both servers at once, asked in turn; which one is first alternates."""
+    """Run both servers at once and ask them in turn, in alternating order."""
     from ebt_policy.eval.benchmarks import lerobot_async
     from ebt_policy.hardware.emulation.attack import child, serve_until_closed
     from ebt_policy.hardware.remote.client import RemotePolicy
@@ -180,7 +179,7 @@ def _line(
                     if which:
                         spent, actions = theirs.decide(observation)
                     else:
-                        if policy is not None:  # the ticks in which the last actions are executed
+                        if policy is not None:  # the ticks that execute the last actions
                             for _ in range(ticks - 1):
                                 ours.observe(observation)
                         reply = ours.decide(observation, _TIMEOUT_S)
@@ -196,7 +195,7 @@ def _line(
 
 
 def _served(policy: str) -> Any:
-    """In the server's process: the policy as `ebt-policy serve` serves it."""
+    """In the server's process: the policy of `ebt-policy serve`."""
     import torch
 
     from ebt_policy.hardware.planners.served import ServedRunner
@@ -232,7 +231,7 @@ def _observations(config: ServerBench) -> list[dict[str, np.ndarray]]:
 
 # -- tables ------------------------------------------------------------------------------------------------------------
 def _summary(line: Line) -> dict[str, float]:
-    """Medians and 99th percentiles in ms, decisions a second one after the other, and the median of paired quotients."""
+    """Median and 99th percentile in ms, decisions per second one after the other, and the median ratio of paired times."""
     found: dict[str, float] = {"n": len(line.ours)}
     for name, times in (("ours", line.ours), ("lerobot", line.lerobots)):
         found |= {f"{name}_p{q}": float(np.percentile(times, q)) for q in (50, 99)}

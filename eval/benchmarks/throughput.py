@@ -1,4 +1,4 @@
-"""Samples per second, ours beside LeRobot's: of the data path alone, and of training end to end."""
+"""Training throughput in samples per second compared with LeRobot: data loading alone, and whole training."""
 
 import json
 import os
@@ -38,10 +38,10 @@ LOG_LINE = re.compile(r"step:\S+ .*updt_s:([\d.]+) data_s:([\d.]+)")
 
 @dataclass(frozen=True)
 class Throughput:
-    """Rates in samples per second; those of training are None where it was not measured.
+    """Rates in samples per second. Rates of training are None if it was not measured.
 
-    data_lerobot is LeRobot's faster one, of its loader in the training process and in `workers` processes.
-    training_ours_plain is ours without compilation and in single precision, as lerobot-train computes.
+    data_lerobot: the faster of LeRobot's loader in the training process and in `workers` processes. training_ours_plain: ours
+    without compilation and in single precision, like lerobot-train.
     """
 
     dataset: str
@@ -49,7 +49,7 @@ class Throughput:
     batch_size: int
     workers: int
     cpus: int
-    load_average: float  # before the run; well above 0 means that others were computing too
+    load_average: float  # before the run; well above 0: other processes were running
     data_ours: float
     data_lerobot_in_process: float
     data_lerobot_workers: float | None
@@ -82,11 +82,11 @@ def throughput(
     json_path: str | Path | None = None,
     console: Console | None = None,
 ) -> Throughput:
-    """Measures the recipe's dataset, policy and batch size, one side after the other on the same machine.
+    """Measure the recipe's dataset, policy and batch size with both, one after the other on this machine.
 
-    workers: LeRobot's loader processes (0 for none). batches: how many its loader is timed for. steps: of
-    lerobot-train and of ours; the first half (start-up, compilation, prefetched batches) is not counted.
-    Prints a table; writes the fields and both ratios to `json_path` where given.
+    workers: LeRobot's loader processes, 0 for none. batches: number of timed batches of LeRobot's loader. steps: training
+    steps; the first half (start-up, compilation, prefetched batches) is not counted. Prints a table, and writes fields and
+    ratios to `json_path` if given.
     """
     register_third_party_plugins()
     recipe = recipe if isinstance(recipe, TrainRecipe) else load_recipe(recipe)
@@ -148,7 +148,7 @@ def _our_batches(recipe: TrainRecipe, config: PreTrainedConfig) -> Iterator[obje
 
 
 def _lerobot_rate(recipe: TrainRecipe, config: PreTrainedConfig, workers: int, batches: int) -> float:
-    """LeRobot's loader, put together as lerobot-train does."""
+    """Rate of LeRobot's loader, set up as in lerobot-train."""
     meta = open_metadata(recipe.dataset.repo_id, recipe.dataset.root)
     dataset = LeRobotDataset(
         meta.repo_id, meta.root, delta_timestamps=resolve_delta_timestamps(config, meta), return_uint8=True
@@ -164,7 +164,7 @@ def _lerobot_rate(recipe: TrainRecipe, config: PreTrainedConfig, workers: int, b
         persistent_workers=workers > 0,
         multiprocessing_context="spawn" if workers else None,
     )
-    # Each worker's first batch waits for its start.
+    # The first batch of each worker includes its start-up.
     endless = (batch for _ in count() for batch in loader)
     return _rate(endless, recipe.batch_size, max(1, workers), batches)
 
@@ -178,7 +178,7 @@ def _our_training_rate(recipe: TrainRecipe, steps: int) -> float:
 
 
 def _lerobot_training_rate(recipe: TrainRecipe, workers: int, steps: int) -> float:
-    """The command itself, with the same dataset, policy, batch size and threads; the rate that it reports."""
+    """The rate that lerobot-train reports with the same dataset, policy, batch size and threads."""
     half = steps // 2
     with tempfile.TemporaryDirectory() as folder:
         options = {f"policy.{key}": value for key, value in recipe.policy.items()} | {
