@@ -118,9 +118,9 @@ class Reader:
             "observation.environment_state": objects,
             "action": demo.actions.astype(np.float32),
         }
-        facts = TASKS[self.task]
+        task = TASKS[self.task]
         for (feature, values), size in zip(
-            columns.items(), (facts.state_size, facts.environment_size, ACTIONS), strict=True
+            columns.items(), (task.state_size, task.environment_size, ACTIONS), strict=True
         ):
             if values.shape[1] != size:
                 raise UserError(

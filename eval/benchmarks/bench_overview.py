@@ -20,12 +20,12 @@ def write_overview(output: Path, suite: Suite, results: Mapping[str, Sequence[Re
     success, difference = success_table(results), difference_table(results, reference)
     compared = [f"{env}: {line}" for env, those in results.items() for line in verdicts(those, reference)]
     record = run_record()
-    facts = {
+    details = {
         "Of each task": ", ".join(f"{env}/report.html" for env in results),
         "Command": record["command"],
         "Commit": record["git"] or "not a checkout",
     }
-    return write_pages(output, title, facts, success, compared, reference, [difference])
+    return write_pages(output, title, details, success, compared, reference, [difference])
 
 
 def success_table(results: Mapping[str, Sequence[Result]]) -> Table:

@@ -71,17 +71,17 @@ def write_bench_report(
         tables.append(by_training_seed(results))
     if any(row.learning_curve for row in trained):
         tables.append(learning_table(trained))
-    facts = _facts(config)
+    details = _details(config)
     title = f"{config.env}: {len(results)} settings on the same {config.episodes} seeds"
 
     figures = [(heading, plotly_div(figure)) for heading, figure in _figures(results, trained)]
-    return write_pages(output, title, facts, main, compared, config.reference, tables, figures)
+    return write_pages(output, title, details, main, compared, config.reference, tables, figures)
 
 
 def write_pages(
     output: Path,
     title: str,
-    facts: Mapping[str, str],
+    details: Mapping[str, str],
     main: Table,
     compared: Sequence[str],
     reference: str,
@@ -92,7 +92,7 @@ def write_pages(
     output.mkdir(parents=True, exist_ok=True)
     parts = [
         f"# {title}\n",
-        "".join(f"- {name}: {value}\n" for name, value in facts.items()),
+        "".join(f"- {name}: {value}\n" for name, value in details.items()),
         main.markdown(),
         f"## Against {reference}\n",
         "".join(f"- {line}\n" for line in compared),
@@ -109,7 +109,7 @@ def write_pages(
         reference=reference,
         figures=figures,
         tables=tables,
-        facts=facts,
+        details=details,
         plotly_script=plotly_script() if figures else "",
     )
     return page
@@ -191,7 +191,7 @@ def _figures(results: Sequence[Result], trained: Sequence[TrainedRow]) -> list[t
     return made
 
 
-def _facts(config: BenchConfig) -> dict[str, str]:
+def _details(config: BenchConfig) -> dict[str, str]:
     record, spec = run_record(), environment(config.env)
     machine, last_seed = record["machine"], config.seed + config.episodes - 1
     return {

@@ -225,7 +225,7 @@ def _write(
     ]
     record = run_record()
     machine = record["machine"]
-    facts = {
+    details = {
         "environment": f"{shows.env} ({shows.simulator}), {spec.max_ticks} ticks at {spec.fps} a second",
         "seeds": f"{first.seed} to {first.seed + first.episodes - 1}, the same for every policy",
         "success": spec.solved_when,
@@ -245,6 +245,6 @@ def _write(
         claim=claim(results),
         table=table,
         seed_rule=SEED_RULE.format(leader=on_video[0].name),
-        facts=facts,
+        details=details,
         **side_by_side(columns),
     )

@@ -70,7 +70,7 @@ class _Part:
 
     path: Path
     episodes: list[WatchedEpisode]
-    facts: Mapping[str, Any]
+    made_with: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ def _default_calibration(
     """The calibration that `ebt-policy calibrate` would make from these episodes."""
     horizon, alpha = max(map(len, successes)), max(config.alphas)
     statistic, scores = fit_and_score(successes, DEFAULT_SIGNALS, horizon, alpha)
-    facts = {"checkpoint_sha256": runner.checkpoint_sha256, "source": config.name}
-    return calibrated(scores, statistic=statistic, horizon=horizon, alpha=alpha, **facts)
+    made_with = {"checkpoint_sha256": runner.checkpoint_sha256, "source": config.name}
+    return calibrated(scores, statistic=statistic, horizon=horizon, alpha=alpha, **made_with)
 
 
 def _test_episodes(config: MonitorBench, task: MonitorTask, folder: Path, processes: int) -> list[_Part]:
@@ -166,7 +166,7 @@ def _episodes(
 ) -> _Part:
     """Read the episodes from the file of an earlier run of the same policy, or run them."""
     path = folder / f"{(name or env).replace(':', '-')}-{seeds[0]}.npz"
-    facts = {
+    made_with = {
         "env": env,
         "seeds": [seeds[0], len(seeds)],
         "checkpoint_sha256": _sha256(task.policy),
@@ -174,26 +174,26 @@ def _episodes(
     }
     if path.is_file():
         episodes, found = read_watched(path)
-        if {k: v for k, v in found.items() if k != "values"} == facts:
+        if {k: v for k, v in found.items() if k != "values"} == made_with:
             return _Part(path, episodes, found)
     ran = watch_episodes(
         task.policy, env, seeds, processes=processes, max_evaluations=task.max_evaluations, keep_inputs=True
     )
-    part = _Part(path, [watched_episode(episode) for episode in ran], facts)
-    write_watched(path, part.episodes, facts)
+    part = _Part(path, [watched_episode(episode) for episode in ran], made_with)
+    write_watched(path, part.episodes, made_with)
     return part
 
 
 def _add_values(task: MonitorTask, part: _Part, extra: Sequence[Detector]) -> None:
     """Add the signals that need computation, unless an earlier run stored them, and the time index."""
     made_by = {"version": VERSION, "diffusion": task.diffusion and _sha256(task.diffusion)}
-    if part.facts.get("values") != made_by:
+    if part.made_with.get("values") != made_by:
         for episode in part.episodes:
             episode.signals = {k: v for k, v in episode.signals.items() if k in SIGNALS and k not in LEARNED}
     missing = [detector for detector in extra if detector.name not in part.episodes[0].signals]
     if missing:
         add_values(part.episodes, missing)
-        write_watched(part.path, part.episodes, {**part.facts, "values": made_by})
+        write_watched(part.path, part.episodes, {**part.made_with, "values": made_by})
     for episode in part.episodes:
         episode.signals["time"] = np.arange(1.0, episode.decisions + 1)
 
@@ -300,7 +300,7 @@ def _report(
         (f"Cells: {', '.join(f'{cell} {cells[cell]}' for cell in CELLS)}.",),
     )
     record = run_record()
-    facts = {
+    details = {
         "Policy": f"{task.policy}, {_sha256(task.policy)[:12]}",
         "Environment": task.env,
         "Test seeds": f"from {config.seed}; calibration from {config.calibration_seed}",
@@ -308,7 +308,7 @@ def _report(
         "Commit": record["git"] or "not a checkout",
     }
     return write_pages(
-        folder, f"{config.name}: {task.env}", facts, main, compared, config.reference, [counts]
+        folder, f"{config.name}: {task.env}", details, main, compared, config.reference, [counts]
     )
 
 

@@ -106,7 +106,7 @@ def server_bench(path: Path, output: Path | None = None) -> Path:
             "run": record,
         },
     )
-    facts = {
+    details = {
         "Policy": config.policy,
         "Command": record["command"],
         "Commit": record["git"] or "not a checkout",
@@ -114,7 +114,7 @@ def server_bench(path: Path, output: Path | None = None) -> Path:
         "Machine": f"{record['machine']['cores']} cores",
         "Versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
     }
-    head = "# Policy server\n\n" + "".join(f"- {name}: {value}\n" for name, value in facts.items())
+    head = "# Policy server\n\n" + "".join(f"- {name}: {value}\n" for name, value in details.items())
     write_atomic(folder / "report.md", "\n".join([head, *(table.markdown() for table in tables)]))
     return folder / "report.md"
 

@@ -45,7 +45,7 @@ class Card:
     disturbance: str
     thumbnail: str
     spark: Spark | None
-    facts: list[str]
+    details: list[str]
     values: dict[str, float | None]
     kinds: list[str]
 
@@ -91,9 +91,9 @@ def _card(path: Path, timeline: Timeline, folder: Path, measure: _Measure) -> Ca
     quantile = max((d.quantile for d in decisions if d.quantile is not None), default=None)
     evaluations = mean(d.evaluations for d in decisions)
     worst = max(decisions, key=measure.key, default=None)
-    facts = [f"{timeline.ticks} ticks", f"{evaluations:.1f} evaluations each"]
-    facts += [] if energy is None else [f"energy ≤ {energy:.3g}"]
-    facts += [] if quantile is None else [f"quantile ≤ {quantile:.2f}"]
+    details = [f"{timeline.ticks} ticks", f"{evaluations:.1f} evaluations each"]
+    details += [] if energy is None else [f"energy ≤ {energy:.3g}"]
+    details += [] if quantile is None else [f"quantile ≤ {quantile:.2f}"]
     return Card(
         href=path.with_suffix(".html").relative_to(folder).as_posix(),
         title=f"seed {timeline.seed}" if timeline.seed is not None else path.stem,
@@ -102,7 +102,7 @@ def _card(path: Path, timeline: Timeline, folder: Path, measure: _Measure) -> Ca
         disturbance=disturbed,
         thumbnail=_thumbnail(path, timeline, worst.tick if worst else 0),
         spark=_spark(timeline, measure),
-        facts=facts,
+        details=details,
         values={"energy": energy, "quantile": quantile, "evaluations": evaluations, "length": timeline.ticks},
         kinds=[ended.kind, *(["alarm"] if timeline.alarms else []), *(["disturbed"] if disturbed else [])],
     )

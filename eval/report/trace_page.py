@@ -45,7 +45,7 @@ def write_page(page: Path, timeline: Timeline, gallery: str = "") -> None:
     badges = [Badge("alarm", count(timeline.alarms, "alarm"))] if timeline.alarms else []
     if disturbed := disturbance(timeline):
         badges.append(Badge("disturbed", disturbed))
-    badges += [Badge("", text) for text in _facts(timeline)]
+    badges += [Badge("", text) for text in _details(timeline)]
     write_html(
         page,
         "trace.html.j2",
@@ -106,17 +106,17 @@ def disturbance(timeline: Timeline) -> str:
     return f"{text}, ticks {begin} to {end - 1}" if end and end > begin + 1 else f"{text}, tick {begin}"
 
 
-def _facts(timeline: Timeline) -> list[str]:
+def _details(timeline: Timeline) -> list[str]:
     decisions = timeline.decisions
-    facts = [f"{timeline.ticks} ticks at {timeline.fps:g} a second"]
+    details = [f"{timeline.ticks} ticks at {timeline.fps:g} a second"]
     if decisions:
         took = 1000 * statistics.median(d.seconds for d in decisions)
-        facts += [
+        details += [
             count(len(decisions), "decision"),
             f"{mean(d.evaluations for d in decisions):.1f} evaluations each",
             f"median {took:.1f} ms",
         ]
-    return facts
+    return details
 
 
 def count(n: int, thing: str) -> str:

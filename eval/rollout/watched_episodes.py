@@ -117,11 +117,11 @@ def watched_episode(episode: Episode) -> WatchedEpisode:
     )
 
 
-def write_watched(path: Path, episodes: Sequence[WatchedEpisode], facts: Mapping[str, Any]) -> None:
-    """Write all episodes into one file, atomically. facts: JSON values that say how they were made."""
+def write_watched(path: Path, episodes: Sequence[WatchedEpisode], made_with: Mapping[str, Any]) -> None:
+    """Write all episodes into one file, atomically. made_with: JSON values that say how they were made."""
     meta = {
         "format": _FORMAT,
-        "facts": dict(facts),
+        "facts": dict(made_with),
         "episodes": [
             {"env": e.env, "seed": e.seed, "success": bool(e.success), "length": e.length} for e in episodes
         ],
@@ -140,7 +140,7 @@ def write_watched(path: Path, episodes: Sequence[WatchedEpisode], facts: Mapping
 
 
 def read_watched(path: Path) -> tuple[list[WatchedEpisode], dict[str, Any]]:
-    """Read episodes and facts written by `write_watched`. Raises UserError for any other file."""
+    """Read (episodes, made_with) written by `write_watched`. Raises UserError for any other file."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

@@ -128,7 +128,7 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
 def page(table: Table) -> dict:
     return {
         "title": "t", "claim": "c", "table": table, "rows": [], "seed_rule": "r", "has_energy": True,
-        "geometry": None, "facts": {},
+        "geometry": None, "details": {},
     }  # fmt: skip
 
 

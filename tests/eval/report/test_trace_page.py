@@ -253,7 +253,7 @@ def test_a_results_table_fits_a_phone(tmp_path: Path, look) -> None:
     )
     page = tmp_path / "page.html"
     context = {"title": "t", "claim": "c", "table": table, "rows": [], "seed_rule": "", "has_energy": False}
-    write_html(page, "demo.html.j2", geometry=None, facts={"command": "x" * 200}, **context)
+    write_html(page, "demo.html.j2", geometry=None, details={"command": "x" * 200}, **context)
     seen = look(page, width=360)
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= 360
     assert seen.page.evaluate("(s => s.scrollWidth <= s.clientWidth)(document.querySelector('.scroll'))")
