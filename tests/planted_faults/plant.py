@@ -49,7 +49,7 @@ PRELOAD = (
 
 @dataclass(frozen=True)
 class Fault:
-    """file: relative to the checkout; old: text that occurs once in it; new: what replaces it; tests: files to run."""
+    """file: relative to the checkout; old: text that occurs once in it; new: what replaces it; tests: files to run, or single tests in them (pytest node ids)."""
 
     name: str
     file: str
@@ -72,6 +72,11 @@ class Fault:
             *((ROOT / test).read_text() for test in self.tests),
         ]
         return hashlib.sha256("\0".join([self.name, *parts]).encode()).hexdigest()[:16]
+
+
+def file_of(test: str) -> Path:
+    """The file of a pytest node id."""
+    return ROOT / test.partition("::")[0]
 
 
 def load_faults() -> list[Fault]:

@@ -13,4 +13,4 @@ def test_every_fault_can_be_planted() -> None:
     for fault in faults:
         source = (plant.ROOT / fault.file).read_text()
         assert fault.planted(source) != source
-        assert fault.tests and all((plant.ROOT / test).is_file() for test in fault.tests)
+        assert fault.tests and all(plant.file_of(test).is_file() for test in fault.tests)
