@@ -69,7 +69,7 @@ class Fault:
         """Changes with the faulty source and with the tests, so that a stored result is of just these."""
         parts = [
             self.planted((ROOT / self.file).read_text()),
-            *((ROOT / test).read_text() for test in self.tests),
+            *(file_of(test).read_text() for test in self.tests),
         ]
         return hashlib.sha256("\0".join([self.name, *parts]).encode()).hexdigest()[:16]
 
