@@ -34,7 +34,7 @@ def stack(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator)
         return Pose(state()[:3], near(heading(state()[3:7]), np.pi / 2, turn))
 
     def above(height: float) -> Vector:
-        """Where the hand has to be for the held cube to be this far above the other."""
+        """The hand position that brings the held cube to this height above the other one."""
         cube, base = state()[:3], state()[7:10]
         return hand.position + base + up(0.046 + height) - cube
 
@@ -53,7 +53,7 @@ def stack(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator)
 def can(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator) -> Script:
     hand, state = Hand(simulator, style, rng), simulator.environment_state
     bin_centre = simulator.env.target_bin_placements[simulator.env.object_id]
-    # A hand that points down does not reach the bin's centre; it would strain there until the script's patience ends.
+    # The bin's centre is out of reach for a hand that points down.
     goal = bin_centre + np.array([-0.045, -0.055, 0.0]) + np.array([*rng.uniform(-0.02, 0.02, 2), 0.0])
     yaw = hand.yaw + rng.uniform(-0.6, 0.6)
 
@@ -61,7 +61,7 @@ def can(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator) -
         return Pose(state()[:3] + up(0.01), yaw)
 
     while True:
-        # Open fingers leave the can a centimetre and a half to either side: no need to be within millimetres.
+        # Open fingers leave 1.5 cm on either side of the can, so a coarse tolerance is enough.
         yield from hand.pick(grasp, lambda: state()[2], rise=0.2, near=0.012)
         yield from hand.go(lambda: Pose(goal + up(0.25), yaw), tolerance=0.04, limit=100)
         yield from hand.go(lambda: Pose(goal + up(0.1), yaw), tolerance=0.03)
@@ -72,7 +72,7 @@ def can(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator) -
 def square(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator) -> Script:
     hand, state, env = Hand(simulator, style, rng), simulator.environment_state, simulator.env
     peg = np.array(env.sim.data.body_xpos[env.peg1_body_id])  # its top is 0.1 higher
-    # Along the handle: fingers any nearer come down on the corners of the nut's ring.
+    # Grasp point along the handle; closer ones would hit the corners of the nut's ring.
     reach = np.array([rng.uniform(0.058, 0.066), 0.0, 0.0])
     turn = hand.nearest(heading(state()[3:7]), np.pi)
 
@@ -82,18 +82,18 @@ def square(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator
         return Pose(position, near(heading(nut[3:7]), np.pi, turn))
 
     def turned() -> float:
-        """Yaw with the nut's sides along the peg's. A handle that points away from the robot is out of its reach."""
+        """A yaw that aligns nut and peg. Handles that point away from the robot are out of reach and excluded."""
         now, nut = hand.yaw, heading(state()[3:7])
         yaws = [near(now + side - nut, 2 * np.pi, now) for side in (-np.pi / 2, np.pi / 2, np.pi)]
         short = [yaw for yaw in yaws if abs(yaw) < 2.0 and abs(yaw - now) < 1.8]
         return float(rng.choice(short or yaws))
 
     def above(height: float, yaw: float) -> Pose:
-        """Where the hand has to be for the held nut to be this far above the top of the peg."""
+        """The hand pose that brings the held nut to this height above the peg."""
         return Pose(hand.position + peg + up(0.11 + height) - state()[:3], yaw)
 
     def insert(yaw: float) -> Script:
-        for _ in range(3):  # what jams is lifted and lowered again
+        for _ in range(3):  # a nut that jams is lifted and lowered again
             yield from hand.go(lambda: above(0.04, yaw), tolerance=0.02, limit=100)
             yield from hand.go(lambda: above(0.02, yaw), tolerance=0.005, limit=40, slow=0.5, turned=0.04)
             yield from hand.go(lambda: above(-0.11, yaw), tolerance=0.012, limit=40, slow=0.5)
@@ -109,18 +109,18 @@ def square(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator
 
 
 def door(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator) -> Script:
-    """Two ways: the handle grasped, or pressed down from above by closed fingers that pull by their friction."""
+    """Two strategies: grasp the handle, or press it down with closed fingers and pull by friction."""
     hand, state, env = Hand(simulator, style, rng), simulator.environment_state, simulator.env
     panel, latch = env.object_body_ids["door"], env.object_body_ids["latch"]
     reach, tilt = rng.uniform(0.08, 0.12), np.pi / 2 + rng.uniform(-0.15, 0.15)
     pressing = style.turn % 2 == 0
-    # The fingertips' place over the handle and beyond it, metres. Over is 0.05 at a touch: the rest is the pressure.
+    # Fingertip offset above and behind the handle, metres. At 0.05 above they touch; less than that presses.
     over, pressed, beyond = (0.06, 0.03, 0.01) if pressing else (0.0, 0.0, 0.0)
-    # The last joint ends after one radian. A press does without the rest; a grasp needs the push against the end.
+    # The last joint can turn only one radian further. That is enough to press; a grasp has to push against the limit.
     follow, farthest = (0.7, 1.4) if pressing else (1.0, 1.5)
 
     def handle(turned: float, away: float = 0.0, over: float = 0.0) -> Pose:
-        """Where to hold the handle, were it turned down this far: that far in front of it, and over it."""
+        """The hand pose at the handle turned by this angle, with this offset in front of and above it."""
         data = env.sim.data
         along, out = data.body_xmat[panel].reshape(3, 3)[:, 0], -data.body_xmat[latch].reshape(3, 3)[:, 1]
         lever = np.cos(turned) * along - up(np.sin(turned))
@@ -132,7 +132,7 @@ def door(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator) 
         return float(state()[7])
 
     def opening() -> Pose:
-        """Down until the latch lets go, which it does at 1.2; then out, always ahead of the door."""
+        """Turn the handle down until the latch opens at 1.2 rad, then pull, with the target ahead of the door."""
         free = angle() > 1.25 or state()[6] > 0.2
         return handle(min(angle() + 0.4, farthest), 0.06 if free else -beyond, pressed)
 

@@ -1,4 +1,4 @@
-"""ALOHA's ViperX as a script moves it: joint targets towards poses that follow the objects.
+"""Motions of ALOHA's ViperX arms for scripts: joint targets towards poses that follow the objects.
 
 Positions in metres, angles in radians, world frame; the left arm looks along x, the right one against it. An arm's
 action (7,) is six joint targets and the gripper from 0 (closed) to 1 (open).
@@ -16,43 +16,43 @@ from ebt_policy.envs.aloha import AlohaSimulator
 from ebt_policy.envs.experts.base import Action, Style
 from ebt_policy.envs.experts.kinematics import Arm, Pose, Vector
 
-# Metres of the tool and radians of a joint a tick, at most: 0.35 m/s and 1.25 rad/s.
+# Largest motion per tick: metres of the tool, radians of a joint (0.35 m/s, 1.25 rad/s).
 SPEED, TURN = 0.007, 0.025
-START = 0.1  # share of the fastest motion by which a motion may change in a tick
-GAIN = 0.1  # of the remaining way a tick; the arms lag by three ticks, so that more of it overshoots
-LEASH = 0.1  # radians that a target may be ahead of its joint: what pushes against something pushes gently
-FINGERS = 0.08  # of the gripper's range a tick
+START = 0.1  # largest change of the motion per tick, as a share of the maximum speed
+GAIN = 0.1  # share of the remaining distance per tick; the arms lag by three ticks, so more would overshoot
+LEASH = 0.1  # radians that a target may be ahead of its joint, to limit contact forces
+FINGERS = 0.08  # of the gripper's range per tick
 MISSES = 0.08  # share of the first tries that close too high
 Motion = Generator[Action, None, Any]
 
 
 class Hand:
-    """An arm and its gripper, as a script moves them. fingers: where they are to go, from 0 (closed) to 1 (open)."""
+    """An arm and its gripper. fingers: target of the gripper, 0 (closed) to 1 (open)."""
 
     def __init__(self, simulator: AlohaSimulator, side: str, style: Style, rng: np.random.Generator) -> None:
         self.style, self._rng = style, rng
         self._arm = Arm(simulator.physics, side)
         self._forward = Rotation.from_euler("z", 0.0 if side == "left" else np.pi)
         self._targets = self._goal = self._arm.joints
-        self._velocity = np.zeros(6)  # of the targets, radians a tick
+        self._velocity = np.zeros(6)  # of the targets, radians per tick
         self._grip = self.fingers = 0.0
-        self.ready = False  # what the other arm waits for
+        self.ready = False  # the other arm may wait for this
 
     @property
     def pose(self) -> Pose:
         return self._arm.pose
 
     def facing(self, yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> Rotation:
-        """The rotation of a gripper that looks forward, then turned; pitch is downwards."""
+        """Rotation of a gripper that points forward, turned by yaw, pitch (downwards) and roll."""
         return self._forward * Rotation.from_euler("ZYX", [yaw, pitch, roll])
 
     def towards(self, goal: Pose) -> Action:
-        """One step on the way to a pose."""
+        """The action (7,) for the next step towards a pose."""
         self._goal = self._arm.reach(goal)
         return self._step()
 
     def _step(self, slow: float = 1.0) -> Action:
-        """The arm's action (7,) towards its goal: fast when far and slow when near; it starts softly."""
+        """The action (7,) towards the goal, proportional to the distance, with limited acceleration."""
         joints = self._arm.joints
         wanted = GAIN * (self._goal - joints)
         jacobian = self._arm.jacobian(self._targets)
@@ -71,7 +71,7 @@ class Hand:
         slow: float = 1.0,
         turned: float = 0.1,
     ) -> Generator[Action, None, bool]:
-        """Follow `goal` until it is reached (True) or the limit in ticks is (False); then perhaps rest."""
+        """Follow `goal` until it is reached (returns True, perhaps after a pause), at most `limit` ticks (False)."""
         for _ in range(limit):
             self._goal = self._arm.reach(goal())
             left = self.pose.towards(self._arm.tool(self._goal))
@@ -97,7 +97,7 @@ class Hand:
         yield from self.hold(int(self._rng.integers(20, 28)))
 
     def pick(self, grasp: Callable[[], Pose], item: Callable[[], Pose], opening: float) -> Motion:
-        """Hover, go down, close, lift; again after a miss. `grasp` follows the item, wherever it is pushed."""
+        """Hover, go down, close, lift; repeat after a miss. `grasp` gives the current grasp pose, as the item may move."""
         self.fingers = opening
         yield from self._grasp(grasp, np.array([*self.style.side, self.style.height]), self._misjudged())
         for _ in range(3):
@@ -119,7 +119,7 @@ class Hand:
         yield from self.go(lambda: top, tolerance=0.02, limit=40)
 
     def _misjudged(self) -> float:
-        """How far above the grasp the fingers close: mostly a little too low, seldom so high that they miss."""
+        """Height error of a grasp: usually slightly low, sometimes so high that it misses."""
         missed = self._rng.random() < MISSES
         return float(self._rng.uniform(0.03, 0.04)) if missed else -self.style.overshoot
 
