@@ -12,6 +12,7 @@ from lerobot.robots.utils import make_robot_from_config
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.config_deploy import DeployConfig
 from ebt_policy.hardware.control.clock import Clock, SteppedClock, WallClock
+from ebt_policy.hardware.safety.arms import take_cameras
 from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig, SafetyOptions
 from ebt_policy.hardware.safety.safe_robot import SafeRobot
 from ebt_policy.hardware.sensing.streams import CameraStream, Streams
@@ -61,12 +62,14 @@ def make_body(
         safety = _SIMULATED
     safety = dataclasses.replace(safety, speed_scale=speed if twin is None else 1.0)
     arm = SafeRobot(
-        SafeRobotConfig(robot={}, fps=control_hz, **vars(safety)), robot, clock.now, on_event=on_event
+        SafeRobotConfig(robot={}, fps=control_hz, **vars(safety)),
+        robot,
+        clock.now,
+        on_event=on_event,
+        options="--safety",
     )
-    # The loop reads joints; pictures come in their own time, so the cameras are taken out of the robot's hands.
-    features, cameras = dict(robot.observation_features), dict(arm.cameras)
-    if cameras:
-        arm.cameras.clear()  # type: ignore[attr-defined]
+    # The loop reads joints alone; each camera has a thread of its own, so the robot must not read them any more.
+    features, cameras = dict(robot.observation_features), take_cameras(robot)
     options = config.streams
     unknown = [name for name in options.latency_s if name not in cameras]
     if unknown:

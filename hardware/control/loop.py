@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ebt_policy.errors import UserError
 from ebt_policy.hardware.control.clock import Clock
 from ebt_policy.hardware.control.commands import Command, Commands
 from ebt_policy.hardware.control.planning import NoPlan, Observation, Plan, PlanRequest, PlanService, sound
@@ -116,7 +117,7 @@ class ControlLoop:
         self._failing: dict[str, float] = {}  # since when the bus fails to read, to send
         self._worked: dict[str, float] = {}  # when it last did
         self._bus_held = False  # for longer than a lost packet
-        self._retake = False  # after a stop
+        self._retake = False  # somebody may have moved the arm: take it over where it stands, then send
         self._blind = ""  # why nothing can be seen
         self._next_health = 0.0
 
@@ -170,7 +171,8 @@ class ControlLoop:
         if not (self.arm.stopped or self._blind or self._bus_held):
             target = self.schedule.at(now + self.config.actuation_s)
         measured = None if floats is None else [floats[f"{name}.pos"] for name in self.arm.joints]
-        if floats is not None or "send" not in self._failing:  # else nobody knows from where it would move
+        # While the arm is to be taken over, or neither reads nor sends work, nobody knows from where it would move.
+        if not self._retake and (floats is not None or "send" not in self._failing):
             self._send(target, measured, now)
         if now >= self._next_health:
             self._next_health = now + _HEALTH_S
@@ -189,8 +191,11 @@ class ControlLoop:
             if wrong:
                 raise ValueError(f"joint '{wrong[0]}' shows {floats[f'{wrong[0]}.pos']}")
             if self._bus_held or self._retake:
-                self.arm.begin()  # nobody knows where the arm went meanwhile: what is sent next begins there
+                self.arm.begin(floats)  # the next command starts from where the arm is now
                 self._retake = False
+        except UserError as error:
+            self._bus_failed("read", str(error))
+            return None
         except Exception as error:  # each robot raises its own
             self._bus_failed("read", f"the joints cannot be read: {error}")
             return None
@@ -199,7 +204,8 @@ class ControlLoop:
 
     def _send(self, target: np.ndarray | None, measured: list[float] | None, now: float) -> None:
         try:
-            self._sent = self.arm.drive(target, measured)
+            # The tick's time: a command that waited long for the joints to be read is refused as stale.
+            self._sent = self.arm.drive(target, measured, now)
         except Exception as error:
             self._bus_failed("send", f"the command cannot be sent: {error}")
         else:
@@ -323,12 +329,17 @@ class ControlLoop:
     def _begin(self) -> None:
         self._outcome = Outcome("", "", 0.0, Stopwatch().punctuality(), evaluations=0.0)
         self._ended, self._blind = ("", ""), ""
-        self._failing, self._worked, self._bus_held, self._retake = {}, {}, False, False
+        self._failing, self._worked, self._bus_held = {}, {}, False
+        self._retake = True  # a failed read is waited out as in the middle of an episode
         self._latencies.clear()
         self._next_sample = self.clock.now()
         self._next_health = self._next_sample + _HEALTH_S
         self._sent = {}
         self._restart()
+        if self.arm.stopped:
+            self._tell(
+                self.clock.now(), "stopped", "the episode begins with a stop in force: r (reset) lifts it"
+            )
 
     def _restart(self) -> None:
         """What was planned belongs to another moment: begin as at the start of an episode."""

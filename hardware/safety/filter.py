@@ -6,14 +6,14 @@ It is no substitute for a switch that cuts the power: it cannot stop an arm whos
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 
 from ebt_policy.errors import UserError
-from ebt_policy.hardware.safety.limits import Array, JointLimits, braking_step, limited_step
+from ebt_policy.hardware.safety.limits import Array, JointLimits, Positions, braking_step, limited_step
 
 
 class State(StrEnum):
@@ -57,6 +57,37 @@ class SafetyEvent:
     detail: str
 
 
+class StopLatch:
+    """Set by any thread, at any moment; lifted only by `lift`, with the token of the stop that is to end.
+
+    Each stop makes a token of its own and writes one reference, so no stop is lost between a check and a write elsewhere.
+    """
+
+    def __init__(self) -> None:
+        self._token: object | None = None
+        self._lifted: object | None = None
+
+    @property
+    def token(self) -> object | None:
+        """The latest stop's token; None where none is in force."""
+        token = self._token
+        return None if token is self._lifted else token
+
+    @property
+    def is_set(self) -> bool:
+        return self.token is not None
+
+    def set(self) -> bool:
+        """Sets it; returns whether it was not set before."""
+        fresh = not self.is_set
+        self._token = object()
+        return fresh
+
+    def lift(self, token: object) -> None:
+        """Ends the stop of this token; a later one stays in force."""
+        self._lifted = token
+
+
 class SafetyFilter:
     """`submit` takes a policy's targets as they come; `tick` gives the positions to send, once in every period."""
 
@@ -67,10 +98,14 @@ class SafetyFilter:
         config: SafetyConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_event: Callable[[SafetyEvent], None] | None = None,
+        latch: StopLatch | None = None,
     ) -> None:
-        """period_s: of the control loop. on_event must not block (see `EventLog`)."""
+        """period_s: of the control loop. on_event must not block (see `EventLog`). latch: may outlive this filter, so
+        that a stop lasts when the robot is connected again.
+        """
         self.limits, self.period_s, self.config = limits, period_s, config or SafetyConfig()
-        self.state = State.WAITING
+        self.latch = StopLatch() if latch is None else latch
+        self._motion = State.WAITING  # the state while nobody has stopped the filter
         self.refused = 0  # commands so far
         self._clock, self._on_event = clock, on_event
         self._position: Array | None = None
@@ -81,7 +116,7 @@ class SafetyFilter:
         self._last_stamp = self._last_accepted = -np.inf
         self._last_tick = self._started = clock()
 
-    def begin(self, measured: Sequence[float]) -> None:
+    def begin(self, measured: Positions) -> None:
         """Takes over an arm at rest at `measured` (J,). Raises UserError where a joint is unknown or outside its range.
 
         A joint slightly outside (within a tenth of its range) is let in, and can only move back.
@@ -98,11 +133,15 @@ class SafetyFilter:
                 f"{self.limits.high[joint]:g}. Move the arm by hand, or calibrate it again."
             )
         self._position, self._velocity = position, np.zeros_like(position)
-        if self.state is not State.STOPPED:  # that is for `reset` alone
-            self._rest()
+        self._rest()
+
+    @property
+    def state(self) -> State:
+        """Stopped as long as the latch is set, whatever another thread writes meanwhile."""
+        return State.STOPPED if self.latch.is_set else self._motion
 
     # -- commands --------------------------------------------------------------------------------------------------
-    def submit(self, target: Sequence[float], stamp: float | None = None) -> bool:
+    def submit(self, target: Positions, stamp: float | None = None) -> bool:
         """A new target (J,); returns whether it was accepted. stamp: when it was decided on, in the clock's seconds.
 
         Refused, and no sign of life: what is not J finite numbers, older than the last, too old, or from the future, and
@@ -126,7 +165,7 @@ class SafetyFilter:
         if now - stamp > self.config.stale_s:
             return self._refuse(now, "stale", f"{now - stamp:.3f} s old")
         inside = np.clip(wanted, self.limits.low, self.limits.high)
-        if self.state is not State.MOVING:
+        if self._motion is not State.MOVING:
             gate = self.config.start_gate
             far = np.abs(inside - self._position)
             if gate is not None and far.max() > gate:
@@ -134,7 +173,7 @@ class SafetyFilter:
                 return self._refuse(
                     now, "start_gate", f"joint '{name}' would start {far.max():.1f} away from the arm"
                 )
-            self.state, self._started = State.MOVING, now
+            self._motion, self._started = State.MOVING, now
             self._target_velocity[:] = 0
         else:
             elapsed = stamp - self._last_stamp
@@ -146,25 +185,26 @@ class SafetyFilter:
         return True
 
     def stop(self, reason: str) -> None:
-        """Latches: the arm brakes and stays, whatever is submitted, until `reset`."""
-        if self.state is not State.STOPPED:
-            self.state = State.STOPPED
+        """The arm brakes and stays at rest, whatever is submitted, until `reset`. May be called from any thread."""
+        if self.latch.set():
             self._tell(self._clock(), "stop", reason)
 
     def hold(self, reason: str) -> None:
-        """The arm brakes and waits for the next command, which ramps in again."""
+        """The arm brakes and waits for the next command, which ramps in again. May be called from any thread."""
         if self.state is State.MOVING:
-            self.state = State.HOLDING
+            self._motion = State.HOLDING
             self._tell(self._clock(), "hold", reason)
 
     def reset(self) -> None:
-        """Leaves a stop. Nothing moves before a fresh command."""
-        if self.state is State.STOPPED:
+        """Ends a stop. Nothing moves before a fresh command. A stop that arrives during the reset lasts."""
+        token = self.latch.token
+        if token is not None:
             self._tell(self._clock(), "reset", "the stop was lifted")
             self._rest()
+            self.latch.lift(token)
 
     # -- what is sent ----------------------------------------------------------------------------------------------
-    def tick(self, measured: Sequence[float] | None = None) -> Array:
+    def tick(self, measured: Positions | None = None) -> Array:
         """The positions (J,) to send now. Call it once a period, whether or not there was a command.
 
         measured: where the arm is, to see that it follows. Raises UserError before `begin`.
@@ -178,7 +218,7 @@ class SafetyFilter:
             self.hold(f"no command for {now - self._last_accepted:.3f} s")
         if self.state is State.MOVING and measured is not None:
             self._check_following(measured)
-        if self.state is State.MOVING:
+        if self.state is State.MOVING:  # a stop may have come from another thread
             ramp = 1.0 if not self.config.ramp_s else min(1.0, (now - self._started) / self.config.ramp_s)
             # Where a target moving at its speed is by now, but never further than one watchdog ahead.
             ahead = min(now - self._last_stamp, self.config.watchdog_s)
@@ -198,13 +238,14 @@ class SafetyFilter:
 
     def undo(self) -> None:
         """The last tick's positions never reached the arm: it stands where it was sent before."""
-        self._position, self._velocity = self._before, np.zeros_like(self._velocity)
+        if self._before is not None:
+            self._position, self._velocity = self._before, np.zeros_like(self._velocity)
 
     @property
     def at_rest(self) -> bool:
         return not self._velocity.any()
 
-    def _check_following(self, measured: Sequence[float]) -> None:
+    def _check_following(self, measured: Positions) -> None:
         allowed, position = self.config.following_error, self._numbers(measured, "measured positions")
         if isinstance(position, str):
             self.hold(position)
@@ -217,11 +258,11 @@ class SafetyFilter:
                 )
 
     def _rest(self) -> None:
-        self.state = State.WAITING
+        self._motion = State.WAITING
         self._last_stamp = self._last_accepted = -np.inf
         self._last_tick = self._clock() - self.period_s  # so that the first tick may be one's worth of motion
 
-    def _numbers(self, values: Sequence[float], what: str) -> Array | str:
+    def _numbers(self, values: Positions, what: str) -> Array | str:
         """(J,) float64, or what is wrong with it."""
         try:
             array = np.asarray(values, np.float64)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ebt_policy.errors import UserError
 
 Array = NDArray[np.float64]
+Positions = Sequence[float] | NDArray[np.floating]
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,30 @@ from lerobot.robots.robot import Robot
 from lerobot.robots.utils import make_robot_from_config
 
 from ebt_policy.errors import UserError
+from ebt_policy.hardware.safety.arms import (
+    cameras_of,
+    check_calibrated,
+    check_calibration_files,
+    joint_ranges,
+    temperatures,
+)
 from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig
 from ebt_policy.hardware.safety.events import EventLog
-from ebt_policy.hardware.safety.filter import SafetyConfig, SafetyEvent, SafetyFilter, State
-from ebt_policy.hardware.safety.limits import JointLimits
+from ebt_policy.hardware.safety.filter import SafetyConfig, SafetyEvent, SafetyFilter, StopLatch
+from ebt_policy.hardware.safety.limits import JointLimits, Positions
+from ebt_policy.hardware.safety.release import release
 
 _POSITION = ".pos"
+_READS = 5  # tries to read where the arm stands before it is given up: one packet may get lost
+_READ_PAUSE_S = 0.02
 logger = logging.getLogger(__name__)
 
 
 class SafeRobot(Robot):
-    """Observes as its robot does; commands pass through a SafetyFilter first, and what is sent is returned.
+    """Observations are its robot's; commands pass through a SafetyFilter first, and what is sent is returned.
 
-    LeRobot's loops send one command a tick, so the filter is ticked by them. When they stop, nothing more is sent and the
-    servos stay at the last position that the filter allowed. Needs actions that are joint positions (`NAME.pos`).
+    LeRobot's loops send one command a tick, and each ticks the filter. When they end, nothing more is sent and the servos
+    stay at the last position that the filter allowed. Actions must be joint positions (`NAME.pos`).
     """
 
     config_class = SafeRobotConfig
@@ -38,14 +48,18 @@ class SafeRobot(Robot):
         robot: Robot | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_event: Callable[[SafetyEvent], None] | None = None,
+        options: str = "--robot",
     ) -> None:
-        """robot: an existing one instead of that of the config. on_event: must not block."""
+        """robot: an existing one instead of that of the config. on_event: must not block. options: where the user gives
+        the options of this class, for messages. Raises UserError where the robot is not commanded by joint positions.
+        """
         super().__init__(config)
         self.config, self._clock = config, clock
         self.robot = _made(config.robot) if robot is None else robot
         self.filter: SafetyFilter | None = None
         self.events: deque[SafetyEvent] = deque(maxlen=100)
-        self._on_event = on_event
+        self._on_event, self._options = on_event, options
+        self._latch = StopLatch()  # a stop outlives the connection
         self._log: EventLog | None = None
         self.joints = tuple(
             k.removesuffix(_POSITION) for k in self.robot.action_features if k.endswith(_POSITION)
@@ -67,8 +81,8 @@ class SafeRobot(Robot):
 
     @property
     def cameras(self) -> Mapping[str, Any]:
-        """LeRobot's commands look for it."""
-        return getattr(self.robot, "cameras", {})
+        """{name in the observations: camera}, of all arms. LeRobot's commands look for it."""
+        return cameras_of(self.robot)
 
     @property
     def is_connected(self) -> bool:
@@ -85,27 +99,37 @@ class SafeRobot(Robot):
         self.robot.configure()
 
     def connect(self, calibrate: bool = True) -> None:
-        """Connects the robot, reads its limits and where it stands. Raises UserError where it cannot be guarded."""
-        self.robot.connect(calibrate=calibrate)
+        """Connects the robot, reads its limits and where it stands. Nothing is left connected where that fails.
+
+        calibrate: LeRobot may ask for a calibration on the terminal; without it a missing or foreign one is a UserError.
+        Raises UserError where the robot cannot be guarded, and what the robot raises.
+        """
+        if not calibrate:
+            check_calibration_files(self.robot)
         try:
-            self._arm()
-        except BaseException:
-            self.robot.disconnect()
+            self.robot.connect(calibrate=calibrate)
+            check_calibrated(self.robot)
+            self._make_filter()
+        except BaseException as error:
+            try:
+                release(self.robot)
+            except UserError as left:
+                raise UserError(f"{error} {left}") from error
             raise
 
-    def _arm(self) -> None:
+    def limits(self) -> JointLimits:
+        """Ranges, less their margins, and highest speeds of all joints. Raises UserError where a range is not known."""
         config = self.config
-        if config.event_log:
-            self._log = EventLog(Path(config.event_log))
         ranges = joint_ranges(self.robot, self.joints) | {
             name: (config.low[name], config.high[name]) for name in config.low if name in config.high
         }
         missing = [name for name in self.joints if name not in ranges]
         if missing:
             raise UserError(
-                f"{self.robot} does not say how far {', '.join(missing)} may move. Give --robot.low and --robot.high for them."
+                f"{self.robot} does not say how far {', '.join(missing)} may move. Give {self._options}.low and "
+                f"{self._options}.high for them."
             )
-        limits = JointLimits.of(
+        return JointLimits.of(
             self.joints,
             [ranges[name][0] for name in self.joints],
             [ranges[name][1] for name in self.joints],
@@ -113,6 +137,11 @@ class SafeRobot(Robot):
             [config.acceleration_of.get(name, config.acceleration) for name in self.joints],
             config.margin,
         )
+
+    def _make_filter(self) -> None:
+        config = self.config
+        if config.event_log:
+            self._log = EventLog(Path(config.event_log))
         safety = SafetyConfig(
             watchdog_s=config.watchdog_s,
             ramp_s=config.ramp_s,
@@ -120,36 +149,54 @@ class SafeRobot(Robot):
             start_gate=config.start_gate,
             following_error=config.following_error,
         )
-        made = SafetyFilter(limits, 1 / config.fps, safety, self._clock, self._notice)
-        self.filter = made
+        self.filter = SafetyFilter(
+            self.limits(), 1 / config.fps, safety, self._clock, self._notice, self._latch
+        )
         self.begin()
 
-    def begin(self) -> None:
-        """Takes the arm over at rest where it stands, after connecting or when somebody else has moved it."""
+    def begin(self, observed: Mapping[str, Any] | None = None) -> None:
+        """Takes over the arm at rest where it stands: after connecting, or when somebody else has moved it.
+
+        observed: its observation of this moment; without one the joints are read, several times if need be. Raises
+        UserError where they cannot be read, or a joint is outside its range.
+        """
         if self.filter is None:
             raise UserError(f"{self} is not connected.")
-        observed = self.robot.get_observation()
+        observed = self._read() if observed is None else observed
         self.filter.begin([observed[name + _POSITION] for name in self.joints])
+
+    def _read(self) -> dict[str, Any]:
+        failed: Exception | None = None
+        for _ in range(_READS):
+            try:
+                return self.robot.get_observation()
+            except Exception as error:  # each driver raises its own
+                failed = error
+                time.sleep(_READ_PAUSE_S)
+        raise UserError(
+            f"The joints cannot be read, tried {_READS} times: {failed} Check the arm's power and its cables."
+        ) from failed
 
     def get_observation(self) -> dict[str, Any]:
         return self.robot.get_observation()
 
     def send_action(self, action: Mapping[str, Any]) -> dict[str, Any]:
-        """Filters the action, sends what is allowed and returns that. A refused action is answered by holding still."""
+        """Filters the action, sends what is allowed and returns that. After a refused action the arm holds still."""
         return self.drive([action.get(name + _POSITION, float("nan")) for name in self.joints])
 
     def drive(
-        self, target: Sequence[float] | None, measured: Sequence[float] | None = None
+        self, target: Positions | None, measured: Positions | None = None, stamp: float | None = None
     ) -> dict[str, Any]:
         """One tick of a control loop: sends what the filter makes of `target` (J,), in the order of `joints`; returns it.
 
-        None: there is nothing to do, and without a command for the watchdog's time the arm holds. measured (J,): where the
-        arm is, to see that it follows.
+        target: None where there is nothing to do; without a command for the watchdog's time the arm holds. measured (J,):
+        where the arm is, to see that it follows. stamp: the moment for which the target was chosen, in seconds of the clock;
+        the filter refuses it when that is too long ago, or before the last one. LeRobot's loops give none.
         """
         if self.filter is None:
             raise UserError(f"{self} is not connected.")
         if target is not None:
-            self.filter.submit(target)
+            self.filter.submit(target, stamp)
         positions = self.filter.tick(measured)
         allowed = {f"{name}{_POSITION}": float(p) for name, p in zip(self.joints, positions, strict=True)}
         if self.config.shadow:
@@ -161,28 +208,30 @@ class SafeRobot(Robot):
             raise
 
     def stop(self, reason: str) -> None:
-        """Latches a stop: the arm brakes and stays until `reset`. May be called from any thread."""
-        if self.filter is not None:
-            self.filter.stop(reason)
+        """The arm brakes and stays at rest until `reset`. May be called from any thread, and before connecting."""
+        made = self.filter
+        if made is not None:
+            made.stop(reason)
+        else:
+            self._latch.set()
 
     def hold(self, reason: str) -> None:
         """The arm brakes and waits for the next command. May be called from any thread."""
-        if self.filter is not None:
-            self.filter.hold(reason)
+        made = self.filter
+        if made is not None:
+            made.hold(reason)
 
     def too_hot(self) -> str:
-        """Which motor is hotter than `max_temperature`, "" for none, or where nobody can tell. Costs one reading of the bus."""
-        allowed, bus = self.config.max_temperature, getattr(self.robot, "bus", None)
-        if allowed is None or not hasattr(bus, "sync_read"):
+        """Which motor is hotter than `max_temperature`; "" for none, or where nobody can tell. Reads each bus once."""
+        allowed = self.config.max_temperature
+        found = {} if allowed is None else temperatures(self.robot)
+        hottest = max(found, key=found.__getitem__, default="")
+        if allowed is None or not hottest or found[hottest] <= allowed:
             return ""
-        try:
-            found = bus.sync_read("Present_Temperature", normalize=False)
-        except Exception:  # no such register, or a fault of the bus, which reading the joints will show
-            return ""
-        hottest = max(found, key=found.get, default="")
-        if not hottest or found[hottest] <= allowed:
-            return ""
-        return f"motor '{hottest}' has {found[hottest]:g} °C; {allowed:g} are allowed. Let it cool down, and look for what it pushes against"
+        return (
+            f"motor '{hottest}' has {found[hottest]:g} °C; {allowed:g} are allowed. Let it cool down, and look for what it "
+            "pushes against"
+        )
 
     @property
     def at_rest(self) -> bool:
@@ -190,19 +239,21 @@ class SafeRobot(Robot):
         return self.filter is None or self.filter.at_rest
 
     def reset(self) -> None:
-        """Lifts a stop."""
+        """Ends a stop."""
         if self.filter is not None:
             self.filter.reset()
+        elif (token := self._latch.token) is not None:
+            self._latch.lift(token)
 
     @property
     def stopped(self) -> bool:
-        return self.filter is not None and self.filter.state is State.STOPPED
+        return self._latch.is_set
 
     def disconnect(self) -> None:
-        """First the arm, then the log, whatever fails on the way."""
+        """First the arm, then the log, whatever fails on the way. Raises UserError where motors are still powered."""
         self.filter = None
         try:
-            self.robot.disconnect()
+            release(self.robot)
         finally:
             if self._log is not None:
                 self._log.close()
@@ -230,26 +281,3 @@ def _made(options: Mapping[str, Any]) -> Robot:
             f"--robot.robot describes no LeRobot robot ({error}). For example: "
             "--robot.robot='{type: so101_follower, port: /dev/ttyACM0, id: my_arm}'"
         ) from error
-
-
-def joint_ranges(robot: Robot, joints: tuple[str, ...]) -> dict[str, tuple[float, float]]:
-    """Range of each joint in the units of its actions, where the robot, or LeRobot's motor bus and calibration, say it."""
-    from lerobot.motors import MotorNormMode
-
-    bus = getattr(robot, "bus", None)
-    found: dict[str, tuple[float, float]] = dict(getattr(robot, "joint_ranges", {}))
-    for name in joints:
-        motor = getattr(bus, "motors", {}).get(name)
-        calibration = getattr(bus, "calibration", {}).get(name)
-        if motor is None:
-            continue
-        if motor.norm_mode is MotorNormMode.RANGE_M100_100:
-            found[name] = (-100.0, 100.0)
-        elif motor.norm_mode is MotorNormMode.RANGE_0_100:
-            found[name] = (0.0, 100.0)
-        elif motor.norm_mode is MotorNormMode.DEGREES and calibration is not None:
-            # LeRobot measures degrees from the middle of the calibrated range.
-            resolution = bus.model_resolution_table[motor.model] - 1
-            half = (calibration.range_max - calibration.range_min) / 2 * 360 / resolution
-            found[name] = (-half, half)
-    return found

@@ -15,7 +15,7 @@ from lerobot.robots.robot import Robot
 
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.body import Body
-from ebt_policy.hardware.safety.safe_robot import joint_ranges
+from ebt_policy.hardware.safety.arms import joint_ranges
 from ebt_policy.hardware.sensing.streams import CameraStream, Stale
 from ebt_policy.hardware.setup.checklist import Finding, fail, ok, warn
 

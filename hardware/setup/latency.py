@@ -20,7 +20,7 @@ from ebt_policy.errors import UserError
 from ebt_policy.hardware.body import ARM_SPEED, Body, make_body
 from ebt_policy.hardware.config_deploy import DeployConfig
 from ebt_policy.hardware.control.commands import Command, Commands, from_keys, from_signals
-from ebt_policy.hardware.safety.safe_robot import joint_ranges
+from ebt_policy.hardware.safety.arms import joint_ranges
 from ebt_policy.hardware.setup.step_response import Array, crossing, progress_of
 
 STEPS = 10

@@ -311,6 +311,48 @@ def test_an_arm_that_cannot_be_taken_over_again_ends_the_episode():
     assert "elbow" in outcome.reason
 
 
+@pytest.mark.parametrize("lost_s", [0.02, 0.5, 3.0])
+def test_an_episode_begins_as_patiently_as_it_goes_on(lost_s: float):
+    """Joints that cannot be read at its start: nothing is sent until they can; after patience_s it ends with a reason."""
+    world = World(Policy(n=20), safety={"velocity": 10.0})
+    world.run(0.5)
+    begin = world.clock.now()
+    world.arm.positions["shoulder.pos"] = 30.0  # somebody moved it between the episodes
+    world.arm.reads = lambda t: t >= begin + lost_s - 1e-6
+    outcome = world.run(2.0)
+    assert len(world.arm.went(begin, begin + lost_s)) == 0
+    if lost_s < 1.0:
+        assert outcome.end == "time" and outcome.plans
+        assert world.arm.went(begin)[0][0] == pytest.approx(30.0, abs=10.0 * TICK)
+    else:
+        assert (outcome.end, outcome.plans) == ("error", 0)
+        assert "no status packet" in outcome.reason and len(world.arm.went(begin)) == 0
+        world.arm.reads = lambda t: True
+        assert world.run(1.0).plans  # the next episode goes on
+
+
+def test_a_command_that_waited_for_a_stalled_bus_is_not_sent():
+    world = World(Policy(n=200, execute=10), safety={"watchdog_s": 1.0})
+    read, stalled = world.arm.get_observation, [False]
+
+    def stalling() -> dict:
+        if world.clock.now() >= 0.5 and not stalled[0]:
+            stalled[0] = True
+            world.clock._now += 0.7  # a driver that retries for long
+        return read()
+
+    world.arm.get_observation = stalling  # type: ignore[method-assign]
+    world.run(0.6)
+    assert "refused_stale" in world.kinds()
+
+
+def test_an_episode_that_begins_stopped_says_so():
+    world = World(Policy(n=20))
+    world.safe.stop("key")
+    world.run(0.3)
+    assert "stopped" in world.kinds()
+
+
 # -- humans ------------------------------------------------------------------------------------------------------------
 @settings(max_examples=20, deadline=None)
 @given(stop=st.floats(0.2, 0.8), pause=st.floats(0.02, 0.6), latency=st.floats(0.0, 0.5))

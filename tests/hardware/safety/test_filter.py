@@ -1,11 +1,16 @@
 """Every fault has its reaction, in time."""
 
+import sys
+from collections.abc import Callable
+from types import FrameType
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebt_policy.errors import UserError
+from ebt_policy.hardware.safety import filter as safety_filter
 from ebt_policy.hardware.safety.filter import SafetyConfig, SafetyFilter, State
 from ebt_policy.hardware.safety.limits import JointLimits
 
@@ -126,6 +131,53 @@ def test_a_stop_is_latched():
     arm.follow(rest + 1, 5)
     assert arm.filter.state is State.MOVING
     assert arm.kinds[0] == "stop" and arm.kinds.count("stop") == 1
+
+
+def interleaved(act: Callable[[], object], other: Callable[[], object], line: int) -> bool:
+    """Calls act(), and other() before the line-th line that it runs; returns whether there were so many."""
+    ran = [0]
+
+    def trace(frame: FrameType, event: str, argument: object):
+        if event == "line" and frame.f_code.co_filename == safety_filter.__file__:
+            ran[0] += 1
+            if ran[0] == line:
+                sys.settrace(None)
+                other()
+        return trace
+
+    sys.settrace(trace)
+    try:
+        act()
+    finally:
+        sys.settrace(None)
+    return ran[0] >= line
+
+
+@pytest.mark.parametrize("before", ["waiting", "moving", "holding", "stopped"])
+@pytest.mark.parametrize("act", ["submit", "hold", "tick", "begin", "reset"])
+def test_a_stop_of_another_thread_is_never_lost_whenever_it_comes(act: str, before: str):
+    # A stop that comes before `reset` has looked, which it does in its first two lines, is one that it lifts.
+    line, again = 3 if act == "reset" else 1, True
+    while again:
+        arm = Arm()
+        if before != "waiting":
+            arm.follow([20, 20], 5)
+        if before in ("holding", "stopped"):
+            (arm.filter.hold if before == "holding" else arm.filter.stop)("before")
+        arguments = {"submit": [[10, 10]], "hold": ["test"], "begin": [[0.0, 0.0]]}.get(act, [])
+        again = interleaved(
+            lambda arm=arm, arguments=arguments: getattr(arm.filter, act)(*arguments),
+            lambda arm=arm: arm.filter.stop("another thread"),
+            line,
+        )
+        if again:
+            assert arm.filter.state is State.STOPPED, f"a stop before line {line} of {act} was lost"
+            for _ in range(50):
+                arm.now += PERIOD
+                arm.filter.tick()
+            assert arm.filter.at_rest and not arm.filter.submit([10, 10])
+        line += 1
+    assert line > 3
 
 
 def test_the_start_gate_refuses_far_targets_and_only_at_the_start():

@@ -9,8 +9,9 @@ import pytest
 from fake_arm import FakeArm, FakeArmConfig
 
 from ebt_policy.errors import UserError
+from ebt_policy.hardware.safety.arms import joint_ranges
 from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig
-from ebt_policy.hardware.safety.safe_robot import SafeRobot, joint_ranges
+from ebt_policy.hardware.safety.safe_robot import SafeRobot
 
 
 class Clock:
@@ -115,7 +116,7 @@ def test_a_robot_that_cannot_be_guarded_is_refused_and_released(guarded, arm: Fa
 def test_disconnecting_closes_the_log_even_when_the_bus_fails(guarded, arm: FakeArm, tmp_path: Path):
     robot, _ = guarded(event_log=str(tmp_path / "events.jsonl"))
     arm.breaks = True
-    with pytest.raises(ConnectionError):
+    with pytest.raises(UserError, match="cannot be disconnected: ConnectionError: bus"):
         robot.disconnect()
     assert robot._log is None and robot.filter is None
 
@@ -153,3 +154,66 @@ def test_a_hot_motor_is_named(guarded, arm: FakeArm):
     assert "'elbow' has 61 °C; 60 are allowed" in robot.too_hot()
     robot.config.max_temperature = None
     assert robot.too_hot() == ""
+
+
+def test_a_stop_lasts_from_before_connecting_to_after_reconnecting(guarded, arm: FakeArm):
+    robot, clock = guarded()
+    robot.stop("key")
+    robot.disconnect()
+    assert robot.stopped
+    robot.connect()
+    held = drive(robot, clock, 20, shoulder=20, elbow=20, gripper=50)
+    assert robot.stopped and held["shoulder.pos"] == 0
+    robot.reset()
+    assert drive(robot, clock, 20, shoulder=20, elbow=20, gripper=50)["shoulder.pos"] > 0
+
+
+def test_a_command_chosen_too_long_ago_or_before_the_last_is_refused(guarded, arm: FakeArm):
+    robot, clock = guarded()
+    clock.now += 0.02
+    robot.drive([1.0, 10.0, 50.0], stamp=clock.now)
+    clock.now += 0.02
+    robot.drive([2.0, 10.0, 50.0], stamp=clock.now - 0.03)
+    clock.now += 1.0
+    robot.drive([3.0, 10.0, 50.0], stamp=clock.now - 0.6)
+    assert [event.kind for event in robot.events if event.kind.startswith("refused")] == [
+        "refused_reordered",
+        "refused_stale",
+    ]
+
+
+@pytest.mark.parametrize("lost", [1, 4, 5])
+def test_some_lost_packets_while_connecting_are_survived(guarded, arm: FakeArm, lost: int, monkeypatch):
+    left, read = [lost], arm.get_observation
+
+    def unreliable() -> dict:
+        if left[0]:
+            left[0] -= 1
+            raise ConnectionError("no status packet")
+        return read()
+
+    monkeypatch.setattr(arm, "get_observation", unreliable)
+    if lost < 5:
+        robot, _ = guarded()
+        assert robot.filter is not None
+    else:
+        with pytest.raises(UserError, match="joints cannot be read, tried 5 times: no status packet"):
+            guarded()
+        assert arm.calls[-1] == "disconnect"
+
+
+@pytest.mark.parametrize("fault", ["missing", "foreign"])
+def test_without_its_calibration_a_robot_is_refused_and_nothing_is_asked(
+    guarded, arm: FakeArm, fault: str, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+    monkeypatch.setattr(arm, "calibrate", lambda: asked.append(True))
+    if fault == "missing":
+        arm.bus.calibration = {}
+    else:
+        monkeypatch.setattr(FakeArm, "is_calibrated", False)
+    robot = SafeRobot(SafeRobotConfig(robot={}), arm, Clock())
+    with pytest.raises(UserError, match=r"lerobot-calibrate --robot.type=fake_arm --robot.id=fake"):
+        robot.connect(calibrate=False)
+    assert not asked
+    assert arm.calls == ([] if fault == "missing" else ["connect", "disconnect"])
