@@ -152,7 +152,7 @@ def make(
 ) -> gym.Env:
     """A new env; see SimulatedEnv. render: pictures will be asked for although no camera is observed."""
     if render or cameras:
-        ensure_rendering()
+        ensure_rendering("gym_aloha")
     env = SimulatedEnv(
         TASKS[task],
         partial(AlohaSimulator, task),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,16 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ebt_policy.errors import UserError
+from ebt_policy.extras import missing_extra
 
 BACKENDS = ("egl", "osmesa")  # EGL uses a GPU or Mesa; OSMesa is a software renderer
 _PROBE = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
 
 
-def ensure_rendering() -> None:
+def ensure_rendering(simulator: str = "mujoco") -> None:
     """Set MUJOCO_GL to a working backend for this process and its children, unless it is set already.
 
-    Call it before MuJoCo is imported, which reads the variable then. Raises UserError if no backend works.
+    Call it before MuJoCo is imported, which reads the variable then. Raises UserError if no backend works, or if the
+    module `simulator` is not installed.
     """
+    for module in (simulator, "mujoco"):
+        if importlib.util.find_spec(module) is None:
+            raise missing_extra(module)
     if not os.environ.get("MUJOCO_GL"):
         os.environ["MUJOCO_GL"] = find_backend()
     os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])

@@ -192,7 +192,7 @@ def make(
     """A new env; see SimulatedEnv. render: pictures will be asked for although no camera is observed."""
     rendering = render or bool(cameras)
     if rendering:
-        ensure_rendering()
+        ensure_rendering("robosuite")
     env = SimulatedEnv(
         TASKS[task],
         partial(RobosuiteSimulator, task, rendering),

@@ -3,19 +3,74 @@
 import contextlib
 import sys
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ebt_policy.cli.options import config_file
+
 FLAGS = ("--check", "--measure_latency", "--safety.shadow")
+
+HELP = """\
+usage: ebt-policy deploy [--config_path=NAME|FILE] [--GROUP.OPTION=VALUE ...]
+
+Run a policy on an arm, or on its simulated twin.
+
+Options are read by LeRobot's parser, so robots and cameras are written as in LeRobot's own commands: with dots and "=",
+unlike in the other commands here.
+
+examples
+  # the twin: a simulated task in place of an arm
+  ebt-policy deploy --policy.path=shipped:pusht_keypoints_ebt
+  # test cameras, joints, policy and limits of an SO-101; nothing moves
+  ebt-policy deploy --config_path=so101 --policy.path=runs/my_robot --check
+  # compute and show, send nothing; then at a quarter of the trained speed
+  ebt-policy deploy --config_path=so101 --policy.path=runs/my_robot --safety.shadow=true
+  ebt-policy deploy --config_path=so101 --policy.path=runs/my_robot --speed=0.25
+
+what runs
+  --config_path=...          a YAML file with any of these options, or a shipped one by name: {arms}
+  --policy.path=...          a run, a checkpoint, or shipped:NAME
+  --policy.server=...        instead: the ws:// address of `ebt-policy serve`; --policy.token_file=... for its secret
+  --policy.device=...        torch device (default: cpu)
+  --policy.calibration=...   alarms by this file of `ebt-policy calibrate`; --policy.ladder=[...] says what to do then
+
+on what
+  --robot.type=...           a LeRobot robot, such as so101_follower (default: the twin); --robot.port=, --robot.id=
+  --robot.cameras=...        '{{front: {{type: opencv, index_or_path: 0, width: 640, height: 480, fps: 30}}}}'
+  --fps=...                  ticks a second of the training data
+  --streams.max_age_s=...    seconds after which a picture counts as stale; --streams.latency_s='{{front: 0.05}}'
+
+safety
+  --check                    test everything, move nothing
+  --safety.shadow=true       compute everything, send nothing
+  --speed=...                part of the trained speed (default: 0.25 on an arm, 1 in simulation)
+  --safety.velocity=...      joint speed limit at speed 1, units a second; --safety.acceleration=...
+  --measure_latency          move one joint a little and say what to put into --streams
+
+session
+  --episodes=... --seconds=...   how many, and the longest (default: 1 and 60)
+  --record.root=...          write a LeRobot dataset into this folder; --record.task=...
+  --viewer=...               none, rerun, or a file to write, such as run.rrd
+  --output=...               folder for the log (default: runs/deploy)
+
+  --help_all                 every option, with those of all robots and cameras (LeRobot's list)
+More: docs/deploy.md
+"""
 
 
 def deploy(*options: str) -> None:
-    """Run a policy on an arm, or on its simulated twin: `ebt-policy deploy --help` lists everything.
+    """Run a policy on an arm, or on its simulated twin. `ebt-policy deploy --help` shows examples and the main options.
 
     Robots and cameras are LeRobot's, by its own options: --robot.type=so101_follower --robot.port=/dev/ttyACM0
     --robot.cameras='{front: {type: opencv, index_or_path: 0, width: 640, height: 480, fps: 30}}'. Without --robot.type it is
     the twin, a simulated task. --check tests everything and moves nothing; --safety.shadow=true computes and sends nothing.
     """
+    if {"-h", "--help"} & set(options):
+        arms = Path(str(resources.files("ebt_policy"))) / "configs" / "arms"
+        print(HELP.format(arms=", ".join(sorted(file.stem for file in arms.glob("*.yaml")))))
+        return
+    options = tuple(_lerobots(option) for option in options)
     import lerobot.cameras.opencv
     import lerobot.cameras.realsense  # noqa: F401
     import lerobot.robots as robots
@@ -48,7 +103,6 @@ def deploy(*options: str) -> None:
             if ended in ("quit", "error"):
                 raise SystemExit(130 if ended == "quit" else 1)
 
-    options = tuple(option.replace("--measure-latency", "--measure_latency") for option in options)
     before = sys.argv
     # LeRobot's parser reads the command line itself, and wants a value for everything.
     sys.argv = ["ebt-policy deploy", *(f"{option}=true" if option in FLAGS else option for option in options)]
@@ -56,6 +110,16 @@ def deploy(*options: str) -> None:
         run()
     finally:
         sys.argv = before
+
+
+def _lerobots(option: str) -> str:
+    """One option as LeRobot's parser wants it: arm files by name, and --help for the full list."""
+    if option == "--help_all":
+        return "--help"
+    if option.startswith("--config_path="):
+        name = option.removeprefix("--config_path=")
+        return f"--config_path={config_file(name, 'arm file', folder='arms')}"
+    return option.replace("--measure-latency", "--measure_latency")
 
 
 @contextlib.contextmanager

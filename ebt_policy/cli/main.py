@@ -1,6 +1,6 @@
-"""`ebt-policy`: one command, a sub-command for each thing that one comes to do.
+"""`ebt-policy`: one command with a sub-command for each job.
 
-Nothing heavy is imported before a sub-command runs, so that `--help` answers at once.
+Nothing heavy is imported before a sub-command runs, so `--help` answers at once.
 """
 
 import os
@@ -17,10 +17,18 @@ from ebt_policy.cli.train import doctor, export, throughput, train
 from ebt_policy.cli.watch import calibrate, serve, trace
 from ebt_policy.cli.worlds import collect, convert, envs
 from ebt_policy.errors import UserError
+from ebt_policy.extras import missing_extra
+from ebt_policy.provenance import versions
+from ebt_policy.suggestions import did_you_mean
+
+COMPLETION = (
+    "Completion of commands and options with the tab key: ebt-policy --tyro-write-completion bash "
+    "~/.local/share/bash-completion/completions/ebt-policy (or zsh, tcsh; --tyro-print-completion prints it)."
+)
 
 
 def main() -> None:
-    """Entry point. Exit status 1 for a mistake that the user can correct, 130 for Ctrl-C."""
+    """Entry point. Exit status 1 for a mistake that the user can correct, 2 for an unknown option, 130 for Ctrl-C."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     commands: dict[str, Callable[..., Any]] = {
@@ -42,16 +50,38 @@ def main() -> None:
         "throughput": throughput,
     }
     try:
-        if sys.argv[1:2] == ["deploy"]:
+        first = sys.argv[1] if len(sys.argv) > 1 else "--help"
+        if first in ("--version", "-V"):
+            print(_version())
+            return
+        if not first.startswith("-") and first not in commands:
+            raise UserError(
+                f"There is no command '{first}'.{did_you_mean(first, list(commands))} Commands: {', '.join(commands)}."
+            )
+        if first == "deploy":
             deploy(*sys.argv[2:])
             return
         tyro.extras.subcommand_cli_from_dict(
             commands,
             prog="ebt-policy",
-            description="Energy-based transformer policies for LeRobot: train, measure, deploy, watch.",
+            description="Energy-based transformer policies for LeRobot: train, measure, deploy, watch.\n\n"
+            + COMPLETION,
         )
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("ebt_policy"):
+            raise
+        print(f"ebt-policy: {missing_extra(error.name, f'`ebt-policy {first}`')}", file=sys.stderr)
+        raise SystemExit(1) from None
     except UserError as error:
         print(f"ebt-policy: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _version() -> str:
+    """Version of this package and of what its results depend on, one line."""
+    found = versions()
+    own = found.pop("lerobot_policy_ebt", "not installed")
+    others = ", ".join(f"{name} {found[name]}" for name in ("python", "lerobot", "torch") if name in found)
+    return f"ebt-policy {own} ({others})"

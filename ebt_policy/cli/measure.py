@@ -5,7 +5,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from ebt_policy.cli.options import Overrides, key_values
+from ebt_policy.cli.options import Overrides, config_file, key_values
 from ebt_policy.errors import UserError
 
 
@@ -137,7 +137,7 @@ def evaluate(
 
 
 def bench(
-    config: Positional[Path],
+    config: Positional[str],
     output: Path | None = None,
     resume: bool = True,
     rows: tuple[str, ...] = (),
@@ -149,53 +149,53 @@ def bench(
     """A table of policies: trains what is missing, evaluates all on the same seeds, writes report.md and .html.
 
     Files of another `kind` measure something else: `monitor`, failure detectors on one policy's episodes; `server`, the policy
-    server under attack and its latency; `faults`, what the control loop does about each of them; `arm`, the whole deployment
-    on this machine (configs/bench_monitor.yaml and so on).
+    server under attack and its latency; `faults`, how the control loop reacts to each fault; `arm`, a whole deployment on this
+    machine (bench_monitor, bench_server, bench_faults, bench_arm).
 
     Args:
-        config: A bench file, e.g. configs/bench_pusht.yaml
+        config: A bench file, or the name of a shipped one, e.g. bench_pusht
         output: Folder (default: runs/<config>). An interrupted bench goes on where it stopped.
         resume: Keep what is there and still fits.
         rows: Names of the only rows to do, without a report: several processes can share the work.
         tasks: Likewise, the only environments of a bench that has several.
         processes: Worker processes for the episodes.
-        backend: Who runs the episodes: processes of this machine, or a Ray cluster (training stays here). The results
+        backend: What runs the episodes: processes of this machine, or a Ray cluster (training stays here). The results
             are the same.
         address: Of the Ray cluster: auto, host:port or ray://host:port; local starts one on this machine.
     """
-    from ebt_policy.errors import UserError
     from ebt_policy.eval.benchmarks.bench_file import bench_kind
 
-    kind = bench_kind(config)
+    file = config_file(config, "bench file", prefix="bench_")
+    kind = bench_kind(file)
     if kind == "monitor":
         from ebt_policy.eval.benchmarks.monitor_bench import monitor_bench
 
-        print(monitor_bench(config, output, processes, tasks))
+        print(monitor_bench(file, output, processes, tasks))
         return
     if kind == "server":
         from ebt_policy.eval.benchmarks.served_bench import server_bench
 
-        print(server_bench(config, output))
+        print(server_bench(file, output))
         return
     if kind == "faults":
         from ebt_policy.hardware.emulation.fault_bench import fault_bench
 
-        print(fault_bench(config, output))
+        print(fault_bench(file, output))
         return
     if kind == "arm":
         from ebt_policy.eval.benchmarks.arm_bench import arm_bench
 
-        print(arm_bench(config, output, resume))
+        print(arm_bench(file, output, resume))
         return
     if kind is not None:
         raise UserError(
-            f"{config}: no bench has the kind '{kind}'. Kinds: monitor, server, faults, arm; none for policies."
+            f"{file}: no bench has the kind '{kind}'. Kinds: monitor, server, faults, arm; none for policies."
         )
     from ebt_policy.eval.benchmarks.bench import bench as run
     from ebt_policy.eval.rollout.ray_backend import Cluster
 
     cluster = Cluster(address, processes) if backend == "ray" else None
-    run(config, output, resume, rows=rows, tasks=tasks, processes=processes, cluster=cluster)
+    run(file, output, resume, rows=rows, tasks=tasks, processes=processes, cluster=cluster)
 
 
 def energy(
@@ -205,7 +205,7 @@ def energy(
     noise: float = 0.15,
     json: Path | None = None,
 ) -> None:
-    """Does the energy mean something? Expert chunks against the same with noise, on held-out episodes.
+    """Compare the energy of expert chunks with that of the same chunks with noise, on held-out episodes.
 
     Args:
         policy: A run or checkpoint folder, USER/NAME[@REVISION] on the Hub, or shipped:NAME.

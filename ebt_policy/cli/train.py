@@ -1,6 +1,7 @@
 """Commands of `ebt-policy` that make policies: train, doctor, export, throughput."""
 
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -13,6 +14,7 @@ def train(
     resume: bool = False,
     steps: int | None = None,
     seed: int | None = None,
+    tracker: Literal["wandb", "trackio"] | None = None,
     overrides: Overrides = (),
 ) -> None:
     """Train a policy (ebt, matched_baseline, diffusion, act, ...) on a LeRobot dataset.
@@ -20,16 +22,17 @@ def train(
     Args:
         config: Name of a shipped recipe, or path of a YAML file.
         output: Run folder (default: runs/<config>). Holds recipe, versions, logs and checkpoints.
-        resume: Go on with the run in that folder.
+        resume: Continue the run in that folder; with more steps than before, extend it.
         steps: Optimiser steps.
         seed: Seed of the weights, the noise and the order of the data.
+        tracker: Also log to this experiment tracker; it must be installed and set up.
         overrides: e.g. --set policy.type=diffusion --set dataset.repo_id=me/my_arm --set batch_size=64
     """
     from ebt_policy.training.recipe import load_recipe
     from ebt_policy.training.train import train as run
 
     values = key_values(overrides)
-    values |= {k: v for k, v in {"steps": steps, "seed": seed}.items() if v is not None}
+    values |= {k: v for k, v in {"steps": steps, "seed": seed, "tracker": tracker}.items() if v is not None}
     folder = output or Path("runs") / Path(config).stem
     print(
         f"Policy: {run(load_recipe(config, values), folder, resume=resume)}/checkpoints/last/pretrained_model"

@@ -135,6 +135,11 @@ def read_calibration(path: Path | str, checkpoint_sha256: str | None = None) -> 
     """
     try:
         data = json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise UserError(
+            f"There is no calibration file {path}. Make one from successful episodes: ebt-policy calibrate --policy POLICY "
+            f"--env ENV --output {path} (or --dataset REPO_ID, recorded on your arm)."
+        ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"Cannot read a calibration from {path}: {error}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:

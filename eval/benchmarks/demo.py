@@ -137,7 +137,7 @@ def demo(
     table = comparison_table(results, environment(shows.env).solved_when)
     page = Path(output) / "report.html"
     _write(page, shows, table, results, on_video, recorded, measured, time.perf_counter() - begin)
-    console.print(table.rich())
+    console.print(table.rich(console.width))
     console.print(claim(results), highlight=False)
     console.print(f"Report with videos: {page}  ({time.perf_counter() - begin:.0f} s)", highlight=False)
     if open_browser:

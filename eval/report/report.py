@@ -122,19 +122,28 @@ class Table:
         heading = f"## {self.title}\n\n" if self.title else ""
         return heading + table + "".join(f"\n\n{note}" for note in self.notes) + "\n"
 
-    def rich(self) -> RichTable:
-        """For the terminal. Cells are plain text, so that brackets are not read as markup."""
+    def rich(self, width: int = 300) -> RichTable:
+        """For a terminal of `width` columns: below 100, intervals stand under their figures. Cells are plain text:
+        brackets are intervals, not mark-up.
+        """
         from rich import box
         from rich.table import Table as RichTable
         from rich.text import Text
 
         table = RichTable(title=self.title or None, title_justify="left", box=box.SIMPLE_HEAD)
         for i, column in enumerate(self.columns):
-            # Only names may be wrapped, not figures.
+            # Names may break between words, figures only before an interval.
             header = Text("\n".join(textwrap.wrap(column, 9, break_long_words=False)))
-            table.add_column(header, justify="right" if i else "left", vertical="bottom", no_wrap=i > 0)
-        for row in self.rows:
-            table.add_row(*map(Text, row))
+            table.add_column(
+                header,
+                justify="right" if i else "left",
+                vertical="bottom" if i else "top",
+                no_wrap=i > 0,
+                min_width=None if i else 11,
+            )
+        for name, *figures in self.rows:
+            shown = [figure.replace(" [", "\n[") if width < 100 else figure for figure in figures]
+            table.add_row(*map(Text, (name, *shown)))
         return table
 
 

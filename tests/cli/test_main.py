@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import ebt_policy.cli as cli
-from ebt_policy.cli.options import key_values
+from ebt_policy.cli.options import config_file, key_values
 from ebt_policy.errors import UserError
 
 HEAVY = ("torch", "lerobot", "numpy", "gymnasium")
@@ -50,3 +50,90 @@ def test_key_values_are_read_as_yaml() -> None:
     }
     with pytest.raises(UserError, match="KEY=VALUE"):
         key_values(("width",))
+
+
+def command(monkeypatch, capsys, *arguments: str) -> tuple[object, str, str]:
+    """Exit status, stdout and stderr of `ebt-policy ARGUMENTS`."""
+    monkeypatch.setattr(sys, "argv", ["ebt-policy", *arguments])
+    status: object = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        status = stop.code
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_a_misspelt_command_is_told_the_right_one(monkeypatch, capsys) -> None:
+    status, _, error = command(monkeypatch, capsys, "trian")
+    assert status == 1 and "no command 'trian'. Did you mean 'train'" in error
+
+
+def test_version_names_what_results_depend_on(monkeypatch, capsys) -> None:
+    status, out, _ = command(monkeypatch, capsys, "--version")
+    assert status == 0 and out.startswith("ebt-policy 0.") and "lerobot" in out and "torch" in out
+
+
+def test_a_missing_extra_is_named(monkeypatch, capsys) -> None:
+    from ebt_policy.extras import missing_extra
+
+    assert "'lerobot_policy_ebt[robosuite]'" in str(missing_extra("robosuite"))
+    assert "'lerobot_policy_ebt[viz]'" in str(missing_extra("rerun"))
+    assert str(missing_extra("nothing_we_know")).endswith("pip install nothing_we_know")
+
+    def fail(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'websockets'", name="websockets")
+
+    monkeypatch.setitem(cli.main.__globals__, "deploy", fail)
+    status, _, error = command(monkeypatch, capsys, "deploy")
+    assert status == 1 and "`ebt-policy deploy` needs websockets" in error and "[serve]" in error
+
+
+def test_a_simulator_that_is_missing_is_not_taken_for_missing_opengl(monkeypatch) -> None:
+    import importlib.util
+
+    from ebt_policy.envs import rendering
+
+    original = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "robosuite" else original(name)
+    )
+    with pytest.raises(UserError, match=r"needs robosuite.*'lerobot_policy_ebt\[robosuite\]'"):
+        rendering.ensure_rendering("robosuite")
+
+
+def test_help_of_deploy_teaches_and_each_option_in_it_exists(monkeypatch, capsys) -> None:
+    import dataclasses
+    import re
+
+    from ebt_policy.hardware.config_deploy import DeployConfig
+
+    status, out, _ = command(monkeypatch, capsys, "deploy", "--help")
+    assert status == 0 and "examples" in out and "so101" in out
+    config = DeployConfig()
+    for option in set(re.findall(r"--([a-z_]+(?:\.[a-z_]+)?)", out)) - {"config_path", "help_all"}:
+        group, _, name = option.partition(".")
+        assert hasattr(config, group), option
+        if name and group != "robot":
+            assert name in {field.name for field in dataclasses.fields(getattr(config, group))}, option
+
+
+def test_files_are_found_by_name_and_a_wrong_name_is_told_the_right_one() -> None:
+    assert config_file("so101", "arm file", folder="arms").name == "so101.yaml"
+    assert config_file("bench_pusht.yaml", "bench file", prefix="bench_").name == "bench_pusht.yaml"
+    with pytest.raises(UserError, match=r"no arm file 'so100'. Did you mean 'so101'.*koch, so101"):
+        config_file("so100", "arm file", folder="arms")
+    with pytest.raises(UserError, match="no bench file 'bench_push'. Did you mean 'bench_pusht'"):
+        config_file("bench_push", "bench file", prefix="bench_")
+
+
+def test_a_missing_calibration_says_how_to_make_one(tmp_path) -> None:
+    from ebt_policy.monitoring.calibration import read_calibration
+
+    with pytest.raises(UserError, match="no calibration file .*ebt-policy calibrate --policy"):
+        read_calibration(tmp_path / "calibration.json")
+
+
+def test_completion_can_be_printed(monkeypatch, capsys) -> None:
+    status, out, _ = command(monkeypatch, capsys, "--tyro-print-completion", "bash")
+    assert not status and "doctor" in out

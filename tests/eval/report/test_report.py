@@ -118,6 +118,17 @@ def test_on_a_phone_each_cell_names_its_column(tmp_path: Path) -> None:
     assert "content: attr(data-column)" in narrow and ".scroll thead { display: none }" in narrow
 
 
+def test_at_80_columns_every_word_and_figure_is_whole() -> None:
+    names = ["EBT, 2 evaluations", "Diffusion, DDPM-100", "Diffusion, DDIM-10"]
+    table = comparison_table([result(name, GOOD) for name in names], "the goal is met")
+    console = Console(width=80, record=True, quiet=True)
+    lines = console.render_lines(table.rich(console.width))
+    shown = "\n".join("".join(s.text for s in line) for line in lines)
+    assert "…" not in shown
+    words = [word for row in table.rows for cell in row for word in cell.split()]
+    assert [word for word in words if word not in shown] == []
+
+
 def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     table = Table(("Policy", "x"), (("<script>alert(1)</script> | [bold]", "1"),))
     write_html(tmp_path / "page.html", "demo.html.j2", **page(table))
