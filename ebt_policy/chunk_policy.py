@@ -283,7 +283,7 @@ class ChunkPolicy(PreTrainedPolicy):
         dataset_meta: LeRobotDatasetMetadata | None = None,
     ) -> ModelCard:
         """The README.md that LeRobot's push_to_hub uploads."""
-        from ebt_policy.training.model_card import model_card
+        from ebt_policy.model_card import model_card
 
         facts, training = "", {}
         if dataset_meta is not None:

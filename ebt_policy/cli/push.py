@@ -75,10 +75,10 @@ def stage(
     from lerobot.configs.policies import PreTrainedConfig
 
     import ebt_policy.registration  # noqa: F401  (LeRobot knows our policy types from here on)
+    from ebt_policy.model_card import model_card
     from ebt_policy.monitoring.calibration import read_calibration
     from ebt_policy.monitoring.learned_signals import beside
     from ebt_policy.provenance import sha256, write_json
-    from ebt_policy.training.model_card import model_card
     from ebt_policy.training.trained_on import training_data
 
     for path in folder.iterdir():
