@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +15,11 @@ from ebt_policy.hardware.config_deploy import DeployConfig
 from ebt_policy.hardware.control.clock import Clock, SteppedClock, WallClock
 from ebt_policy.hardware.safety.arms import take_cameras
 from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig, SafetyOptions
+from ebt_policy.hardware.safety.policy_match import features_in_order, joints_in_order
 from ebt_policy.hardware.safety.safe_robot import SafeRobot
 from ebt_policy.hardware.sensing.streams import CameraStream, Streams
 from ebt_policy.hardware.sim.sim_robot import SimRobot
+from ebt_policy.inference.robot_contract import RobotContract, check_rate
 
 # A simulated arm breaks nothing, and has to do what the policy was measured with.
 _SIMULATED = SafetyOptions(velocity=1e3, acceleration=1e6, margin=0.0, ramp_s=0.0, start_gate=None)
@@ -44,18 +47,23 @@ class Body:
 
 
 def make_body(
-    config: DeployConfig, on_event: Callable[[Any], None] | None = None, robot: Robot | None = None
+    config: DeployConfig,
+    on_event: Callable[[Any], None] | None = None,
+    robot: Robot | None = None,
+    contract: RobotContract | None = None,
 ) -> Body:
-    """on_event: of filter and cameras; must not block. robot: instead of that of the options. Raises UserError for options
-    of no sense, and what LeRobot raises.
+    """on_event: of filter and cameras; must not block. robot: instead of that of the options. contract: what the policy's
+    checkpoint says of its robot. Raises UserError for options that make no sense or do not fit the policy, and what LeRobot
+    raises.
     """
+    contract = RobotContract() if contract is None else contract
     robot = make_robot_from_config(config.robot) if robot is None else robot
     twin = robot if isinstance(robot, SimRobot) else None
     speed = config.speed if config.speed is not None else (1.0 if twin is not None else ARM_SPEED)
     if not 0 < speed <= 1:
         raise UserError(f"--speed is {speed}; expected a part of the trained speed, above 0 and at most 1.")
     clock: Clock = WallClock() if twin is None else twin.clock
-    fps = config.fps or (twin.fps if twin is not None else 30.0)
+    fps = config.fps or (twin.fps if twin is not None else contract.fps or 30.0)
     control_hz = config.control_hz or (fps if isinstance(clock, SteppedClock) else max(50.0, fps))
     safety = config.safety
     if twin is not None and safety == SafetyOptions():
@@ -88,7 +96,7 @@ def make_body(
         )
         for name, camera in cameras.items()
     ]
-    return Body(
+    body = Body(
         arm,
         twin,
         clock,
@@ -98,3 +106,21 @@ def make_body(
         control_hz,
         speed,
     )
+    return fitted(body, contract, config.other_fps)
+
+
+def fitted(body: Body, contract: RobotContract, other_fps: bool = False) -> Body:
+    """The body with names in the order of the policy; when connected, the arm compares the rest with the policy's data.
+
+    other_fps: another rate than the data's is wanted. Raises UserError where rate or names differ. A twin's data have its
+    own order and units, though often other names: of these only a known order is taken over.
+    """
+    if not other_fps:
+        check_rate(contract.fps, body.fps)
+    if body.twin is not None:
+        with contextlib.suppress(UserError):
+            body.arm.joints = joints_in_order(contract, body.arm.joints)
+            return dataclasses.replace(body, features=features_in_order(contract, body.features))
+        return body
+    body.arm.expect(contract)
+    return dataclasses.replace(body, features=features_in_order(contract, body.features))

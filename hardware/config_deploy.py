@@ -17,7 +17,8 @@ class PolicyOptions:
     calibration: a file of `ebt-policy calibrate`; with it the policy alarms, and takes the recovery actions of `ladder` when it
     does: hold, then ask for a human, unless said otherwise.
     stop: "budget" thinks for max_evaluations; "energy" for one where that begins as low as in half of the successful decisions,
-    by the calibration, else for max_evaluations. set: any option of the policy.
+    by the calibration, else for max_evaluations. set: any option of the policy. joints: names of the policy's joints in the
+    order of its actions, for a checkpoint that says none, or others than the robot's.
     """
 
     path: str = ""
@@ -30,6 +31,7 @@ class PolicyOptions:
     ladder: list[str] | None = None
     stop: str = "budget"
     set: dict[str, Any] = field(default_factory=dict)
+    joints: list[str] | None = None
 
 
 @dataclass(kw_only=True)
@@ -60,9 +62,11 @@ class RecordOptions:
 
 @dataclass(kw_only=True)
 class DeployConfig:
-    """fps: of the policy's training data; the twin knows its own. speed: part of the trained speed: actions are due later,
+    """fps: of the policy's training data: another rate than the checkpoint says is refused unless other_fps; by default
+    that of the checkpoint, the twin's, or 30. speed: part of the trained speed: actions are due later,
     and limits are lower; 1 in simulation, .25 on an arm unless said otherwise. control_hz: of the loop, by default 50 or, in
-    simulated time, fps. deadline_s: longest thought. seconds: longest episode. viewer: none, rerun.
+    simulated time, fps. deadline_s: for one plan. seconds: longest episode. viewer: none, rerun. unattended: on an arm,
+    begin the next episode without asking whether the scene is ready; without a terminal nobody could be asked.
     check: test everything and move nothing. measure_latency: move one joint a little, and say what to put into --streams.
     """
 
@@ -72,6 +76,8 @@ class DeployConfig:
     streams: StreamOptions = field(default_factory=StreamOptions)
     record: RecordOptions = field(default_factory=RecordOptions)
     fps: float | None = None
+    other_fps: bool = False
+    unattended: bool = False
     speed: float | None = None
     control_hz: float | None = None
     deadline_s: float = 0.5

@@ -17,14 +17,15 @@ import numpy as np
 from lerobot.robots.robot import Robot
 
 from ebt_policy import provenance
-from ebt_policy.hardware.body import make_body
+from ebt_policy.errors import UserError
+from ebt_policy.hardware.body import fitted, make_body
 from ebt_policy.hardware.config_deploy import DeployConfig
 from ebt_policy.hardware.control.clock import Clock
 from ebt_policy.hardware.control.commands import HELP, Command, Commands, from_keys, from_signals
 from ebt_policy.hardware.control.loop import ControlLoop, LoopConfig, Outcome, Sent
 from ebt_policy.hardware.control.observation_source import RobotObservationSource
 from ebt_policy.hardware.control.planning import InlinePlanService, Planner, PlannerThread
-from ebt_policy.hardware.planners.make import make_planner
+from ebt_policy.hardware.planners.make import contract_of, make_planner, named
 from ebt_policy.hardware.recording.recording import Recording
 from ebt_policy.hardware.safety.events import EventLog
 from ebt_policy.hardware.safety.safe_robot import SafeRobot
@@ -67,9 +68,8 @@ def deploy(
             for episode in range(config.episodes):
                 if deployed.twin is not None:
                     deployed.twin.reset(config.seed + episode)
-                elif episode and not _scene_is_ready(commands):
+                if episode and not _may_go_on(config, deployed, commands):
                     break
-                deployed.arm.begin()
                 if hasattr(deployed.planner, "seed"):
                     deployed.planner.seed = config.seed + episode
                 outcome = deployed.loop.run(config.seconds)
@@ -79,7 +79,7 @@ def deploy(
                     deployed.recording.end(outcome.success)
                 print(_line(episode, outcome, deployed.twin), flush=True)
                 _write(output / "episodes.json", outcomes)
-                if outcome.end in ("quit", "error"):
+                if outcome.end == "quit":
                     break
     return outcomes
 
@@ -101,10 +101,15 @@ def deploying(
         log = EventLog(output / "events.jsonl")
         stack.callback(log.close)
 
-        body = make_body(config, log, robot)
+        body = make_body(config, log, robot, contract_of(config.policy))
+        _check_attended(config, body.twin)
         arm, twin, clock, fps = body.arm, body.twin, body.clock, body.fps
-        planner = make_planner(config.policy, fps * body.speed, config.fps)
-        arm.connect()
+        planner = make_planner(config.policy, fps * body.speed, None if config.other_fps else config.fps)
+        told = getattr(planner, "contract", None)  # a server tells only now what its policy expects
+        if told is not None:
+            body = fitted(body, named(told, config.policy), config.other_fps)
+        # LeRobot would ask for a calibration on the terminal; a deployment says what to do and ends.
+        arm.connect(calibrate=False)
         stack.callback(arm.disconnect)
         stack.enter_context(body.streams)
         shapes = {name: tuple(shape) for name, shape in planner.needs.items()}
@@ -173,16 +178,40 @@ def undisturbed() -> Iterator[None]:
                 os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
-def _scene_is_ready(commands: Commands) -> bool:
-    """Waits for a human between episodes; False where there is to be none. Without a terminal nobody can say so."""
-    if not sys.stdin.isatty():
+def _may_go_on(config: DeployConfig, deployed: Deployed, commands: Commands) -> bool:
+    """Whether the next episode may begin; asks a human where the scene is real, or a stop is in force."""
+    arm = deployed.arm
+    real = deployed.twin is None
+    if not arm.stopped and (not real or config.unattended):
         return True
-    print("Put the scene back. r: begin the next episode; q: quit.", flush=True)
+    if not sys.stdin.isatty():
+        # `deploy` has refused to leave scenes to nobody, so this is a stop.
+        print(
+            "The arm is stopped, and without a terminal nobody can reset it: the remaining episodes are left out."
+        )
+        return False
+    stopped = "The arm is stopped. " if arm.stopped else ""
+    scene = "Put the scene back. " if real else ""
+    lifts = "reset the stop and " if arm.stopped else ""
+    print(f"{stopped}{scene}r: {lifts}begin the next episode; space: stop; q: quit.", flush=True)
     while True:
         command = commands.poll()
-        if command in (Command.RESET, Command.QUIT):
-            return command is Command.RESET
+        if command is Command.STOP:
+            arm.stop("asked to")
+        elif command is Command.RESET:
+            arm.reset()
+            return True
+        elif command is Command.QUIT:
+            return False
         time.sleep(0.05)
+
+
+def _check_attended(config: DeployConfig, twin: SimRobot | None) -> None:
+    if twin is None and config.episodes > 1 and not config.unattended and not sys.stdin.isatty():
+        raise UserError(
+            f"--episodes is {config.episodes}, and without a terminal nobody can say when the scene is ready for the next. "
+            "Run it on a terminal, or give --unattended=true: the next episode then begins without asking."
+        )
 
 
 def _judged(outcome: Outcome, twin: SimRobot | None) -> bool | None:

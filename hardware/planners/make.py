@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from ebt_policy import provenance
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.config_deploy import PolicyOptions
 from ebt_policy.hardware.control.planning import Planner
+from ebt_policy.inference.robot_contract import RobotContract, read_robot_contract
 
 
 def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None = None) -> Planner:
@@ -69,6 +71,31 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
     planner = LocalPlanner(watched, fps)
     planner.warm_up()
     return planner
+
+
+def contract_of(options: PolicyOptions) -> RobotContract:
+    """What the checkpoint of these options says of its robot; nothing for a policy on a server, which says it itself."""
+    contract = RobotContract()
+    if options.path:
+        from ebt_policy.inference.runner import find_checkpoint
+
+        contract = read_robot_contract(find_checkpoint(options.path))
+    return named(contract, options)
+
+
+def named(contract: RobotContract, options: PolicyOptions) -> RobotContract:
+    """With the names of --policy.joints instead of the checkpoint's, where they are given. Raises UserError for a wrong number."""
+    if options.joints is None:
+        return contract
+    names = tuple(options.joints)
+    if contract.action is not None and len(contract.action.low) != len(names):
+        raise UserError(
+            f"--policy.joints names {len(names)} joints ({', '.join(names)}); the policy commands {len(contract.action.low)}."
+        )
+    same = contract.state_names is None or len(contract.state_names) == len(names)
+    return dataclasses.replace(
+        contract, action_names=names, state_names=names if same else contract.state_names
+    )
 
 
 def _load(load: Callable[..., Any], options: PolicyOptions, base: Mapping[str, Any], **changes: Any) -> Any:

@@ -7,6 +7,7 @@ import time
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.control.planning import NoPlan, Plan, PlanRequest
 from ebt_policy.hardware.remote.client import ConnectionLost, NoDecision, RemotePolicy
+from ebt_policy.inference.robot_contract import RobotContract
 
 _LONGEST_S = 60.0  # where the request sets no deadline, as in simulated time
 
@@ -18,6 +19,7 @@ class RemotePlanner:
         """remote: connected already."""
         self.remote = remote
         self.needs = {name: feature.shape for name, feature in remote.welcome.features.items()}
+        self.contract = RobotContract(fps=remote.welcome.fps)
         self.action_size = remote.welcome.action.shape[0]
 
     def plan(self, request: PlanRequest) -> Plan | NoPlan:

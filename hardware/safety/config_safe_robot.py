@@ -10,7 +10,7 @@ from lerobot.robots.config import RobotConfig
 
 @dataclass(kw_only=True)
 class SafetyOptions:
-    """velocity, acceleration: limits in the robot's units per second (degrees, or hundredths of the range for grippers and
+    """velocity, acceleration: limits in the robot's units per second (degrees, or percent of the range for grippers and
     LeRobot's normalised mode), for all joints or by name. margin: part of each range kept free at its ends. low, high:
     ranges by joint where the robot does not know its own. The others are those of `SafetyConfig`.
     """
@@ -39,8 +39,11 @@ class SafetyOptions:
 @dataclass(kw_only=True)
 class SafeRobotConfig(SafetyOptions, RobotConfig):
     """robot: options of the arm to guard, `type` among them; not a RobotConfig, since LeRobot's parser follows every type
-    that a field may have, and would never end at one that holds itself. fps: of the loop that sends the commands.
+    that a field may have, and would never end at one that holds itself. fps: of the loop that sends the commands. policy:
+    the one that will run (a run, a checkpoint, shipped:NAME); the robot's joints are then put in the order of its data by
+    name, or refused, and rate, units and pose are compared with its data before anything moves.
     """
 
     robot: dict[str, Any]
     fps: float = 30.0
+    policy: str = ""

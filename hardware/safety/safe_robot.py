@@ -24,7 +24,9 @@ from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig
 from ebt_policy.hardware.safety.events import EventLog
 from ebt_policy.hardware.safety.filter import SafetyConfig, SafetyEvent, SafetyFilter, StopLatch
 from ebt_policy.hardware.safety.limits import JointLimits, Positions
+from ebt_policy.hardware.safety.policy_match import compare, features_in_order, joints_in_order
 from ebt_policy.hardware.safety.release import release
+from ebt_policy.inference.robot_contract import RobotContract, check_rate, read_robot_contract
 
 _POSITION = ".pos"
 _READS = 5  # tries to read where the arm stands before it is given up: one packet may get lost
@@ -61,6 +63,7 @@ class SafeRobot(Robot):
         self._on_event, self._options = on_event, options
         self._latch = StopLatch()  # a stop outlives the connection
         self._log: EventLog | None = None
+        self.contract: RobotContract | None = None  # None: nothing is known of a policy
         self.joints = tuple(
             k.removesuffix(_POSITION) for k in self.robot.action_features if k.endswith(_POSITION)
         )
@@ -71,13 +74,31 @@ class SafeRobot(Robot):
                 f"{', '.join(self.robot.action_features) or 'nothing'}."
             )
 
-    @property
-    def observation_features(self) -> dict:
-        return self.robot.observation_features
+        if config.policy:
+            contract = read_robot_contract(checkpoint_folder(config.policy))
+            check_rate(contract.fps, config.fps, "--robot.fps and --fps")
+            self.expect(contract)
+
+    def expect(self, contract: RobotContract) -> None:
+        """Takes over what a policy's checkpoint says of its robot: names come in its order, and `connect` compares the rest.
+
+        Raises UserError where the names are not those of this robot.
+        """
+        self.joints = joints_in_order(contract, self.joints)
+        features_in_order(contract, self.robot.observation_features)
+        self.contract = contract
 
     @property
-    def action_features(self) -> dict:
-        return self.robot.action_features
+    def observation_features(self) -> dict[str, Any]:
+        """The robot's, in the order of the policy's state where that is known: LeRobot's loops go by this order."""
+        features = self.robot.observation_features
+        return dict(features) if self.contract is None else features_in_order(self.contract, features)
+
+    @property
+    def action_features(self) -> dict[str, Any]:
+        """The robot's joints, in the order of the policy's actions where that is known."""
+        features = self.robot.action_features
+        return {name + _POSITION: features[name + _POSITION] for name in self.joints}
 
     @property
     def cameras(self) -> Mapping[str, Any]:
@@ -149,10 +170,19 @@ class SafeRobot(Robot):
             start_gate=config.start_gate,
             following_error=config.following_error,
         )
-        self.filter = SafetyFilter(
-            self.limits(), 1 / config.fps, safety, self._clock, self._notice, self._latch
-        )
-        self.begin()
+        limits, observed = self.limits(), self._read()
+        for warning in self.compare(observed):
+            self._notice(SafetyEvent(self._clock(), "differs", warning))
+        self.filter = SafetyFilter(limits, 1 / config.fps, safety, self._clock, self._notice, self._latch)
+        self.begin(observed)
+
+    def compare(self, observed: Mapping[str, Any]) -> list[str]:
+        """Warnings about where units, ranges and pose differ from the policy's data; see `policy_match.compare`."""
+        if self.contract is None:
+            return []
+        features = {name: kind for name, kind in self.robot.observation_features.items() if name in observed}
+        ranges = joint_ranges(self.robot, self.joints)
+        return compare(self.contract, self.joints, ranges, features, observed)
 
     def begin(self, observed: Mapping[str, Any] | None = None) -> None:
         """Takes over the arm at rest where it stands: after connecting, or when somebody else has moved it.
@@ -267,6 +297,13 @@ class SafeRobot(Robot):
         for listener in (self._on_event, self._log):
             if listener is not None:
                 listener(event)
+
+
+def checkpoint_folder(policy: str) -> Path:
+    """The pretrained_model folder of a run, a checkpoint, or shipped:NAME. Raises UserError where there is none."""
+    from ebt_policy.inference.runner import find_checkpoint  # imports torch
+
+    return find_checkpoint(policy)
 
 
 def _made(options: Mapping[str, Any]) -> Robot:

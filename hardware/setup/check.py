@@ -17,10 +17,12 @@ from ebt_policy import provenance
 from ebt_policy.hardware.body import Body, make_body
 from ebt_policy.hardware.config_deploy import DeployConfig
 from ebt_policy.hardware.control.planning import Observation, Plan, Planner, PlanRequest
-from ebt_policy.hardware.planners.make import make_planner
+from ebt_policy.hardware.planners.make import contract_of, make_planner
+from ebt_policy.hardware.safety.release import release
 from ebt_policy.hardware.sensing.observer import PICTURES, Observer
 from ebt_policy.hardware.setup import check_arm
 from ebt_policy.hardware.setup.checklist import Checklist, Finding, fail, ok, warn
+from ebt_policy.inference.robot_contract import RobotContract
 
 DECISIONS = 20
 ROOM_GB = 1.0  # of disk, beside what is recorded
@@ -41,7 +43,7 @@ def check(
     bodies: list[Body] = []
     checks.run("robot", lambda: _made(config, robot, bodies))
     if not bodies:
-        for name in ("pose", "motors", "rate", "cameras", "fit"):
+        for name in ("pose", "data", "motors", "rate", "cameras", "fit"):
             checks.skip(name, "there is no robot")
     else:
         body = bodies[0]
@@ -68,10 +70,11 @@ def _body(checks: Checklist, body: Body) -> None:
         checks.run("robot", lambda: check_arm.connected(robot))
         if robot.is_connected:
             checks.run("pose", lambda: check_arm.pose(body))
+            checks.run("data", lambda: check_arm.data(body))
             checks.run("motors", lambda: check_arm.health(robot))
             checks.run("rate", lambda: check_arm.reading(body))
         else:
-            for name in ("pose", "motors", "rate"):
+            for name in ("pose", "data", "motors", "rate"):
                 checks.skip(name, "the robot is not connected")
         checks.run("cameras", lambda: check_arm.cameras(body))
     finally:
@@ -80,7 +83,7 @@ def _body(checks: Checklist, body: Body) -> None:
 
 
 def _made(config: DeployConfig, robot: Robot | None, bodies: list[Body]) -> Iterator[Finding]:
-    body = make_body(config, robot=robot)
+    body = make_body(config, robot=robot, contract=_contract(config))
     bodies.append(body)
     shadow = ", shadow mode: nothing would be sent" if config.safety.shadow else ""
     yield ok(
@@ -94,8 +97,16 @@ def _made(config: DeployConfig, robot: Robot | None, bodies: list[Body]) -> Iter
         )
 
 
+def _contract(config: DeployConfig) -> RobotContract:
+    """Nothing is known of a policy that is not there: that is found elsewhere, and must not hide what else there is."""
+    try:
+        return contract_of(config.policy)
+    except Exception:
+        return RobotContract()
+
+
 def _let_go(robot: Robot) -> Finding:
-    robot.disconnect()
+    release(robot)
     return ok("disconnected")
 
 

@@ -81,6 +81,16 @@ def pose(body: Body) -> Iterator[Finding]:
         yield ok("the arm stands within its ranges")
 
 
+def data(body: Body) -> Iterator[Finding]:
+    """Joint names, units and present pose, against those of the policy's training data."""
+    arm = body.arm
+    warnings = arm.compare(arm.robot.get_observation())
+    for warning in warnings:
+        yield warn(warning, "")
+    if not warnings:
+        yield ok(f"names, units and pose are those of the policy's data; its order: {', '.join(arm.joints)}")
+
+
 def health(robot: Robot) -> Iterator[Finding]:
     """Temperature, voltage and errors of the motors, against the limits that they hold themselves."""
     bus: Any = getattr(robot, "bus", None)

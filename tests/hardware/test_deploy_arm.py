@@ -1,0 +1,115 @@
+"""`deploy` on an arm that is no twin: between episodes, after stops and faults, and what is refused before it moves."""
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fake_arm import FakeArm, FakeArmConfig
+
+from ebt_policy.errors import UserError
+from ebt_policy.hardware import deploy as deploying
+from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions
+from ebt_policy.hardware.control.commands import Command, Commands
+from ebt_policy.hardware.control.planning import Plan, PlanRequest
+from ebt_policy.hardware.planners.make import contract_of
+from ebt_policy.hardware.safety.config_safe_robot import SafetyOptions
+from ebt_policy.inference.robot_contract import RobotContract
+
+
+class Still:
+    """Plans to stay."""
+
+    needs, action_size = {"observation.state": (3,)}, 3
+
+    def plan(self, request: PlanRequest) -> Plan:
+        here = request.frames[-1].values["observation.state"]
+        return Plan(np.tile(here, (20, 1)), request.frames[-1].stamp, 10, 0.0)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def arm(tmp_path: Path) -> FakeArm:
+    return FakeArm(FakeArmConfig(id="fake", calibration_dir=tmp_path))
+
+
+@pytest.fixture
+def run(arm: FakeArm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Deploys on the arm; `expected` is what the checkpoint says."""
+    monkeypatch.setattr(deploying, "make_planner", lambda *_: Still())
+
+    def deploy(expected: RobotContract | None = None, **options):
+        monkeypatch.setattr(deploying, "contract_of", lambda _: expected or RobotContract())
+        given = {"seconds": 0.2, "patience_s": 0.1, "safety": SafetyOptions(watchdog_s=0.05)} | options
+        config = DeployConfig(policy=PolicyOptions(path="run"), output=str(tmp_path / "run"), **given)
+        return deploying.deploy(config, robot=arm)
+
+    return deploy
+
+
+def test_without_a_terminal_further_episodes_need_an_explicit_option(run, arm: FakeArm, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with pytest.raises(UserError, match=r"--episodes is 2.*--unattended=true"):
+        run(episodes=2)
+    assert not arm.calls and not arm.sent
+    assert len(run(episodes=2, unattended=True)) == 2
+
+
+def test_a_stop_without_a_terminal_ends_the_session_and_says_so(run, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr(deploying, "Commands", lambda: posted)
+    posted = Commands()
+    posted.post(Command.STOP)
+    posted.post(Command.FAILURE)
+    assert [outcome.end for outcome in run(episodes=3, unattended=True)] == ["failure"]
+    assert "arm is stopped, and without a terminal nobody can reset it" in capsys.readouterr().out
+
+
+def test_after_stop_and_failure_r_lifts_the_stop_and_begins_the_next(run, arm: FakeArm, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", Terminal())
+    posted = Commands()
+    monkeypatch.setattr(deploying, "Commands", lambda: posted)
+    monkeypatch.setattr(deploying, "time", SimpleNamespace(sleep=lambda _: posted.post(Command.RESET)))
+    posted.post(Command.STOP)
+    posted.post(Command.FAILURE)
+    first, second = run(episodes=2)
+    assert (first.end, second.end) == ("failure", "time") and second.plans
+    assert "The arm is stopped. Put the scene back. r: reset the stop and begin" in capsys.readouterr().out
+
+
+def test_an_episode_that_ends_with_an_error_leaves_the_others_to_go_on(run, arm: FakeArm, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    read, reads = arm.get_observation, [0]
+
+    def unreliable() -> dict:
+        reads[0] += 1
+        if 1 < reads[0] < 15:  # after connecting, from the first tick on
+            raise ConnectionError("no status packet")
+        return read()
+
+    monkeypatch.setattr(arm, "get_observation", unreliable)
+    ends = [outcome.end for outcome in run(episodes=3, unattended=True)]
+    assert ends[0] == "error" and ends[-1] == "time"
+
+
+def test_the_rate_of_the_data_is_taken_or_refused(run):
+    trained = RobotContract(fps=50.0)
+    with pytest.raises(UserError, match=r"50 ticks a second.*30.*Set --fps=50"):
+        run(trained, fps=30.0)
+    assert len(run(trained, fps=30.0, other_fps=True)) == 1
+    assert len(run(trained)) == 1
+
+
+def test_names_of_joints_can_be_given_by_hand():
+    contract = contract_of(PolicyOptions(path="shipped:pusht_keypoints_ebt", joints=["y", "x"]))
+    assert contract.action_names == ("y", "x")
+    with pytest.raises(UserError, match="names 3 joints.*the policy commands 2"):
+        contract_of(PolicyOptions(path="shipped:pusht_keypoints_ebt", joints=["a", "b", "c"]))
