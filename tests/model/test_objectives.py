@@ -134,16 +134,14 @@ def test_masked_padding_has_no_influence_on_the_loss() -> None:
 
 
 def test_the_verifier_gives_the_expert_the_lowest_energy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "rand", torch.ones)  # all corrupted chunks are far from the expert's
     batch = make_batch(6)
     config = make_policy(verifier_weight=1.0, verifier_negatives=4, verifier_temperature=0.05).config
 
     class Oracle(Perfect):
         def energy(self, x: Tensor, context: Tensor) -> Tensor:
-            return (
-                (x - self.chunk.repeat(5, 1, 1)).square().sum((1, 2))
-            )  # the expert's and four corrupted chunks
+            return (x - self.chunk.repeat(5, 1, 1)).square().sum((1, 2))  # of the expert and four corrupted
 
     torch.manual_seed(0)
+    monkeypatch.setattr(torch, "rand", torch.ones)  # all corrupted chunks are far from the expert's
     loss, metrics = verifier(Oracle(batch["action"]), torch.zeros(6, 1), batch["action"], config)
     assert loss < 0.1 and metrics["verifier_accuracy"] == 1
