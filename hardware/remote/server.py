@@ -52,7 +52,8 @@ from ebt_policy.hardware.remote.wire import (
 MAX_STRANGERS = 8
 CLOSE_S = 1.0  # how long to wait for the answer to a closing handshake
 logger = logging.getLogger(__name__)
-# The websockets library logs each failed handshake with a traceback; strangers could fill the log with them.
+# The websockets library logs each connection, and some versions a traceback for each failed handshake: strangers could
+# fill the log with them.
 _quiet = logging.getLogger(f"{__name__}.websockets")
 _quiet.setLevel(logging.CRITICAL)
 
