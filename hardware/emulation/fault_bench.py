@@ -85,13 +85,17 @@ def run_case(case: Case) -> Row:
 def run_bus_case(case: fault_bus.BusCase) -> Row:
     """One episode in real time on emulated servos. Commands are held to the limits by the same filter, and not measured here."""
     run = fault_bus.run_bus_case(case)
-    if run.outcome.end == "error":
+    if run.impossible:
+        reaction = f"{run.impossible} impossible states reached the policy"
+    elif run.outcome.end == "error":
         reaction = ERROR
+    elif run.stopped:
+        reaction = STOP
     elif any(text.startswith("hold: ") for text in run.told) and run.resumed:
         reaction = HOLD
     else:
         reaction = GO_ON
-    waits = reaction in (HOLD, ERROR)
+    waits = reaction in (HOLD, ERROR, STOP)
     allowed = WATCHDOG_S + BRAKING_S + BUS_S if waits else None
     told = run.told[0] if run.told else ""
     return Row(case.name, case.reaction, reaction, run.held_s if waits else None, allowed, None, told)

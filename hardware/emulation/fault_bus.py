@@ -30,6 +30,7 @@ from ebt_policy.hardware.sensing.streams import Streams
 
 HZ, FPS, TICKS = 50.0, 25.0, 16
 FAULT_AT_S, LASTS_S, END_S = 2.0, 1.2, 5.0
+IMPOSSIBLE = 110.0  # degrees; the arm's range ends at 93
 Act = Callable[[EmulatedBus], Any]
 
 
@@ -52,6 +53,11 @@ CASES = (
         HOLD,
         lambda bus: bus.faults.add(FaultKind.DELAY, [4], seconds=0.005),
     ),
+    BusCase(
+        "bus: the adapter stalls for 60 ms, once",
+        GO_ON,
+        lambda bus: bus.faults.add(FaultKind.STALL, packets=1, seconds=0.06),
+    ),
     BusCase("bus: no reply for 1.2 s", HOLD, lambda bus: bus.faults.add(FaultKind.DROP)),
     BusCase("bus: one motor dead for 1.2 s", HOLD, lambda bus: bus.faults.add(FaultKind.DEAD, [3])),
     BusCase("bus: one motor dead for good", ERROR, lambda bus: bus.faults.add(FaultKind.DEAD, [5]), 9.0),
@@ -64,15 +70,19 @@ CASES = (
 
 
 class _Swing:
-    """A planner without a policy: all joints swing by 15 degrees."""
+    """A planner without a policy: all joints swing by 15 degrees. It keeps the states that no joint can have."""
 
     needs: Mapping[str, tuple[int, ...]] = {"observation.state": (len(JOINTS),)}
     action_size = len(JOINTS)
 
     def __init__(self) -> None:
         self._began = time.monotonic()
+        self.impossible: list[np.ndarray] = []
 
     def plan(self, request: PlanRequest) -> Plan:
+        state = request.frames[-1].observation["observation.state"]
+        if np.abs(state).max() > IMPOSSIBLE:
+            self.impossible.append(state)
         stamp = request.frames[-1].stamp
         times = stamp - self._began + np.arange(TICKS) / FPS
         swing = 15 * np.sin(2 * np.pi * 0.4 * times)[:, None] * np.ones(len(JOINTS))
@@ -84,12 +94,18 @@ class _Swing:
 
 @dataclass(frozen=True)
 class BusRun:
-    """events: of the loop and the filter, from the fault on. held_s: as in `fault_world.Motion`."""
+    """What an episode on the emulated bus did.
+
+    told: events of loop and filter, from the fault on. held_s, resumed: as in `fault_world.Motion`. stopped: the filter's
+    stop is latched. impossible: number of states that reached the policy and that no joint can have.
+    """
 
     outcome: Outcome
     told: list[str]
     held_s: float | None
     resumed: bool
+    stopped: bool
+    impossible: int
 
 
 def run_bus_case(case: BusCase) -> BusRun:
@@ -137,6 +153,7 @@ def run_bus_case(case: BusCase) -> BusRun:
             timer.start()
         try:
             outcome = loop.run(END_S)
+            stopped = arm.stopped
         finally:
             for timer in timers:
                 timer.cancel()
@@ -153,4 +170,5 @@ def run_bus_case(case: BusCase) -> BusRun:
         if not isinstance(e, dict) and e.time >= since and e.detail != "the episode is over"
     ]
     held = still_at - since if lifted - still_at > 0.2 else None
-    return BusRun(outcome, told, held, any(at > lifted for at in moving))
+    resumed = any(at > lifted for at in moving)
+    return BusRun(outcome, told, held, resumed, stopped, len(planner.impossible))

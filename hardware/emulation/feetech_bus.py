@@ -55,6 +55,7 @@ class EmulatedBus:
         self._held: dict[Servo, tuple[int, bytes]] = {}  # REG_WRITE: address and data
         self._queue: list[tuple[float, int, bytes]] = []  # when to send, order, bytes
         self._order, self._line_free = itertools.count(), 0.0
+        self._stalled_until = 0.0
         self._error: BaseException | None = None
         self._master, self._slave = os.openpty()
         # No echo from the first byte on, and a full buffer loses bytes as a UART does instead of blocking.
@@ -129,7 +130,10 @@ class EmulatedBus:
         if self._timed:
             wait = servo.get("Return_Delay_Time") * RETURN_DELAY_UNIT_S
             due = self._line_free = self._line_free + wait + BYTE_S * len(reply.data)
-        heapq.heappush(self._queue, (due + reply.delay_s, next(self._order), reply.data))
+        if reply.stall_s:
+            self._stalled_until = time.monotonic() + reply.stall_s
+        due = max(due + reply.delay_s, self._stalled_until)
+        heapq.heappush(self._queue, (due, next(self._order), reply.data))
 
     def _send(self, data: bytes) -> None:
         try:

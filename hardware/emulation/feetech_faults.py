@@ -1,4 +1,4 @@
-"""What goes wrong on a servo bus, on command and repeatably: lost, broken, late and preceded replies, error bits."""
+"""Faults of a servo bus, injected on command and repeatably: lost, damaged and late replies, noise, error bits, a stall."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class FaultKind(StrEnum):
     DELAY = "delay"  # the reply comes `seconds` later
     GARBAGE = "garbage"  # `noise` random bytes come before the reply
     ERROR = "error"  # the reply carries `bits` besides its own error bits
+    STALL = "stall"  # from this reply on, the adapter keeps all bytes back for `seconds`, then delivers them in order
 
 
 @dataclass(eq=False)
@@ -38,10 +39,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class Reply:
-    """What reaches the wire for one reply. delay_s: besides the line's own time."""
+    """What reaches the host for one reply.
+
+    delay_s: added to the line's own time. stall_s: from now on, for so long, the host receives nothing.
+    """
 
     data: bytes
     delay_s: float = 0.0
+    stall_s: float = 0.0
 
 
 class Faults:
@@ -105,4 +110,5 @@ class Faults:
             self._random.randbytes(fault.noise) for fault in faults if fault.kind is FaultKind.GARBAGE
         )
         late = sum(fault.seconds for fault in faults if fault.kind is FaultKind.DELAY)
-        return Reply(noise + bytes(data), late)
+        stall = max((fault.seconds for fault in faults if fault.kind is FaultKind.STALL), default=0.0)
+        return Reply(noise + bytes(data), late, stall)

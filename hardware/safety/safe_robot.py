@@ -14,6 +14,7 @@ from lerobot.robots.utils import make_robot_from_config
 
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.safety.arms import (
+    arms_of,
     cameras_of,
     check_calibrated,
     check_calibration_files,
@@ -25,7 +26,9 @@ from ebt_policy.hardware.safety.events import EventLog
 from ebt_policy.hardware.safety.filter import SafetyConfig, SafetyEvent, SafetyFilter, StopLatch
 from ebt_policy.hardware.safety.limits import JointLimits, Positions
 from ebt_policy.hardware.safety.policy_match import compare, features_in_order, joints_in_order
+from ebt_policy.hardware.safety.readings import ImplausibleReading, JointReadings, confirmed_above
 from ebt_policy.hardware.safety.release import release
+from ebt_policy.hardware.safety.reply_guard import ReplyGuard, guard_replies
 from ebt_policy.inference.robot_contract import RobotContract, check_rate, read_robot_contract
 
 _POSITION = ".pos"
@@ -64,6 +67,8 @@ class SafeRobot(Robot):
         self._latch = StopLatch()  # a stop outlives the connection
         self._log: EventLog | None = None
         self.contract: RobotContract | None = None  # None: nothing is known of a policy
+        self._guards: list[ReplyGuard] = []
+        self._readings: JointReadings | None = None  # made when the ranges are known
         self.joints = tuple(
             k.removesuffix(_POSITION) for k in self.robot.action_features if k.endswith(_POSITION)
         )
@@ -170,7 +175,10 @@ class SafeRobot(Robot):
             start_gate=config.start_gate,
             following_error=config.following_error,
         )
-        limits, observed = self.limits(), self._read()
+        limits = self.limits()
+        self._guards = [guard for arm in arms_of(self.robot) if (guard := guard_replies(arm.bus))]
+        self._readings = JointReadings(self.joints, limits.low, limits.high)
+        observed = self._read()
         for warning in self.compare(observed):
             self._notice(SafetyEvent(self._clock(), "differs", warning))
         self.filter = SafetyFilter(limits, 1 / config.fps, safety, self._clock, self._notice, self._latch)
@@ -196,19 +204,50 @@ class SafeRobot(Robot):
         self.filter.begin([observed[name + _POSITION] for name in self.joints])
 
     def _read(self) -> dict[str, Any]:
+        """An observation, wherever the joints are now: for `SafetyFilter.begin`, which refuses positions outside the range."""
         failed: Exception | None = None
+        observed: dict[str, Any] | None = None
         for _ in range(_READS):
             try:
-                return self.robot.get_observation()
+                observed = dict(self.robot.get_observation())
+                if self._readings is not None:
+                    self._readings.restart()
+                    self._readings.check(observed, self._clock())
+                return observed
+            except ImplausibleReading:
+                self._distrust()
             except Exception as error:  # each driver raises its own
                 failed = error
                 time.sleep(_READ_PAUSE_S)
+        if observed is not None:
+            return observed
         raise UserError(
             f"The joints cannot be read, tried {_READS} times: {failed} Check the arm's power and its cables."
         ) from failed
 
     def get_observation(self) -> dict[str, Any]:
-        return self.robot.get_observation()
+        """Reads the robot, and again if a joint reports a position that it cannot have.
+
+        Raises ImplausibleReading if it still does, and what the robot raises.
+        """
+        for read in range(1, _READS + 1):
+            observed = dict(self.robot.get_observation())
+            if self._readings is None:
+                break
+            try:
+                self._readings.check(observed, self._clock())
+                break
+            except ImplausibleReading as error:
+                self._distrust()
+                if read == _READS:
+                    raise
+                self._notice(SafetyEvent(self._clock(), "implausible", str(error)))
+        return observed
+
+    def _distrust(self) -> None:
+        """What the buses still hold is discarded before they are asked again."""
+        for guard in self._guards:
+            guard.distrust()
 
     def send_action(self, action: Mapping[str, Any]) -> dict[str, Any]:
         """Filters the action, sends what is allowed and returns that. After a refused action the arm holds still."""
@@ -252,11 +291,16 @@ class SafeRobot(Robot):
             made.hold(reason)
 
     def too_hot(self) -> str:
-        """Which motor is hotter than `max_temperature`; "" for none, or where nobody can tell. Reads each bus once."""
+        """Says which motor is hotter than `max_temperature`; "" for none, or if it cannot be read.
+
+        Reads each bus once, and a second time if a temperature is too high: only what both say is believed.
+        """
         allowed = self.config.max_temperature
-        found = {} if allowed is None else temperatures(self.robot)
+        if allowed is None:
+            return ""
+        found = confirmed_above(allowed, lambda: temperatures(self.robot), self._distrust)
         hottest = max(found, key=found.__getitem__, default="")
-        if allowed is None or not hottest or found[hottest] <= allowed:
+        if not hottest:
             return ""
         return (
             f"motor '{hottest}' has {found[hottest]:g} °C; {allowed:g} are allowed. Let it cool down, and look for what it "

@@ -1,8 +1,10 @@
 """LeRobot's own SO-101 driver, unmodified, against the emulated servos."""
 
+import contextlib
 import itertools
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +13,7 @@ import pytest
 from ebt_policy.hardware.emulation.feetech_bus import EmulatedBus
 from ebt_policy.hardware.emulation.feetech_faults import FaultKind
 from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig
+from ebt_policy.hardware.safety.reply_guard import guard_replies
 from ebt_policy.hardware.safety.safe_robot import SafeRobot
 
 sdk_port = pytest.importorskip("scservo_sdk.port_handler", reason="needs the extra feetech")
@@ -46,13 +49,18 @@ def bus(clock: Clock, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
-def arm(bus: EmulatedBus, tmp_path: Path) -> SO101Follower:
+def arm(bus: EmulatedBus, tmp_path: Path) -> Iterator[SO101Follower]:
     calibration = {
         name: {"id": i, "drive_mode": 0, "homing_offset": 30 * i - 100, "range_min": LOW, "range_max": HIGH}
         for i, name in enumerate(NAMES, start=1)
     }
     (tmp_path / "arm.json").write_text(json.dumps(calibration))
-    return SO101Follower(SO101FollowerConfig(port=bus.port, id="arm", calibration_dir=tmp_path))
+    arm = SO101Follower(SO101FollowerConfig(port=bus.port, id="arm", calibration_dir=tmp_path))
+    yield arm
+    if (
+        arm.is_connected
+    ):  # the test has failed; LeRobot would disconnect from a bus that is gone, and wait for ever
+        arm.bus.disconnect(disable_torque=False)
 
 
 def action(degrees: float) -> dict[str, float]:
@@ -115,6 +123,65 @@ def test_a_dead_motor_stops_the_reading_and_the_others_hold(
     bus.faults.lift(dead)
     arm.disconnect()
     assert registers(bus, "Torque_Enable") == [0] * 6
+
+
+def guarded(arm: SO101Follower, bus: EmulatedBus, clock: Clock, tmp_path: Path) -> SafeRobot:
+    config = SafeRobotConfig(
+        robot={"type": "so101_follower", "port": bus.port}, id="safe", calibration_dir=tmp_path, fps=50.0
+    )
+    robot = SafeRobot(config, arm, clock)
+    robot.connect()
+    return robot
+
+
+@pytest.mark.parametrize("stall_s", [0.3, 0.41, 0.43, 0.5, 0.9])
+def test_after_a_stall_of_the_adapter_no_reply_answers_another_question(
+    arm: SO101Follower, bus: EmulatedBus, clock: Clock, tmp_path: Path, stall_s: float
+):
+    """The driver waits 0.4 s of real time here (50 ms of its own), so the replies come before, at and after its timeout."""
+    for i in range(1, 7):
+        bus.servo(i).turn_to(2300)  # 0x08FC: as a temperature, its first byte is 252 degrees
+    robot = guarded(arm, bus, clock, tmp_path)
+    true = robot.get_observation()
+    bus.faults.add(FaultKind.STALL, packets=1, seconds=stall_s)
+    for _ in range(3):
+        with contextlib.suppress(ConnectionError):
+            assert robot.get_observation() == true
+        with contextlib.suppress(ConnectionError):
+            assert set(arm.bus.sync_read("Present_Temperature", normalize=False).values()) == {25}
+        assert robot.too_hot() == ""
+    bus.faults.add(FaultKind.STALL, packets=1, seconds=stall_s)
+    for _ in range(3):
+        with contextlib.suppress(ConnectionError):
+            assert robot.get_observation() == true
+    for i in range(1, 7):
+        bus.servo(i).set("Torque_Enable", 0)
+        bus.servo(i).turn_to(2100)
+    clock.now += 1
+    assert robot.get_observation()["wrist_flex.pos"] == pytest.approx(4.4, abs=0.2)  # no older reading
+    arm.disconnect()
+
+
+def test_a_broken_reply_leaves_none_of_the_others_for_the_next_question(
+    arm: SO101Follower, bus: EmulatedBus, clock: Clock, tmp_path: Path
+):
+    robot = guarded(arm, bus, clock, tmp_path)
+    true = robot.get_observation()
+    for kind, seconds in ((FaultKind.CORRUPT, 0.0), (FaultKind.GARBAGE, 0.0), (FaultKind.DELAY, 0.41)):
+        bus.faults.add(kind, [2], packets=1, seconds=seconds)
+        with contextlib.suppress(ConnectionError):
+            arm.bus.sync_read("Present_Position", normalize=False)
+        assert robot.too_hot() == "" and robot.get_observation() == true
+    arm.disconnect()
+
+
+def test_the_guard_of_the_replies_is_put_on_once(
+    arm: SO101Follower, bus: EmulatedBus, clock: Clock, tmp_path: Path
+):
+    guarded(arm, bus, clock, tmp_path)
+    guard = guard_replies(arm.bus)
+    assert guard is not None and guard_replies(arm.bus) is guard and guard_replies(SimpleNamespace()) is None
+    arm.disconnect()
 
 
 def test_behind_the_safety_filter_the_goals_in_the_servos_keep_its_limits(
