@@ -1,4 +1,4 @@
-"""What a deployment moves and looks through: arm, cameras, clock and rates, made from its options and not yet connected."""
+"""Arm, cameras, clock and rates of a deployment, made from its options and not yet connected."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from ebt_policy.hardware.sensing.streams import CameraStream, Streams
 from ebt_policy.hardware.sim.sim_robot import SimRobot
 from ebt_policy.inference.robot_contract import RobotContract, check_rate
 
-# A simulated arm breaks nothing, and has to do what the policy was measured with.
+# A simulated arm cannot break, and must do what the policy was measured with.
 _SIMULATED = SafetyOptions(velocity=1e3, acceleration=1e6, margin=0.0, ramp_s=0.0, start_gate=None)
 ARM_SPEED = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
 class Body:
-    """features: what the robot observes, pictures among them. streams: of its cameras, which it does not read itself any
-    more. fps: ticks a second of the policy; control_hz: of the loop. speed: part of the trained one.
+    """twin: the simulated arm where it is one. features: the robot's observation features, with pictures. streams: of its
+    cameras, which the robot itself no longer reads. fps: ticks a second of the policy; control_hz: of the loop. speed: share of
+    the trained speed.
     """
 
     arm: SafeRobot

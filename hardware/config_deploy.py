@@ -36,11 +36,11 @@ class PolicyOptions:
 
 @dataclass(kw_only=True)
 class StreamOptions:
-    """aligned: for data whose joints are those of when its pictures were taken; LeRobot's are not (see `RobotObservationSource`).
-    max_age_s: a picture older than this is stale. max_skew_s: pictures may be this far apart. frozen_s: the
-    same picture for so long means a frozen camera; null for files. latency_s: from light to
-    picture, by camera (`--measure_latency`); actuation_s: from command to motion, where the data's actions
-    are measured motion and not commands.
+    """aligned: for data whose joints were measured when its pictures were taken; LeRobot's were not (see
+    `RobotObservationSource`). Times in seconds: max_age_s: an older picture is stale. max_skew_s: largest difference between the
+    pictures of one observation. frozen_s: the same picture for so long means a frozen camera; null for files. latency_s: from
+    light to picture, by camera (`--measure_latency`). actuation_s: from command to motion, where the actions in the data are
+    measured motion and not commands.
     """
 
     max_age_s: float = 0.3

@@ -39,7 +39,7 @@ SWITCH_S = 5e-4  # Python hands the processor from thread to thread this often: 
 
 @dataclasses.dataclass(frozen=True)
 class Deployed:
-    """What `deploying` gives: everything connected, nothing moving."""
+    """All parts of a deployment, connected; nothing moves yet."""
 
     arm: SafeRobot
     loop: ControlLoop
@@ -57,8 +57,9 @@ def deploy(
 ) -> list[Outcome]:
     """Runs `config.episodes` episodes and writes what happened to the run folder; one line for each is printed.
 
-    on_plan: called with the facts of every plan, on_frame with every tick of the policy; they must not block.
-    robot: instead of that of the options. Raises UserError for what the user can mend, before anything moves.
+    on_plan: called with the record of every plan; on_frame: with every tick of the policy; they must not block.
+    robot: used instead of that of the options. Raises UserError, before anything moves, for what the user can correct, and
+    after the last episode where motors stay powered.
     """
     output = Path(config.output)
     commands, outcomes = Commands(), list[Outcome]()
@@ -92,7 +93,7 @@ def deploying(
     on_frame: Callable[[Sent], None] | None = None,
     robot: Robot | None = None,
 ) -> Iterator[Deployed]:
-    """Everything connected, in order; disconnected in the reverse order, whatever happens."""
+    """Connects everything in order, and disconnects in the reverse order, whatever happens."""
     with contextlib.ExitStack() as stack:
         output = Path(config.output)
         output.mkdir(parents=True, exist_ok=True)
@@ -157,7 +158,7 @@ def deploying(
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """No pauses of Python's own: the collector waits, threads take turns often, and this one goes first where that is allowed."""
+    """Fewer pauses by Python: no garbage collection, frequent thread switches, and a higher priority where that is allowed."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_S)
     thread, niceness = threading.get_native_id(), None
@@ -215,7 +216,7 @@ def _check_attended(config: DeployConfig, twin: SimRobot | None) -> None:
 
 
 def _judged(outcome: Outcome, twin: SimRobot | None) -> bool | None:
-    """Whether it was a success, by the twin or by a human; None where nobody said."""
+    """Whether it was a success, by the simulated arm or by a human; None where nobody said."""
     if twin is not None:
         return twin.success
     return {"success": True, "failure": False}.get(outcome.end)

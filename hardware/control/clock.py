@@ -1,4 +1,4 @@
-"""The time that a control loop lives by: the wall's, or one that moves only when the loop sleeps."""
+"""The clock of a control loop: real time, or simulated time that moves only while the loop sleeps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ROUNDING = 1e-6
 
 
 class Clock(Protocol):
-    """Seconds since some moment, never backwards."""
+    """Seconds since some moment; they never go backwards."""
 
     def now(self) -> float: ...
 

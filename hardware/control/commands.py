@@ -1,4 +1,4 @@
-"""What a human tells a running loop, by key, by signal or by program."""
+"""Commands of a human to a running loop, by key, by signal or by program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from enum import StrEnum
 
 
 class Command(StrEnum):
-    STOP = "stop"  # brakes and stays so until RESET
+    STOP = "stop"  # the arm brakes and stays at rest until RESET
     RESET = "reset"
     SUCCESS = "success"  # ends the episode
     FAILURE = "failure"
@@ -32,7 +32,7 @@ HELP = "space: stop; r: reset after a stop; s, f: the episode is a success, a fa
 
 
 class Commands:
-    """A mailbox. `post` may be called from any thread and from signal handlers."""
+    """A queue of commands. `post` may be called from any thread and from signal handlers."""
 
     def __init__(self) -> None:
         self._posted: queue.SimpleQueue[Command] = queue.SimpleQueue()
@@ -41,7 +41,7 @@ class Commands:
         self._posted.put(command)
 
     def poll(self) -> Command | None:
-        """The next one, None where there is none. Never waits."""
+        """The next command, None where there is none. Never waits."""
         try:
             return self._posted.get_nowait()
         except queue.Empty:
@@ -50,8 +50,8 @@ class Commands:
 
 @contextlib.contextmanager
 def from_signals(commands: Commands) -> Iterator[None]:
-    """SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal is gone) quit in order, SIGUSR1 stops. A second Ctrl-C interrupts
-    wherever the program is.
+    """SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal is gone) quit in order, SIGUSR1 stops. A second Ctrl-C interrupts the
+    program at once.
     """
     quitting = False
 
@@ -77,7 +77,7 @@ def from_signals(commands: Commands) -> Iterator[None]:
 
 @contextlib.contextmanager
 def from_keys(commands: Commands) -> Iterator[None]:
-    """Single keys on a terminal, without Enter; nothing where standard input is none."""
+    """Single keys on a terminal, without Enter. Does nothing where standard input is no terminal."""
     try:
         import termios
         import tty

@@ -1,4 +1,4 @@
-"""Where the joints were a moment ago, so that a state can be taken at the time of a picture."""
+"""Recent joint positions, to look up the state at the time when a picture was taken."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 class JointHistory:
-    """A ring of measured joint positions. One thread may add while others ask."""
+    """A ring buffer of measured joint positions. One thread may add while others read."""
 
     def __init__(self, period_s: float, capacity: int = 256) -> None:
         """period_s: of the control loop; also how far outside the ring a time may lie."""

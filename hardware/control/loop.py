@@ -1,7 +1,7 @@
 """The control loop: at every tick it reads the joints, follows the schedule through the safety filter, and sends.
 
-It waits for nothing but its clock. Thinking, cameras, recording and viewing go on in threads of their own, and whatever
-fails there ends in fewer plans, and fewer plans end in a held arm. Legend: J joints, A action dimension (A = J).
+It waits for nothing but its clock. Planning, cameras, recording and viewing run in threads of their own; whatever fails there
+leaves the loop without new plans, and without new plans the arm holds. Legend: J joints, A action dimension (A = J).
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ _HEALTH_S = 2.0  # between two looks at the motors' temperatures
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """fps: ticks a second of the policy, as in its training data; slower plays its plans in slow motion. control_hz: of the
-    loop. actuation_s: commands are sent this much early, because the arm takes so long. blend_s: longest change-over from
-    one plan to the next. deadline_s: longest thought. patience_s: without a plan, or without the joints, for so long, stop.
+    """fps: ticks a second of the policy, as in its training data; a lower rate plays its plans in slow motion. control_hz: of
+    the loop. Times in seconds: actuation_s: commands are sent this much early, because the arm needs it to move. blend_s: longest
+    transition from one plan to the next. deadline_s: for one plan. patience_s: without a plan, or without the joints, for this
+    long, stop.
     """
 
     fps: float = 30.0
@@ -46,13 +47,13 @@ class ObservationSource(Protocol):
     """Where the loop gets the observations of a policy; see `RobotObservationSource`."""
 
     def __call__(self, floats: Mapping[str, Any], stamp: float) -> Observation | str:
-        """What the policy should see now, or why it cannot: a camera that is stale, say."""
+        """The policy's observation at `stamp`, or the reason why there is none, such as a stale camera. floats: the robot's."""
 
 
 @dataclass
 class Outcome:
-    """How an episode went. end: finished, time, success, failure, quit, or error. reason: of the last of these. success: None
-    where nobody judged.
+    """How an episode went. end: finished, time, success, failure, quit, or error. reason: for quit, success, failure and error.
+    success: None where nobody judged it.
     """
 
     end: str
@@ -62,7 +63,7 @@ class Outcome:
     plans: int = 0
     no_plans: int = 0
     evaluations: float = float("nan")  # per plan
-    thinking: list[float] = field(default_factory=list)  # seconds of each plan
+    thinking: list[float] = field(default_factory=list)  # seconds that each plan took
     alarms: int = 0
     late_actions: int = 0
     success: bool | None = None
@@ -70,14 +71,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Sent:
-    """One tick of the policy's rate, for whoever records: the observation, and the command {NAME.pos: position} that followed."""
+    """One tick of the policy, for recording: the observation, and the command {NAME.pos: position} that followed it."""
 
     observation: Observation
     action: Mapping[str, float]
 
 
 class ControlLoop:
-    """Runs one episode at a time on an arm that is connected. Nothing is sent outside `run`."""
+    """Runs episodes, one after the other, on a connected arm. Commands are sent during `run` only."""
 
     def __init__(
         self,
@@ -109,7 +110,7 @@ class ControlLoop:
         self._ended = ("", "")
         self._plan: Plan | None = None  # the last one taken
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
-        self._frames: deque[Observation] = deque(maxlen=_FRAMES)  # seen since the last request
+        self._frames: deque[Observation] = deque(maxlen=_FRAMES)  # observations since the last request
         self._next_sample = self._next_request = self._alive = 0.0
         self._reset = True
         self._waiting = False  # for an answer to a request of before a stop
@@ -118,11 +119,11 @@ class ControlLoop:
         self._worked: dict[str, float] = {}  # when it last did
         self._bus_held = False  # for longer than a lost packet
         self._retake = False  # somebody may have moved the arm: take it over where it stands, then send
-        self._blind = ""  # why nothing can be seen
+        self._blind = ""  # why there is no observation
         self._next_health = 0.0
 
     def run(self, seconds: float) -> Outcome:
-        """One episode of at most `seconds`. Whatever ends it, the arm is left braking or at rest."""
+        """One episode of at most `seconds`. However it ends, the arm is left braking or at rest."""
         self._begin()
         begin, stopwatch = self.clock.now(), Stopwatch()
         try:
@@ -138,7 +139,7 @@ class ControlLoop:
 
     # -- one tick --------------------------------------------------------------------------------------------------
     def _ticks(self, begin: float, seconds: float, stopwatch: Stopwatch) -> tuple[str, str]:
-        """All of them; how the episode ended, and why."""
+        """Runs all ticks; returns how the episode ended, and why."""
         due, end, reason = begin, "time", ""
         while not end or (end == "time" and due - begin < seconds - 1e-9):
             now = self.clock.now()
@@ -155,7 +156,7 @@ class ControlLoop:
                 break
             due += self._period
             behind = int(np.floor((self.clock.now() - due) / self._period + 1e-6)) + 1
-            if behind > 0:  # no burst of ticks to catch up with: the schedule goes by time
+            if behind > 0:  # missed ticks are left out, not caught up with: the schedule goes by time
                 stopwatch.missed += behind
                 due += behind * self._period
             self.clock.sleep_until(due)
@@ -184,7 +185,7 @@ class ControlLoop:
         return target
 
     def _read(self, now: float) -> Mapping[str, Any] | None:
-        """What the robot feels; None where the bus failed or a joint shows no number."""
+        """The robot's numbers; None where the bus failed or a joint's position is not finite."""
         try:
             floats = self.arm.get_observation()
             wrong = [name for name in self.arm.joints if not np.isfinite(floats[f"{name}.pos"])]
@@ -212,7 +213,7 @@ class ControlLoop:
             self._bus_works("send", now)
 
     def _sample(self, floats: Mapping[str, Any], now: float) -> Observation | None:
-        """One tick of the policy: what it sees is kept until it is asked. None where it sees nothing."""
+        """The observation of one tick of the policy, kept for the next request. None where there is none."""
         self._next_sample += self._tick_s
         if self._next_sample <= now:  # late by a whole tick and more
             self._next_sample = now + self._tick_s
@@ -248,7 +249,7 @@ class ControlLoop:
         self.plan_service.submit(PlanRequest(tuple(self._frames), self.config.deadline_s, self._reset))
         self._frames.clear()
         self._reset = False
-        answer = self.plan_service.poll()  # where thinking takes no time, it is there already
+        answer = self.plan_service.poll()  # a planner that takes no time has answered already
         if answer is not None:
             self._take(answer, now)
 
@@ -267,10 +268,10 @@ class ControlLoop:
         late = self.schedule.merge(answer.actions, answer.stamp, followed)
         self._plan, self._alive = answer, now
         self._latencies.append(followed - answer.stamp)
-        # Look again after `execute` ticks, but early enough for the next plan to come before this one ends.
+        # Plan again after `execute` ticks, but early enough for the next plan to come before this one ends.
         reserve = float(np.quantile(self._latencies, 0.9))
         if reserve > 0:
-            reserve += self._period  # requests are asked at ticks
+            reserve += self._period  # requests are sent at ticks
         ticks = max(
             1, min(answer.execute, len(answer.actions) - int(np.ceil(reserve * self.config.fps - 1e-6)))
         )
@@ -288,7 +289,7 @@ class ControlLoop:
 
     # -- faults and humans ------------------------------------------------------------------------------------------
     def _bus_failed(self, way: str, reason: str) -> None:
-        """A lost packet is nothing; without the bus for the watchdog's time the arm holds, for patience_s the episode ends."""
+        """Without the bus for the watchdog's time the arm holds; after patience_s the episode ends. One lost packet does not count."""
         now = self.clock.now()  # a driver may try for long before it fails
         if way not in self._failing:
             self._failing[way] = self._worked.get(way, now)
@@ -342,7 +343,7 @@ class ControlLoop:
             )
 
     def _restart(self) -> None:
-        """What was planned belongs to another moment: begin as at the start of an episode."""
+        """Drops all plans and observations, as at the start of an episode: they belong to another moment."""
         self.schedule.clear()
         self._frames.clear()
         self._plan = None
@@ -351,7 +352,7 @@ class ControlLoop:
         self._waiting = self.plan_service.busy
 
     def _brake(self) -> None:
-        """Leaves the arm at rest, as far as it can be commanded at all."""
+        """Brings the arm to rest, as long as it can be commanded."""
         self.arm.hold("the episode is over")
         for _ in range(int(5.0 / self._period)):
             if self.arm.at_rest or "send" in self._failing:

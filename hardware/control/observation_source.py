@@ -1,4 +1,4 @@
-"""What the control loop sees at a tick: the joints of this moment and the newest picture of every camera."""
+"""The policy's observation at a tick: the joints of this moment and the newest picture of every camera."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ebt_policy.hardware.sensing.streams import Stale, Streams
 
 
 class RobotObservationSource:
-    """A `loop.ObservationSource`. A plan begins where its observation was made.
+    """A `loop.ObservationSource`. A plan begins at the time of its observation.
 
-    LeRobot records the joints of a moment with the newest pictures there are, however old, so a policy that was trained on
-    its data has learned their delay: it sees them likewise, and its plans begin now. aligned: instead, the joints of the
-    moment at which the oldest picture was taken, less the camera's latency, for data that was recorded so (UMI's, arXiv
-    2402.10329, section IV-B); plans begin then.
+    LeRobot records the joints of a moment with the newest pictures, however old, and a policy trained on such data has learned
+    their delay: it gets the same here, and its plans begin now. aligned: instead, the joints of the moment when the oldest
+    picture was taken, after its camera's latency, for data recorded that way (UMI, arXiv 2402.10329, section IV-B); plans
+    begin at that moment.
     """
 
     def __init__(self, observer: Observer, streams: Streams, period_s: float, aligned: bool = False) -> None:
         """period_s: between two calls."""
         self.observer, self.streams, self._aligned = observer, streams, aligned
         self._history = JointHistory(period_s)
-        # Pictures that the robot shows itself, as a twin does, come with its joints.
+        # A simulated arm delivers its pictures together with its joints.
         streaming = {stream.name for stream in streams.streams}
         self._needed = [name for name in observer.cameras if name in streaming]
 

@@ -1,6 +1,6 @@
-"""Thinking beside the control loop: what is asked, what comes back, and a thread between the two.
+"""Planning beside the control loop: requests, answers, and the thread that runs the policy.
 
-The loop never waits for a plan. It asks, carries on with the plan that it has, and takes the answer when it is there.
+The loop never waits for a plan: it sends a request, follows the plan that it has, and takes the answer when it is there.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Observation:
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What is asked of a planner. frames: all ticks since the last request, oldest first; the plan begins at the last.
+    """A request for a plan. frames: the observations since the last request, oldest first; the plan begins at the last one.
 
-    deadline_s: for the answer. reset: a new episode; what was planned or remembered is void.
+    deadline_s: seconds for the answer. reset: a new episode begins: forget earlier plans and observations.
     """
 
     frames: Sequence[Observation]
@@ -38,9 +38,9 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class Plan:
-    """actions (n, A) in the robot's units, row 0 for the tick seen at `stamp`.
+    """actions (n, A) in the robot's units, row 0 for the observation made at `stamp`.
 
-    execute: ticks after which to look again. seconds: what thinking took. energy, score, quantile: None where the policy
+    execute: ticks after which to plan again. seconds: that planning took. energy, score, quantile: None where the policy
     or its calibration has none. energies: of every point evaluated. recovery: the recovery action taken, "" for none. ask: a human is needed.
     """
 
@@ -71,10 +71,14 @@ Answer = Plan | NoPlan
 
 
 class Planner(Protocol):
-    """A policy, here or on a server. Called by one thread at a time; may take its time, and may raise."""
+    """A policy, here or on a server. One thread calls it at a time; it may take long, and may raise."""
 
-    needs: Mapping[str, tuple[int, ...]]  # feature -> shape without batch or time
-    action_size: int
+    @property
+    def needs(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of each feature, without batch and time."""
+
+    @property
+    def action_size(self) -> int: ...
 
     def plan(self, request: PlanRequest) -> Plan | NoPlan: ...
 
@@ -153,22 +157,39 @@ class InlinePlanService:
 
 
 def answered(planner: Planner, request: PlanRequest) -> Answer:
-    """The planner's answer; whatever it raises is a reason to have no plan, never the end of the loop."""
+    """The planner's answer. Whatever it raises becomes a reason for having no plan; the loop goes on."""
     try:
         return planner.plan(request)
     except Exception as error:  # a policy's fault must not stop the loop that holds the arm
         return NoPlan(f"{type(error).__name__}: {error}")
 
 
+def finite_frames(request: PlanRequest) -> tuple[list[Observation], str]:
+    """The request's observations without those that hold NaN or infinity; and why no plan can begin at the last one, or ""."""
+    wrong = [_not_finite(frame) for frame in request.frames]
+    frames = [frame for frame, name in zip(request.frames, wrong, strict=True) if not name]
+    reason = f"the observation '{wrong[-1]}' holds NaN or infinity: look at the sensor" if wrong[-1] else ""
+    return frames, reason
+
+
+def _not_finite(frame: Observation) -> str:
+    return next((name for name, value in frame.values.items() if not np.isfinite(value).all()), "")
+
+
 def sound(answer: Answer, joints: int, period_s: float, now: float) -> Answer:
-    """The answer, or NoPlan where it is a plan that nobody could follow. period_s: between its actions."""
+    """The answer, or NoPlan where it is a plan that cannot be followed. period_s: between its actions. now: in seconds."""
     if isinstance(answer, NoPlan):
         return answer
-    actions = answer.actions
+    try:
+        actions = np.asarray(answer.actions, np.float64)
+    except (TypeError, ValueError):
+        return NoPlan("the plan's actions are not numbers")
     if actions.ndim != 2 or not len(actions) or actions.shape[1] != joints:
         return NoPlan(f"the plan has shape {actions.shape}; expected (ticks, {joints})")
     if not np.isfinite(actions).all():
         return NoPlan("the plan holds NaN or infinity")
+    if not np.isfinite(answer.stamp):
+        return NoPlan(f"the plan's time is {answer.stamp}")
     if answer.stamp > now + period_s:
         return NoPlan(f"the plan begins {answer.stamp - now:.2f} s in the future")
     if now >= answer.stamp + len(actions) * period_s:

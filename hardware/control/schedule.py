@@ -1,4 +1,4 @@
-"""What the arm should do when: actions by time, never by index, so that late ones are dropped and new plans blend in.
+"""Actions by time, never by index, so that late ones are dropped and new plans blend in.
 
 Legend: n actions of a plan, A action dimension. Times are seconds of one monotonic clock.
 """
@@ -13,10 +13,10 @@ _SAME_S = 1e-9  # sums of periods that differ by less are the same time
 
 
 class Schedule:
-    """Action i of a plan made from what was seen at time t is due at t + i * period; in between, a straight line.
+    """Action i of a plan from the observation at time t is due at t + i * period; between actions it interpolates linearly.
 
-    A plan that comes late takes over from the present one in as long as it was late, at most `blend_s`; one that took no
-    time replaces it at once. The last action is due for one period; after it there is nothing to do.
+    A plan that comes late replaces the present one gradually, over as long as it was late, at most `blend_s`; one that took no
+    time replaces it at once. The last action is due for one period; after it no action is due.
     """
 
     def __init__(self, period_s: float, blend_s: float = 0.1) -> None:
@@ -25,18 +25,18 @@ class Schedule:
         self._actions: Array = np.empty((0, 0))
         self.end = -np.inf  # when there is nothing left to do; -inf where there never was
 
-    def merge(self, actions: NDArray, seen: float, now: float) -> int:
-        """Takes a plan (n, A) made from what was seen at time `seen`; returns how many of its actions came too late.
+    def merge(self, actions: NDArray, stamp: float, now: float) -> int:
+        """Adds a plan (n, A) made from the observation at time `stamp`; returns how many of its actions came too late.
 
-        A plan that lies wholly in the past changes nothing.
+        A plan whose actions are all in the past changes nothing.
         """
         plan = np.asarray(actions, np.float64)
-        times: Array = seen + self.period_s * np.arange(len(plan), dtype=np.float64)
+        times: Array = stamp + self.period_s * np.arange(len(plan), dtype=np.float64)
         late = int(np.searchsorted(times, now - _SAME_S))
-        end = seen + self.period_s * len(plan)
+        end = stamp + self.period_s * len(plan)
         if now >= end - _SAME_S:
             return len(plan)
-        blend = min(self.blend_s, max(now - seen, 0.0))
+        blend = min(self.blend_s, max(now - stamp, 0.0))
         before, self.end = self.at(now), end
         if before is None or blend <= _SAME_S:
             self._times, self._actions = times, plan

@@ -1,4 +1,4 @@
-"""How punctual a control loop was, and how old its commands were."""
+"""Timing of a control loop: how late its ticks were, and how old its commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Punctuality:
-    """jitter: how late ticks began. work: how long they took. age: of what a command was decided on, when it was sent.
+    """jitter: how late ticks began. work: how long they took. age: from a plan's observation to the command that was sent.
     missed: ticks left out because an earlier one took too long.
     """
 
@@ -39,7 +39,7 @@ class Punctuality:
 
 
 class Stopwatch:
-    """Notes taken in the loop: appending to a list is all it costs."""
+    """Collects times in the loop; a tick costs three appends to lists."""
 
     def __init__(self) -> None:
         self._late: list[float] = []

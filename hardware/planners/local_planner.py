@@ -1,4 +1,4 @@
-"""A policy on this computer as a planner: a WatchedRunner for one arm, with its plan carried on and its alarms read."""
+"""A policy on this computer as a planner: a WatchedRunner for one arm, its plan memory and its alarms."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from collections import deque
 import numpy as np
 import torch
 
-from ebt_policy.hardware.control.planning import Observation, ObservationValues, Plan, PlanRequest
+from ebt_policy.hardware.control.planning import (
+    NoPlan,
+    Observation,
+    ObservationValues,
+    Plan,
+    PlanRequest,
+    finite_frames,
+)
 from ebt_policy.inference.plan_memory import PlanMemory
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import StopReason
@@ -29,15 +36,18 @@ class LocalPlanner:
         self._noise, self._watch = Noise.from_seeds([seed]), watched.watch()
         self._memory = PlanMemory()
 
-    def plan(self, request: PlanRequest) -> Plan:
-        """Raises UserError as `Runner.decide` does."""
+    def plan(self, request: PlanRequest) -> Plan | NoPlan:
+        """NoPlan where the newest observation or the actions are not finite. Raises UserError as `Runner.decide` does."""
         begin = time.perf_counter()
         if request.reset:
             self._begin_episode()
-        for observation in request.frames:
+        frames, reason = finite_frames(request)
+        for observation in frames:
             # A new episode's past is its first tick, as in training.
             for _ in range(1 if self._history else self.watched.n_obs_steps):
                 self._history.append(observation.values)
+        if reason:
+            return NoPlan(reason)
         stamp = request.frames[-1].stamp
         for runner in self._runners:
             if hasattr(runner.config, "deadline_s"):
@@ -51,6 +61,9 @@ class LocalPlanner:
             actions = self.watched.runner.actions(torch.from_numpy(chunk))[0]
         else:  # the plan was dropped, and the arm is told to stay
             actions = decision.actions[0]
+        if not np.isfinite(actions).all():
+            self._memory.forget()
+            return NoPlan("the policy's actions hold NaN or infinity")
         reading = self._watch.readings[-1] if self._watch.readings else None
         energy = float(trace.final_energy[0])
         return Plan(
@@ -70,7 +83,7 @@ class LocalPlanner:
         )
 
     def warm_up(self) -> None:
-        """The first thoughts of a process are slow, and no arm should wait for them."""
+        """Plans a few times without an arm: the first plans of a process are slow."""
         nothing = {name: np.zeros(shape, np.float32) for name, shape in self.needs.items()}
         for _ in range(3):
             self.plan(PlanRequest((Observation(nothing, 0.0),), np.inf, reset=True))

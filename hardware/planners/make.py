@@ -16,7 +16,7 @@ from ebt_policy.inference.robot_contract import RobotContract, read_robot_contra
 
 
 def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None = None) -> Planner:
-    """The policy that these options name, warmed up: the first thoughts of a process are slow.
+    """The policy that these options name, warmed up: the first plans of a process are slow.
 
     fps: its ticks a second here. trained_fps: those of its data, where known; a server that says otherwise is refused.
     """
@@ -54,8 +54,8 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
                 "--policy.stop=energy needs --policy.calibration with the energy at the first evaluation: make one with "
                 "`ebt-policy calibrate`."
             )
-        # What begins as low as usual needs no second thought. Noise shrinks from one evaluation to the next, and with it
-        # every energy: only first ones compare.
+        # A usual energy at the first evaluation needs no further one. Noise shrinks from one evaluation to the next, and with
+        # it every energy: only first ones can be compared.
         overrides |= {"stop_energy": calibration.first_energy, "min_evaluations": 1}
     elif options.stop != "budget":
         raise UserError(f"--policy.stop is '{options.stop}'; expected budget or energy.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ebt_policy.errors import UserError
-from ebt_policy.hardware.control.planning import NoPlan, Plan, PlanRequest
+from ebt_policy.hardware.control.planning import NoPlan, Plan, PlanRequest, finite_frames
 from ebt_policy.hardware.remote.client import ConnectionLost, NoDecision, RemotePolicy
 from ebt_policy.inference.robot_contract import RobotContract
 
@@ -13,7 +13,7 @@ _LONGEST_S = 60.0  # where the request sets no deadline, as in simulated time
 
 
 class RemotePlanner:
-    """The arm's side waits for no answer longer than the request's deadline; a lost server is asked for again."""
+    """Waits for an answer no longer than the request's deadline, and connects again to a server that was lost."""
 
     def __init__(self, remote: RemotePolicy) -> None:
         """remote: connected already."""
@@ -29,8 +29,11 @@ class RemotePlanner:
                 self.remote.connect()
             if request.reset:
                 self.remote.reset()
-            for observation in request.frames[:-1]:
+            frames, reason = finite_frames(request)
+            for observation in frames if reason else frames[:-1]:
                 self.remote.observe(observation.values)
+            if reason:
+                return NoPlan(reason)
             left = min(request.deadline_s, _LONGEST_S) - (time.perf_counter() - begin)
             reply = self.remote.decide(request.frames[-1].values, max(left, 1e-3))
         except UserError as error:

@@ -1,4 +1,4 @@
-"""A policy for `ebt-policy serve`: a Runner with the plan of its last decision, as a rollout would carry it on.
+"""A policy for `ebt-policy serve`: a Runner with a plan memory, as in a rollout.
 
 Legend: T observation steps, H horizon, n actions of one reply, A action dimension.
 """

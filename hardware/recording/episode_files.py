@@ -1,4 +1,4 @@
-"""The files of a LeRobot dataset that grows by whole episodes: what is there, what is left over, and how new ones come in."""
+"""Files of a LeRobot dataset that grows by whole episodes: reads what is there, removes leftovers, moves new episodes in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Episodes into a LeRobotDataset v3.0 that is whole at any moment, whatever happens to the process or the disk.
+"""Writes episodes into a LeRobotDataset v3.0 that stays valid at any moment, whatever happens to the process or the disk.
 
 LeRobot writes parquet footers and the list of episodes at `finalize`, after which it can write no more, and changes info.json
 in place; closing its writers in between makes it overwrite its own file. So each episode is written by a resumed dataset in a
@@ -135,7 +135,7 @@ class EpisodeWriter:
         return index
 
     def discard(self) -> None:
-        """Forgets the episode."""
+        """Discards the episode."""
         if self._dataset is not None:
             self._dataset.clear_episode_buffer()
             self._dataset.finalize()
@@ -144,7 +144,7 @@ class EpisodeWriter:
         self._restart()
 
     def close(self) -> None:
-        """Forgets an episode that was not saved, and gives its room on the disk back."""
+        """Discards an episode that was not saved, and frees its space on the disk."""
         # After a full disk nothing of the unfinished episode can be written: it only has to go.
         with suppress(Exception):
             self.discard()

@@ -1,4 +1,4 @@
-"""Records what happened as LeRobot episodes without ever making the control loop wait.
+"""Records LeRobot episodes; the control loop never waits for it.
 
 A process of its own writes: encoding video in a thread would hold the interpreter's lock for tenths of a second. It takes frames
 over a pipe, goes on for as long as it has episodes to save when the recorder's process dies, and ignores Ctrl-C.
@@ -27,7 +27,7 @@ Writers = Callable[[DatasetSpec], EpisodeWriter]
 
 
 class RecorderState(StrEnum):
-    """FAILED lasts: nothing more is recorded, and the finished episodes are whole."""
+    """FAILED is final: nothing more is recorded; the finished episodes are complete."""
 
     STARTING = "starting"
     RECORDING = "recording"

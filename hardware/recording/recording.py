@@ -1,4 +1,4 @@
-"""What a deployed policy saw and did, as LeRobot episodes: the `Recorder`, fed from the control loop."""
+"""Records a deployed policy as LeRobot episodes: passes observations and commands of the control loop to the `Recorder`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ACTION = "action"
 
 
 class Recording:
-    """Observations as the policy saw them, the commands that were sent, and every plan in the episode's log. Never waits."""
+    """Records the policy's observations, the commands that were sent, and every plan in the episode's log. Never waits."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Recording:
         self._recorder.add(frame, self._task, sent.observation.stamp)
 
     def note(self, facts: Mapping[str, Any]) -> None:
-        """A plan's energy, cost and alarm, into the episode's log."""
+        """Writes a plan's energy, cost and alarm to the episode's log."""
         self._recorder.note(facts)
 
     def end(self, success: bool | None) -> None:
@@ -69,5 +69,5 @@ class Recording:
         self._recorder.end_episode(success)
 
     def close(self) -> None:
-        """Waits for what is being saved."""
+        """Waits until all episodes are saved."""
         self._recorder.close()

@@ -1,4 +1,4 @@
-"""A log of what happened, as JSON lines, that never blocks whoever writes to it."""
+"""An event log in JSON lines that never blocks the thread that writes to it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The filter between any policy and any arm. It runs on the robot's side, after every network hop.
+"""The safety filter between a policy and an arm. It runs on the robot's side, after every network hop.
 
-It is no substitute for a switch that cuts the power: it cannot stop an arm whose servos, bus or computer fail.
+It does not replace a switch that cuts the power: it cannot stop an arm whose servos, bus or computer fail.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class SafetyConfig:
-    """watchdog_s: hold when no command was accepted for so long. stale_s: refuse commands older than this.
-    ramp_s: after a start or a stop, speed rises from nothing to full over so long. speed_scale: of the velocity limits.
-    start_gate: refuse to start towards a target farther from where the arm is, in the units of the joints; None: never.
-    following_error: stop when a joint is measured farther from its command, for something is in its way; None: not watched.
+    """Times in seconds. watchdog_s: hold when no command was accepted for this long. stale_s: refuse older commands.
+    ramp_s: after a start or a stop, the speed limit rises from zero to full over this time. speed_scale: share of the velocity
+    limits. start_gate: refuse to start towards a target farther than this from the arm, in the joints' units; None: never refuse.
+    following_error: stop when a joint is measured farther than this from its command, because something blocks it; None: off.
     """
 
     watchdog_s: float = 0.2
@@ -50,7 +50,7 @@ class SafetyConfig:
 
 @dataclass(frozen=True)
 class SafetyEvent:
-    """Something that the filter noticed. time: seconds of its clock."""
+    """An event of the filter. time: seconds of its clock."""
 
     time: float
     kind: str
@@ -89,7 +89,7 @@ class StopLatch:
 
 
 class SafetyFilter:
-    """`submit` takes a policy's targets as they come; `tick` gives the positions to send, once in every period."""
+    """`submit` takes a policy's targets as they come; `tick` returns the positions to send, once every period."""
 
     def __init__(
         self,
@@ -110,9 +110,9 @@ class SafetyFilter:
         self._clock, self._on_event = clock, on_event
         self._position: Array | None = None
         self._before: Array | None = None  # the last tick
-        self._velocity = np.zeros(len(limits.names))
-        self._target = np.zeros(len(limits.names))
-        self._target_velocity = np.zeros(len(limits.names))
+        self._velocity: Array = np.zeros(len(limits.names))
+        self._target: Array = np.zeros(len(limits.names))
+        self._target_velocity: Array = np.zeros(len(limits.names))
         self._last_stamp = self._last_accepted = -np.inf
         self._last_tick = self._started = clock()
 
@@ -144,8 +144,8 @@ class SafetyFilter:
     def submit(self, target: Positions, stamp: float | None = None) -> bool:
         """A new target (J,); returns whether it was accepted. stamp: when it was decided on, in the clock's seconds.
 
-        Refused, and no sign of life: what is not J finite numbers, older than the last, too old, or from the future, and
-        a start too far from where the arm is. A target outside the limits counts as the nearest inside.
+        Refused are: anything but J finite numbers, a stamp before the last one, too old or in the future, and a start too far
+        from the arm; they do not feed the watchdog. A target outside the limits is replaced by the nearest one inside.
         """
         now = self._clock()
         stamp = now if stamp is None else stamp
@@ -155,7 +155,7 @@ class SafetyFilter:
         if self.state is State.STOPPED:
             return self._refuse(now, "stopped", "the filter is stopped; it needs an explicit reset")
         if self._position is None:
-            return self._refuse(now, "not_begun", "nobody said where the arm is")
+            return self._refuse(now, "not_begun", "the arm's position is not known: `begin` was not called")
         if not np.isfinite(stamp) or stamp > now + self.period_s:
             return self._refuse(now, "clock", f"stamp {stamp} lies in the future of {now}")
         if stamp < self._last_stamp:
@@ -210,7 +210,7 @@ class SafetyFilter:
         measured: where the arm is, to see that it follows. Raises UserError before `begin`.
         """
         if self._position is None:
-            raise UserError("SafetyFilter.begin was not called: nobody said where the arm is.")
+            raise UserError("SafetyFilter.begin was not called: the arm's position is not known.")
         now, self._before = self._clock(), self._position
         dt = float(np.clip(now - self._last_tick, 0.0, self.period_s))
         self._last_tick = max(now, self._last_tick)
@@ -220,7 +220,7 @@ class SafetyFilter:
             self._check_following(measured)
         if self.state is State.MOVING:  # a stop may have come from another thread
             ramp = 1.0 if not self.config.ramp_s else min(1.0, (now - self._started) / self.config.ramp_s)
-            # Where a target moving at its speed is by now, but never further than one watchdog ahead.
+            # Extrapolate the target at its speed to this moment, by at most one watchdog time.
             ahead = min(now - self._last_stamp, self.config.watchdog_s)
             target = np.clip(self._target + self._target_velocity * ahead, self.limits.low, self.limits.high)
             self._position, self._velocity = limited_step(

@@ -1,4 +1,4 @@
-"""How far, how fast and how abruptly joints may move, and the trajectory that never exceeds it.
+"""Limits of position, velocity and acceleration, and steps of a trajectory that never exceeds them.
 
 Legend: J joints; any leading dimensions are independent arms. Units are the robot's own: for LeRobot's arms degrees, or
 -100 to 100 of the calibrated range, per second and per second squared.

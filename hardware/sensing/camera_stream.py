@@ -1,4 +1,4 @@
-"""One camera read in its own thread; whoever asks gets the newest picture at once."""
+"""A camera that is read in a thread of its own, so that its newest picture is there at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a robot and its cameras show, by the names and shapes that a policy was trained on."""
+"""Observations of a robot and its cameras, by the names and shapes that a policy was trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several cameras as one: started and stopped in order, and pictures only when they are fresh and belong together."""
+"""Several cameras together: started and stopped in order; pictures only while they are fresh and taken close in time."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def test_behind_the_safety_filter_the_goals_in_the_servos_keep_its_limits(
         goals.append(registers(bus, "Goal_Position"))
     margin = 0.02 * (HIGH - LOW)
     assert all(LOW + margin - 1 <= goal <= HIGH - margin + 1 for row in goals for goal in row)
-    # 90 units/s: degrees, or for the gripper hundredths of its range; one step more for rounding.
+    # 90 units/s: degrees, or for the gripper percent of its range; one step more for rounding.
     for i, per_unit in enumerate([4095 / 360] * 5 + [(HIGH - LOW) / 100]):
         steps = [abs(b[i] - a[i]) for a, b in itertools.pairwise(goals)]
         assert 10 < max(steps) <= 90 * 0.02 * per_unit + 1

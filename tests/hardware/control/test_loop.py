@@ -48,15 +48,15 @@ def test_the_arm_is_where_the_plan_says_at_every_time(latency, fps, actuation, e
 
 
 class Watched(Schedule):
-    """Keeps what the loop found in it; a change-over looks into it too."""
+    """Keeps the actions that the loop took; blending plans calls `at` too."""
 
     def __init__(self, period_s: float) -> None:
         super().__init__(period_s)
         self.found: list[np.ndarray | None] = []
 
-    def merge(self, actions: np.ndarray, seen: float, now: float) -> int:
+    def merge(self, actions: np.ndarray, stamp: float, now: float) -> int:
         before = list(self.found)
-        late = super().merge(actions, seen, now)
+        late = super().merge(actions, stamp, now)
         self.found = before
         return late
 

@@ -1,4 +1,4 @@
-"""Thinking beside the loop: nothing that a planner does reaches the loop, except its answers."""
+"""Planning beside the loop: nothing that a planner does reaches the loop, except its answers."""
 
 import subprocess
 import sys
@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from policy_server import TIMEOUT_S, wait_until
 
 from ebt_policy.hardware.control import planning
@@ -18,6 +20,7 @@ from ebt_policy.hardware.control.planning import (
     Plan,
     PlannerThread,
     PlanRequest,
+    finite_frames,
     sound,
 )
 
@@ -138,3 +141,27 @@ plan_service.close(timeout_s=0.2)
         [sys.executable, "-c", script, planning.__file__], capture_output=True, text=True, timeout=60
     )
     assert (ended.returncode, ended.stdout) == (0, "asked\n"), ended.stderr
+
+
+@given(st.lists(st.sampled_from([0.0, np.nan, np.inf, -np.inf]), min_size=1, max_size=6))
+def test_observations_that_are_not_finite_never_reach_a_policy_and_none_is_planned_from(values: list[float]):
+    request = PlanRequest(
+        [Observation({"state": np.array([v, 0.0])}, float(i)) for i, v in enumerate(values)], 1.0, True
+    )
+    frames, reason = finite_frames(request)
+    assert [frame.stamp for frame in frames] == [i for i, v in enumerate(values) if np.isfinite(v)]
+    assert bool(reason) == (not np.isfinite(values[-1])) and ("'state'" in reason or not reason)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"stamp": np.nan},
+        {"stamp": np.inf},
+        {"actions": np.array([["a"]])},
+        {"actions": np.full((2, 3), None)},
+    ],
+)
+def test_a_plan_without_numbers_is_no_plan(wrong: dict):
+    plan = Plan(**{"actions": np.zeros((2, 3)), "stamp": 0.0, "execute": 1, "seconds": 0.0} | wrong)
+    assert isinstance(sound(plan, 3, 0.1, 0.0), NoPlan)

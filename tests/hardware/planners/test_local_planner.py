@@ -179,3 +179,21 @@ def test_thinking_ends_at_the_deadline_of_its_question(checkpoint: Callable):
     assert made[0].stop_reason == "deadline"
     assert made[0].evaluations < made[1].evaluations == 50
     assert made[1].stop_reason != "deadline"
+
+
+def test_a_broken_observation_is_left_out_of_the_history():
+    fake = Fake({"observation.state": (1,)})
+    fake.n_obs_steps = 2
+    planner = LocalPlanner(fake, FPS)
+    values = [1.0, np.nan, 3.0]
+    frames = [Observation({"observation.state": np.array([v])}, i / FPS) for i, v in enumerate(values)]
+    assert isinstance(planner.plan(PlanRequest(frames[:2], np.inf, True)), NoPlan) and not fake.batches
+    assert isinstance(planner.plan(PlanRequest(frames[2:], np.inf, False)), Plan)
+    assert fake.batches[0]["observation.state"].ravel().tolist() == [1.0, 3.0]
+
+
+def test_actions_that_are_not_finite_are_no_plan():
+    fake = Fake({"observation.state": (1,)})
+    fake.runner.actions = lambda chunk: np.full((1, 8, 2), np.nan)
+    request = PlanRequest([Observation({"observation.state": np.zeros(1)}, 0.0)], np.inf, True)
+    assert isinstance(LocalPlanner(fake, FPS).plan(request), NoPlan)
