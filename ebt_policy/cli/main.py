@@ -26,43 +26,44 @@ COMPLETION = (
     "~/.local/share/bash-completion/completions/ebt-policy (or zsh, tcsh; --tyro-print-completion prints it)."
 )
 
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": demo,
+    "envs": envs,
+    "collect": collect,
+    "convert": convert,
+    "train": train,
+    "eval": evaluate,
+    "trace": trace,
+    "calibrate": calibrate,
+    "bench": bench,
+    "deploy": deploy,
+    "serve": serve,
+    "doctor": doctor,
+    "energy": energy,
+    "export": export,
+    "push": push,
+    "throughput": throughput,
+}
+
 
 def main() -> None:
     """Entry point. Exit status 1 for a mistake that the user can correct, 2 for an unknown option, 130 for Ctrl-C."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    commands: dict[str, Callable[..., Any]] = {
-        "demo": demo,
-        "envs": envs,
-        "collect": collect,
-        "convert": convert,
-        "train": train,
-        "eval": evaluate,
-        "trace": trace,
-        "calibrate": calibrate,
-        "bench": bench,
-        "deploy": deploy,
-        "serve": serve,
-        "doctor": doctor,
-        "energy": energy,
-        "export": export,
-        "push": push,
-        "throughput": throughput,
-    }
     try:
         first = sys.argv[1] if len(sys.argv) > 1 else "--help"
         if first in ("--version", "-V"):
             print(_version())
             return
-        if not first.startswith("-") and first not in commands:
+        if not first.startswith("-") and first not in COMMANDS:
             raise UserError(
-                f"There is no command '{first}'.{did_you_mean(first, list(commands))} Commands: {', '.join(commands)}."
+                f"There is no command '{first}'.{did_you_mean(first, list(COMMANDS))} Commands: {', '.join(COMMANDS)}."
             )
         if first == "deploy":
             deploy(*sys.argv[2:])
             return
         tyro.extras.subcommand_cli_from_dict(
-            commands,
+            COMMANDS,
             prog="ebt-policy",
             description="Energy-based transformer policies for LeRobot: train, measure, deploy, watch.\n\n"
             + COMPLETION,
