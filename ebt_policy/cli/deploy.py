@@ -84,7 +84,9 @@ def deploy(*options: str) -> None:
         __import__(f"{robots.__name__}.{name}")
     register_third_party_plugins()
 
-    @parser.wrap()
+    wrap: Any = parser.wrap()  # untyped: it fills in the argument from sys.argv
+
+    @wrap
     def run(config: DeployConfig) -> None:
         from ebt_policy.hardware.deploy import deploy
 

@@ -89,12 +89,13 @@ def trace(
     """
     if not runs:
         raise UserError("Which run? Expected a folder of eval --record, for example runs/eval.")
+    first: Path = next(iter(runs))
     if viewer == "rerun":
         if len(runs) > 1:
             raise UserError("The rerun viewer shows one run; leave out --viewer rerun to compare several.")
         from ebt_policy.eval.report.rerun_sink import trace as in_rerun
 
-        in_rerun(runs[0], save)
+        in_rerun(first, save)
         if save:
             print(f"Recording: {save}. Look at it with: rerun {save}")
         return
@@ -103,7 +104,7 @@ def trace(
     from ebt_policy.eval.report.gallery import write_pages
     from ebt_policy.eval.report.side_by_side import write_side_by_side
 
-    print(f"Open in a browser: {write_pages(runs[0]) if len(runs) == 1 else write_side_by_side(runs)}")
+    print(f"Open in a browser: {write_pages(first) if len(runs) == 1 else write_side_by_side(runs)}")
 
 
 def serve(

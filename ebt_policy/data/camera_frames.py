@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from ebt_policy.data.open_dataset import episode_rows
 from ebt_policy.errors import UserError
 from ebt_policy.model.encoders import resized
 
@@ -156,7 +157,7 @@ def _video_reader(
     timestamps = table.select_columns("timestamp").with_format("numpy")[:]["timestamp"]
 
     def read(episode: int, start: int, stop: int) -> Tensor:
-        offset = meta.episodes[episode][f"videos/{camera}/from_timestamp"]
+        offset = episode_rows(meta)[episode][f"videos/{camera}/from_timestamp"]
         path = meta.root / meta.get_video_file_path(episode, camera)
         wanted = [offset + seconds for seconds in timestamps[start:stop].tolist()]
         return decode_video_frames(path, wanted, tolerance_s, BACKEND, return_uint8=True)

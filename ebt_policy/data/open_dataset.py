@@ -5,6 +5,7 @@ import json
 import shlex
 from pathlib import Path
 
+import datasets
 from huggingface_hub import is_offline_mode, try_to_load_from_cache
 from lerobot.datasets.dataset_metadata import CODEBASE_VERSION, LeRobotDatasetMetadata
 from lerobot.utils import constants
@@ -12,7 +13,12 @@ from lerobot.utils import constants
 from ebt_policy.errors import UserError
 
 INFO = Path("meta") / "info.json"
-NEEDED = {"codebase_version": str, "fps": (int, float), "features": dict, "total_episodes": int}
+NEEDED: dict[str, type | tuple[type, ...]] = {
+    "codebase_version": str,
+    "fps": (int, float),
+    "features": dict,
+    "total_episodes": int,
+}
 
 
 def open_metadata(repo_id: str, root: str | Path | None = None) -> LeRobotDatasetMetadata:
@@ -43,6 +49,13 @@ def open_metadata(repo_id: str, root: str | Path | None = None) -> LeRobotDatase
     _check_episodes(meta)
     _name_camera_axes(meta)
     return meta
+
+
+def episode_rows(meta: LeRobotDatasetMetadata) -> datasets.Dataset:
+    """meta/episodes, one row for each episode. `open_metadata` made sure that it is there."""
+    if meta.episodes is None:
+        raise UserError(f"Dataset {meta.repo_id!r} in {meta.root} has no episodes.")
+    return meta.episodes
 
 
 def _check_info(repo_id: str, folder: Path) -> None:

@@ -8,12 +8,12 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.utils.constants import ACTION
 from lerobot.utils.feature_utils import dataset_to_policy_features
+from torch import Tensor
 
 from ebt_policy.data.doctor import examine, print_findings
 from ebt_policy.data.episodes import choose_episodes, split_episodes
 from ebt_policy.data.goal_alignment import find_goal_alignment
 from ebt_policy.data.open_dataset import open_metadata
-from ebt_policy.data.statistics import Statistics
 from ebt_policy.data.symmetry import Symmetry, find_symmetry
 from ebt_policy.data.usable_features import choose_observations, observation_features, why_unusable
 from ebt_policy.data.windows import Windows
@@ -33,9 +33,12 @@ class TrainingData:
     rename_map: dict[str, str]  # dataset's name -> policy's name, where they differ
 
     @property
-    def statistics(self) -> dict[str, Statistics]:
+    def statistics(self) -> dict[str, dict[str, Tensor]]:
         """For the normaliser, by the policy's names."""
-        return {self.rename_map.get(name, name): stats for name, stats in self.windows.stats.items()}
+        return {
+            self.rename_map.get(name, name): {kind: torch.as_tensor(value) for kind, value in stats.items()}
+            for name, stats in self.windows.stats.items()
+        }
 
 
 def prepare_data(recipe: TrainRecipe, device: torch.device) -> TrainingData:

@@ -55,14 +55,15 @@ class Loop:
             loss, metrics = self.loss(batch)
         self.accelerator.backward(loss)
         grad_norm = float(nn.utils.clip_grad_norm_(self.parameters, recipe.grad_clip, foreach=True))
-        loss_value = self.accelerator.reduce(loss.detach(), "mean").item()
+        loss_value = torch.as_tensor(self.accelerator.reduce(loss.detach(), "mean")).item()
         self.lr = float(trainer.scheduler.get_last_lr()[0])
         accepted = trainer.guard.accepts(loss_value, grad_norm)
         if accepted:
             trainer.optimizer.step()
             self.weights.update(trainer.step - trainer.guard.skipped)
-            if hasattr(trainer.policy, "update"):
-                trainer.policy.update()
+            update = getattr(trainer.policy, "update", None)  # LeRobot's hook after each step
+            if callable(update):
+                update()
         trainer.optimizer.zero_grad()
         trainer.scheduler.step()
         trainer.step += 1

@@ -8,6 +8,7 @@ from statistics import median
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ebt_policy.errors import UserError
 
@@ -90,7 +91,7 @@ class WeightAverage:
     def update(self, t: int) -> None:
         """t: updates made before this one."""
         averages, sources = zip(*self._floating, strict=True)
-        torch._foreach_lerp_(averages, sources, 1 - min(self.decay, (1 + t) / (10 + t)))
+        get_ema_multi_avg_fn(min(self.decay, (1 + t) / (10 + t)))(averages, sources, t)
         for average, source in self._others:
             average.copy_(source)
 

@@ -3,15 +3,17 @@
 import copy
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from lerobot.policies.factory import make_policy, make_pre_post_processors
 from lerobot.policies.pretrained import PreTrainedPolicy
-from lerobot.processor import PolicyProcessorPipeline, RenameObservationsProcessorStep
+from lerobot.processor import PolicyProcessorPipeline
+from lerobot.processor.rename_processor import RenameObservationsProcessorStep
 from lerobot.utils.constants import PRETRAINED_MODEL_DIR
 from lerobot.utils.random_utils import set_seed
 from rich.console import Console
@@ -156,7 +158,8 @@ def _policy(recipe: TrainRecipe, data: TrainingData, console: Console | None) ->
 
 def _set_rename_map(preprocessor: PolicyProcessorPipeline, rename_map: dict[str, str]) -> None:
     """The preprocessor renames the dataset's observations, in training and wherever LeRobot uses the policy."""
-    for step in preprocessor.steps:
+    steps: Sequence[Any] = preprocessor.steps  # LeRobot's registry hides the types of its steps
+    for step in steps:
         if isinstance(step, RenameObservationsProcessorStep):
             step.rename_map = dict(rename_map)
 

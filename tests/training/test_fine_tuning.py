@@ -110,7 +110,7 @@ def test_a_rename_map_gives_each_camera_its_place(pretrained, renamed, tmp_path)
 @pytest.mark.parametrize(
     ("policy", "data", "message"),
     [
-        ({"pretrained_path": "runs/nothing"}, {}, r"policy\.pretrained_path: 'runs/nothing' does not exist"),
+        ({"pretrained_path": "no/such/run"}, {}, r"policy\.pretrained_path: .*no/such/run"),
         ({"type": "diffusion"}, {}, "is a policy of type 'ebt', the recipe's is 'diffusion'"),
         ({"width": 48}, {}, "weights do not fit the recipe, which changes width 24 -> 48"),
         (

@@ -12,6 +12,7 @@ from lerobot.utils.feature_utils import dataset_to_policy_features
 
 from ebt_policy.data.camera_frames import BACKEND, SIZE_REMEDY, picture_reader, wrong_size
 from ebt_policy.data.doctor.findings import Finding
+from ebt_policy.data.open_dataset import episode_rows
 from ebt_policy.data.tables import fetch_missing
 
 SAMPLES = 5  # pictures of each camera, from different episodes
@@ -28,7 +29,9 @@ def files(meta: LeRobotDatasetMetadata, episodes: Sequence[int], cameras: Sequen
     for episode in episodes:
         for key in set(cameras) & set(meta.video_keys):
             place = (key, meta.get_video_file_path(episode, key))
-            ends[place] = max(ends[place], (meta.episodes[episode][f"videos/{key}/to_timestamp"], episode))
+            ends[place] = max(
+                ends[place], (episode_rows(meta)[episode][f"videos/{key}/to_timestamp"], episode)
+            )
     for (key, path), (end, episode) in sorted(ends.items()):
         if path in absent:
             continue
@@ -55,12 +58,11 @@ def pictures(
         except Exception as error:
             if camera in meta.video_keys:
                 continue
-            message = f"A picture cannot be read: {error}"
-            yield Finding("error", camera, episode, None, message, AGAIN)
+            yield Finding("error", camera, episode, None, f"A picture cannot be read: {error}", AGAIN)
             return
         declared = dataset_to_policy_features({camera: meta.features[camera]})[camera].shape
-        if message := wrong_size(declared, picture.shape[1:]):
-            yield Finding("error", camera, episode, None, message[0].upper() + message[1:], SIZE_REMEDY)
+        if mismatch := wrong_size(declared, picture.shape[1:]):
+            yield Finding("error", camera, episode, None, mismatch[0].upper() + mismatch[1:], SIZE_REMEDY)
             return
         means.append(picture.double().mean((0, 2, 3)).numpy() / 255)  # (C,)
     if means:

@@ -9,6 +9,7 @@ import numpy as np
 from ebt_policy.data.doctor.camera_checks import same_pictures
 from ebt_policy.data.doctor.findings import Finding
 from ebt_policy.data.doctor.frames import Frames
+from ebt_policy.data.open_dataset import episode_rows
 
 LENGTH_Z = 6.0  # robust z of the logarithm of an episode's length: a normal one gets there once in 10^9
 TIME_TOLERANCE_S = 1e-4  # of the step from one frame to the next
@@ -75,7 +76,8 @@ def lengths(frames: Frames, episodes: Sequence[int]) -> Iterator[Finding]:
     found = np.diff(frames.starts, append=len(frames.episode))
     numbers = frames.episode[frames.starts]
     rows = dict(zip(numbers.tolist(), found.tolist(), strict=True))
-    recorded = dict(zip(frames.meta.episodes["episode_index"], frames.meta.episodes["length"], strict=True))
+    described = episode_rows(frames.meta)
+    recorded = dict(zip(described["episode_index"], described["length"], strict=True))
     for episode in sorted({*episodes, *rows}):
         if recorded.get(episode) != rows.get(episode, 0):
             message = f"{rows.get(episode, 0)} rows, the metadata says {recorded.get(episode)}."

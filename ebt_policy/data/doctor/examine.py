@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import datasets
 import numpy as np
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.utils.constants import ACTION
@@ -82,7 +83,7 @@ def examine(
 
 def _checks(
     frames: Frames,
-    table: object,
+    table: datasets.Dataset,
     cameras: list[str],
     episodes: list[int],
     held_out: Sequence[int],
@@ -105,7 +106,9 @@ def _checks(
     ]
 
 
-def _camera_check(meta: LeRobotDatasetMetadata, table: object, camera: str, tolerance_s: float) -> Check:
+def _camera_check(
+    meta: LeRobotDatasetMetadata, table: datasets.Dataset, camera: str, tolerance_s: float
+) -> Check:
     return f"pictures of {camera}", lambda: camera_checks.pictures(meta, table, camera, tolerance_s)
 
 

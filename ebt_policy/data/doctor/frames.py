@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.utils.constants import ACTION, OBS_PREFIX
+from numpy.typing import ArrayLike
 
 from ebt_policy.data.feature_names import feature_names
 
@@ -25,8 +26,9 @@ class Frames:
         """Names and values (F, D) of observations and actions: what a policy sees."""
         return ((key, x) for key, x in self.columns.items() if is_policy_feature(key))
 
-    def first(self, bad: np.ndarray) -> tuple[int, int, str]:
-        """Episode and frame of the first True in `bad` (F,), and how many there are, in words."""
+    def first(self, marked: ArrayLike) -> tuple[int, int, str]:
+        """Episode and frame of the first True in `marked` (F,), and how many there are, in words."""
+        bad = np.asarray(marked)
         row, episodes = int(np.argmax(bad)), len(np.unique(self.episode[bad]))
         return (
             int(self.episode[row]),
