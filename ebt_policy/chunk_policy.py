@@ -5,6 +5,7 @@ Legend: B batch, T observation steps, H horizon, A action dimension.
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -227,6 +228,12 @@ class ChunkPolicy(PreTrainedPolicy):
                 f"The policy expects observation feature(s) {missing}; this batch has {sorted(batch)}. "
                 "Rename the features of the robot, environment or dataset, or train a policy on these."
             )
+        for name, shape in names.items():  # pictures may come in another size: the encoder resizes them
+            if len(shape) == 1 and batch[name].shape[-1:] != shape:
+                raise UserError(
+                    f"Observation feature '{name}' has {tuple(batch[name].shape[-1:])} numbers; the policy expects {shape}. "
+                    "Choose the robot, environment or dataset that it was trained for."
+                )
         return {name: batch[name] for name in names}
 
     def _windows(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -306,6 +313,8 @@ class ChunkPolicy(PreTrainedPolicy):
         """As LeRobot's, strict, and without fetching the weights that a camera encoder was once started from."""
         if config is None:
             config = cls.config_class.from_pretrained(pretrained_name_or_path)
+        else:
+            _check_features(config, pretrained_name_or_path)
         started_from, config.pretrained_backbone_weights = config.pretrained_backbone_weights, None
         policy = super().from_pretrained(pretrained_name_or_path, config=config, trained=True, **kwargs)
         config.pretrained_backbone_weights = started_from
@@ -327,3 +336,27 @@ class ChunkPolicy(PreTrainedPolicy):
             )
         model.load_state_dict(stored)
         return model.to(map_location)
+
+
+def _check_features(config: ChunkPolicyConfig, folder: str | Path) -> None:
+    """Raises UserError where the features of `config`, an environment's or dataset's, are not those of the checkpoint."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():  # on the Hub
+        return
+    saved = json.loads(path.read_text())
+    for ours, what in (
+        (config.input_features, "input_features"),
+        (config.output_features, "output_features"),
+    ):
+        here = {name: tuple(feature.shape) for name, feature in (ours or {}).items()}
+        trained = {name: tuple(feature["shape"]) for name, feature in (saved.get(what) or {}).items()}
+        if here != trained:
+            raise UserError(
+                f"The environment or dataset does not fit the checkpoint {folder}. The checkpoint has the "
+                f"{what.replace('_', ' ')} {_listed(trained)}; here they are {_listed(here)}. Choose the environment or "
+                "dataset that it was trained for, or train a policy on this one."
+            )
+
+
+def _listed(features: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in sorted(features.items())) or "none"

@@ -7,10 +7,19 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, NormalizationMode
 from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import DiffuserSchedulerConfig
+from lerobot.utils.constants import ACTION
 
 SMALLEST_CROP = 0.5  # of a picture's area; crops that augment keep 3/4 (84 of 96) or more
 USUAL_SHORT_SIDE = 240  # pixels, and
 USUAL_CROP = 0.9  # of each side: what Diffusion Policy's real robots see (arXiv 2303.04137)
+
+
+DEFAULT_NORMALIZATION = {
+    "VISUAL": NormalizationMode.MEAN_STD,
+    "STATE": NormalizationMode.MIN_MAX,
+    "ENV": NormalizationMode.MIN_MAX,
+    "ACTION": NormalizationMode.MIN_MAX,
+}
 
 
 @dataclass
@@ -26,15 +35,10 @@ class ChunkPolicyConfig(PreTrainedConfig):
     """[ticks] Actions that are executed before the next decision, as in Diffusion Policy."""
 
     normalization_mapping: dict[str, NormalizationMode] = field(
-        default_factory=lambda: {
-            "VISUAL": NormalizationMode.MEAN_STD,
-            "STATE": NormalizationMode.MIN_MAX,
-            "ENV": NormalizationMode.MIN_MAX,
-            "ACTION": NormalizationMode.MIN_MAX,
-        }
+        default_factory=lambda: dict(DEFAULT_NORMALIZATION)
     )
-    """[names] How each kind of feature is normalised. ENV is listed because LeRobot leaves a kind as it comes (0 to 512 on
-    PushT) when it is not."""
+    """[names] How each kind of feature is normalised. A kind that is not given keeps its default: LeRobot would leave it
+    as it comes (0 to 512 on PushT)."""
 
     width: int = 176
     """[units] Width of the transformer. With 4 layers 2.3 million parameters: two checkpoints fit into 10 MB."""
@@ -93,6 +97,13 @@ class ChunkPolicyConfig(PreTrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        unknown = [name for name in self.normalization_mapping if name not in FeatureType.__members__]
+        if unknown:
+            raise ValueError(
+                f"normalization_mapping has unknown entries {unknown}; expected some of "
+                f"{', '.join(DEFAULT_NORMALIZATION)}."
+            )
+        self.normalization_mapping = DEFAULT_NORMALIZATION | self.normalization_mapping
         if self.horizon % self.actions_per_token:
             raise ValueError(
                 f"horizon ({self.horizon}) must be a multiple of actions_per_token ({self.actions_per_token})."
@@ -135,8 +146,8 @@ class ChunkPolicyConfig(PreTrainedConfig):
         return dict(sorted(found.items()))
 
     def validate_features(self, trained: bool = False) -> None:
-        """Raises ValueError when there is nothing to look at, or no action to predict, or pictures do not suit
-        resize_shape and crop_shape.
+        """Raises ValueError when there is no observation or no action, a shape that the networks cannot take, or when
+        pictures do not suit resize_shape and crop_shape.
 
         trained: the policy is loaded. What it was trained to look at is then no longer in question, however little.
         """
@@ -149,6 +160,19 @@ class ChunkPolicyConfig(PreTrainedConfig):
             raise ValueError(
                 f"The policy has no 'action' output feature; found {list(self.output_features or {})}."
             )
+        for name, feature in {**(self.input_features or {}), ACTION: self.action_feature}.items():
+            picture, shape = feature.type == FeatureType.VISUAL, tuple(feature.shape)
+            used = name == ACTION or name in self.observation_features()
+            if used and len(shape) != (3 if picture else 1):
+                raise ValueError(
+                    f"Feature '{name}' has shape {shape}; expected "
+                    f"{'a picture (channels, height, width)' if picture else 'a vector (size,)'}. Store it in that shape"
+                    + (
+                        "."
+                        if name == ACTION
+                        else ", or leave it out (--set dataset.observations, in LeRobot policy.input_features)."
+                    )
+                )
         cameras = {n: (s[1], s[2]) for n, s in self.observation_features().items() if len(s) == 3}
         for name, size in cameras.items():
             self._validate_camera(name, size, _suitable_shapes(list(cameras.values())), trained)

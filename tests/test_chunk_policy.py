@@ -237,6 +237,9 @@ def test_a_missing_observation_is_named() -> None:
     policy = make_policy()
     with pytest.raises(UserError, match="observation.environment_state"):
         policy.select_action({"observation.state": torch.zeros(1, 2)})
+    frames = first_frames(make_batch(1)) | {"observation.state": torch.zeros(1, 3)}
+    with pytest.raises(UserError, match=r"'observation.state' has \(3,\) numbers; the policy expects \(2,\)"):
+        policy.select_action(frames)
 
 
 @pytest.mark.parametrize(

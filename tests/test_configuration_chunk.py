@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from core_fixtures import make_batch, make_policy
-from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 
 from ebt_policy import EBTConfig
+from ebt_policy.errors import UserError
 from ebt_policy.inference.checkpoints import find_checkpoint, list_shipped
 from ebt_policy.modeling_ebt import EBTPolicy
 
@@ -116,3 +117,45 @@ def test_shipped_policies_load(name: str) -> None:
     found = PreTrainedConfig.from_pretrained(find_checkpoint(f"shipped:{name}"))
     assert found.resize_shape is None and found.crop_shape == (84, 84)
     found.validate_features(trained=True)
+
+
+def test_normalisation_that_is_not_mentioned_stays_the_default() -> None:
+    changed = config({}, normalization_mapping={"ACTION": NormalizationMode.QUANTILES}).normalization_mapping
+    assert changed == config({}).normalization_mapping | {"ACTION": NormalizationMode.QUANTILES}
+    assert changed["STATE"] == changed["ENV"] == NormalizationMode.MIN_MAX
+    with pytest.raises(ValueError, match="'STAET'.*STATE"):
+        config({}, normalization_mapping={"STAET": NormalizationMode.MIN_MAX})
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "shape"),
+    [
+        ("observation.state", FeatureType.STATE, (4, 4)),
+        ("observation.environment_state", FeatureType.ENV, (2, 3, 4)),
+        ("observation.images.depth", FeatureType.VISUAL, (48, 64)),
+        ("action", FeatureType.ACTION, (2, 3)),
+    ],
+)
+def test_shapes_that_the_networks_cannot_take_are_refused(name: str, kind: FeatureType, shape: tuple) -> None:
+    made = config({})
+    features = made.output_features if name == "action" else made.input_features
+    features[name] = PolicyFeature(kind, shape)
+    with pytest.raises(ValueError, match=f"'{name}' has shape {re.escape(str(shape))}; expected a"):
+        made.validate_features()
+
+
+def test_another_environment_is_named_with_the_features_of_both_sides(tmp_path: Path) -> None:
+    make_policy().save_pretrained(tmp_path)
+    other = EBTConfig.from_pretrained(tmp_path)
+    other.output_features = {"action": PolicyFeature(FeatureType.ACTION, (7,))}
+    with pytest.raises(
+        UserError, match=r"checkpoint has the output features action \(2,\); here they are action \(7,\)"
+    ):
+        EBTPolicy.from_pretrained(tmp_path, config=other)
+    other = EBTConfig.from_pretrained(tmp_path)
+    other.input_features = {"observation.state": PolicyFeature(FeatureType.STATE, (3,))}
+    with pytest.raises(
+        UserError,
+        match=r"environment_state \(16,\), observation.state \(2,\); here they are observation.state \(3,\)",
+    ):
+        EBTPolicy.from_pretrained(tmp_path, config=other)

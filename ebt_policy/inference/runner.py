@@ -129,17 +129,26 @@ class Runner:
             "checkpoint_sha256": self.checkpoint_sha256,
         }
 
+    def _compared(self, observations: Mapping[str, np.ndarray]) -> str:
+        """The features of both sides, as the end of an error message."""
+        given = ", ".join(f"{name} {value.shape[2:]}" for name, value in sorted(observations.items()))
+        wanted = ", ".join(
+            f"{name} {tuple(f.shape)}" for name, f in sorted(self.config.input_features.items())
+        )
+        return (
+            f"The environment gives {given}; the policy was trained on {wanted}. Choose the environment that it was trained "
+            "for, or rename the features."
+        )
+
     def _check(self, observations: Mapping[str, np.ndarray]) -> None:
         for name, feature in self.config.input_features.items():
             if name not in observations:
-                raise UserError(
-                    f"The policy needs '{name}', which the environment does not give; it gives "
-                    f"{', '.join(sorted(observations))}. Choose the environment that it was trained for."
-                )
+                raise UserError(f"The environment does not give '{name}'. {self._compared(observations)}")
             found, expected = observations[name].shape[2:], tuple(feature.shape)
             if found != expected:
                 raise UserError(
-                    f"The policy needs '{name}' of shape {expected}; the environment gives {found}."
+                    f"The environment gives '{name}' of shape {found}; the policy expects {expected}. "
+                    f"{self._compared(observations)}"
                 )
             broken = ~np.isfinite(observations[name]).reshape(len(observations[name]), -1).all(1)
             if broken.any():

@@ -171,10 +171,13 @@ def test_damaged_weights_never_give_an_action(kind, checkpoint, tmp_path):
 def test_observations_that_the_policy_does_not_know_are_named(checkpoint):
     runner = load_runner(checkpoint("ebt"))
     seen = observations(1, runner.n_obs_steps)
-    with pytest.raises(UserError, match=r"needs 'observation\.environment_state'.*gives observation\.state"):
+    with pytest.raises(
+        UserError,
+        match=r"not give 'observation\.environment_state'.*gives observation\.state \(2,\); the policy.*state \(16,\)",
+    ):
         runner.decide({"observation.state": seen["observation.state"]}, Noise.from_seeds([0]))
     wrong = seen | {"observation.environment_state": seen["observation.environment_state"][..., :5]}
-    with pytest.raises(UserError, match=r"of shape \(16,\); the environment gives \(5,\)"):
+    with pytest.raises(UserError, match=r"of shape \(5,\); the policy expects \(16,\)"):
         runner.decide(wrong, Noise.from_seeds([0]))
 
 
