@@ -1,4 +1,4 @@
-"""What every chunk policy of this package shares: LeRobot's interface, observation history and action queue.
+"""Base class of our policies: LeRobot's interface, observation history and action queue.
 
 Legend: B batch, T observation steps, H horizon, A action dimension.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def fp32_grad_enabled(device_type: str) -> Iterator[None]:
-    """Normal tensors, gradients on, autocast off: the same arithmetic whatever context the caller is in.
+    """Enables gradients and disables inference mode and autocast: float32 in every context of the caller.
 
     LeRobot calls policies under inference_mode, no_grad and autocast. Under inference_mode gradients are refused
     or, with torch.func, silently zero.
@@ -44,7 +44,7 @@ def fp32_grad_enabled(device_type: str) -> Iterator[None]:
 
 
 def detached_fp32(tensor: Tensor) -> Tensor:
-    """A normal copy of what may be an inference tensor, outside every graph, in float32."""
+    """Detach, clone, cast to float32. The result is a normal tensor even if the input is an inference tensor."""
     return tensor.detach().clone().float()
 
 

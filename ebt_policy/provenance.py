@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, commit, command, machine. Light to import; needs neither torch nor LeRobot."""
+"""Origin of a result: versions, commit, command, machine. Imports neither torch nor LeRobot."""
 
 import hashlib
 import importlib.metadata
@@ -87,7 +87,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """For JSON, which has no NaN and no paths: what is no finite number becomes None, in mappings and sequences too."""
+    """Values for JSON: NaN and infinity become None and paths strings, also inside mappings and sequences."""
     if isinstance(value, Mapping):
         return {str(name): plain(v) for name, v in value.items()}
     if isinstance(value, list | tuple):

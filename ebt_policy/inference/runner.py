@@ -36,7 +36,7 @@ class RunnerDecision:
     """actions (B, n_action_steps, A) in the env's units; chunk (B, H, A) normalised, row 0 for the current
     tick.
 
-    state (B, S): the proprioceptive state decided on, normalised; None where the policy sees none. ticks (B,): how
+    state (B, S): the observed proprioceptive state, normalised; None if the policy has none. ticks (B,): how
     many of the actions to execute; None: all. ended (B,): episodes that end after them, for a human to take over.
     """
 
@@ -75,12 +75,12 @@ class Runner:
     def decide(
         self, observations: Mapping[str, np.ndarray], noise: Noise, previous: np.ndarray | None = None
     ) -> RunnerDecision:
-        """Decide for B episodes together; no row depends on another.
+        """Decides for B episodes together; no row depends on another.
 
         observations: raw values (B, T, ...) with T = n_obs_steps, oldest first. noise: one generator per row.
         previous: (B, H, A) normalised chunks of the last decision, already shifted to the current tick, or
-        None. Raises UserError when the observations are not what the policy was trained on, or an action is
-        not finite.
+        None. Raises UserError when the observations do not fit the policy or are not finite, and when an action
+        is not finite.
         """
         batch = self.normalised(observations)
         shifted = None if previous is None else torch.from_numpy(previous).to(self.device)
@@ -107,17 +107,17 @@ class Runner:
         )
 
     def actions(self, chunk: Tensor) -> np.ndarray:
-        """Normalised chunks (B, any, A) in the env's units."""
+        """Un-normalises chunks (B, any, A) to the environment's units."""
         return self._postprocessor(chunk).cpu().numpy()
 
     def normalised(self, observations: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        """Raw observations (B, T, ...) as the policy sees them. Raises UserError as `decide` does."""
+        """Normalises raw observations (B, T, ...) for the policy. Raises UserError as `decide` does."""
         self._check(observations)
         wanted = {name: torch.from_numpy(observations[name]) for name in self.config.input_features}
         return {k: v for k, v in self.preprocessor(wanted).items() if k.startswith("observation.")}
 
     def describe(self) -> dict[str, Any]:
-        """What was run, JSON-able: for reports and file metadata."""
+        """Policy, options and checkpoint as JSON values, for reports and file metadata."""
         return {
             "policy": self._spec,
             "type": self.config.type,
@@ -239,7 +239,7 @@ def _override(
 
 
 def _adapter(policy: PreTrainedPolicy, max_evaluations: int | None) -> Decide:
-    """How this policy decides: ours by itself, LeRobot's so that its rows stay independent."""
+    """A function that decides with this policy. LeRobot's policies are called so that rows stay independent."""
     if hasattr(policy, "decide"):
         return lambda batch, noise, previous: policy.decide(
             batch, noise=noise, previous=previous, max_evaluations=max_evaluations

@@ -1,4 +1,4 @@
-"""Observations -> one context vector. Runs once per chunk; nothing of it is in the inner loop.
+"""Observations -> one context vector, computed once for each decision.
 
 Legend: B batch, T observation steps, D width, C/H/W camera channels, height, width.
 """
@@ -33,9 +33,8 @@ class SpatialSoftmax(nn.Module):
 class CameraEncoder(nn.Module):
     """ResNet-18 trunk with group norm and spatial softmax: images (B, C, H, W) -> (B, D).
 
-    Made smaller here unless they come so: cameras and LeRobot's commands give them at their own size, our training has
-    them in memory at the resized one. Then a random crop while training, a centre crop otherwise, as in Diffusion
-    Policy (arXiv 2303.04137, section 3.2).
+    Pictures are resized to `resize_shape` if they have another size (our training data are resized already), then
+    cropped: at random in training, in the centre otherwise, as in Diffusion Policy (arXiv 2303.04137, section 3.2).
     """
 
     def __init__(self, config: ChunkPolicyConfig, channels: int) -> None:
@@ -61,7 +60,7 @@ class CameraEncoder(nn.Module):
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Floating-point (B, C, H, W) -> (B, C, h, w), antialiased; the very same where they have that size.
+    """Floating-point (B, C, H, W) -> (B, C, h, w), antialiased; unchanged if they have that size.
 
     A weighted mean of pixels with weights that add up to one, so it commutes with normalisation of each channel, and
     statistics of the large pictures serve the small ones. The aspect ratio becomes that of `size`.

@@ -1,4 +1,4 @@
-"""The energy of an action chunk: one scalar for each (observation, chunk), and what it needs to be minimised.
+"""Energy of an action chunk: one scalar for each (observation, chunk), and the update that lowers it.
 
 Legend: B batch, H horizon, A action dimension, D width, L layers. Chunks are normalised.
 """
@@ -15,10 +15,7 @@ from ebt_policy.model.trunk import Trunk
 
 @dataclass
 class Evaluation:
-    """One evaluation of the energy: energy (B,), and the update (B, H, A) in which it falls.
-
-    A full step along `update` is the proposal D(x, o) of the residual head, and minus the gradient otherwise.
-    """
+    """Energy (B,) and update (B, H, A) at one point x: D(x, o) - x with a denoiser, minus the gradient otherwise."""
 
     energy: Tensor
     update: Tensor
@@ -45,19 +42,19 @@ class EnergyTransformer(nn.Module):
 
     @property
     def is_denoiser(self) -> bool:
-        """Whether an evaluation brings a proposal D(x, o) for free: then no step needs autograd."""
+        """Whether the network is a denoiser D(x, o): its update needs no autograd."""
         return self.kind == "residual"
 
     def context(self, observations: dict[str, Tensor]) -> Tensor:
-        """Everything that the inner loop needs of the observations, once per chunk: (B, L, 6, D)."""
+        """Encodes the observations, once for each decision: (B, L, 6, D)."""
         return self.trunk.modulation(self.encoder(observations))
 
     def denoise(self, chunk: Tensor, context: Tensor) -> Tensor:
-        """D(x, o) (B, H, A) of the residual head."""
+        """D(x, o): chunk (B, H, A), context (B, L, 6, D) -> (B, H, A). Residual head only."""
         return self.trunk(chunk, context)
 
     def energy(self, chunk: Tensor, context: Tensor) -> Tensor:
-        """chunk (B, H, A), context (B, L, 6, D) -> (B,). Always summed in float32."""
+        """chunk (B, H, A), context (B, L, 6, D) -> (B,), summed in float32."""
         if self.kind == "scalar":
             return self.trunk.head(self.trunk.tokens(chunk, context)).float().sum((1, 2))
         output = self.trunk(chunk, context).float()
@@ -66,14 +63,14 @@ class EnergyTransformer(nn.Module):
         return 0.5 * (chunk - output).square().sum((1, 2))
 
     def gradient(self, chunk: Tensor, context: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
-        """Energy (B,) and dE/dchunk (B, H, A). The samples are independent: the sum's gradient is each one's own."""
+        """Energy (B,) and dE/dchunk (B, H, A). Samples are independent, so the gradient of the sum has one for each."""
         chunk = chunk if chunk.requires_grad else chunk.detach().requires_grad_()
         energy = self.energy(chunk, context)
         (gradient,) = torch.autograd.grad(energy.sum(), chunk, create_graph=create_graph)
         return energy, gradient
 
     def evaluate(self, chunk: Tensor, context: Tensor) -> Evaluation:
-        """What descent needs at one point. Residual head: one forward pass; others: forward and backward."""
+        """Energy and update of chunks (B, H, A). Residual head: one forward pass; others: forward and backward."""
         if self.is_denoiser:
             update = self.denoise(chunk, context).float() - chunk
             return Evaluation(0.5 * update.square().sum((1, 2)), update)

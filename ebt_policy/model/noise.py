@@ -1,4 +1,4 @@
-"""Noise that belongs to the row and not to the batch, so that no result depends on its batch-mates."""
+"""Random numbers with one generator for each row of a batch, so that no row depends on the others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Noise:
-    """One random generator per row (per episode, when acting). Drawing advances the generator of each row."""
+    """One random generator for each row (episode). Drawing advances all of them."""
 
     def __init__(self, generators: Sequence[torch.Generator]) -> None:
         self.generators = list(generators)

@@ -40,8 +40,8 @@ def noised(chunk: Tensor, config: EBTConfig) -> tuple[Tensor, Tensor]:
 def denoise(model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig):
     """||D(x, o) - a||^2 from a noised chunk, or, for a share of the batch, from the zero chunk.
 
-    The zero start is what makes one and two evaluations precise; the noised starts teach the field around the data.
-    The model is never told the level: it reads it off x.
+    The zero start makes one and two evaluations precise; the noised starts train the denoiser around the data.
+    The noise level is not an input of the model: it is visible in x.
     """
     x, g = noised(chunk, config)
     zero = torch.rand(len(chunk), 1, 1, device=chunk.device) < config.zero_start_share
@@ -98,12 +98,12 @@ def flow(model: EnergyTransformer, context: Tensor, noise: Tensor, steps: int) -
 def verifier(
     model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """InfoNCE: the expert's chunk has the lowest energy among noised and exchanged ones. Returns a scalar loss."""
+    """InfoNCE loss: the expert's chunk against noised chunks and one of another sample. Returns a scalar and metrics."""
     n = config.verifier_negatives
     batch = len(chunk)
     scale = torch.rand(n, batch, 1, 1, device=chunk.device) * 0.5
     corrupted = chunk + scale * torch.randn(n, *chunk.shape, device=chunk.device)
-    corrupted[0] = chunk.roll(1, 0)  # another scene's chunk: plausible, but not here
+    corrupted[0] = chunk.roll(1, 0)  # the chunk of another observation: plausible, but wrong here
     candidates = torch.cat([chunk[None], corrupted]).flatten(0, 1)
     repeated = context.expand(n + 1, *context.shape).flatten(0, 1)
     energies = model.energy(candidates, repeated).view(n + 1, batch).T  # (B, 1 + n)

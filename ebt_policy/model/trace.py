@@ -1,4 +1,4 @@
-"""The record of one decision: what every inner step did, why it stopped and what it cost.
+"""Trace: energies, step sizes, stop reason and cost of one decision.
 
 Legend: B samples decided together, S inner steps recorded (the longest sample; others are padded), H horizon,
 A action dimension.
@@ -18,13 +18,13 @@ from torch import Tensor
 
 
 class StopReason(IntEnum):
-    """Why the descent of one sample ended: whichever rule fired first."""
+    """Which rule ended the descent of one sample."""
 
     NONE = 0  # nothing iterative ran (single-pass and fixed-schedule policies)
     RESIDUAL = 1  # the residual (gradient) fell below its tolerance
     RELATIVE_ENERGY = 2  # the energy fell by less than its relative tolerance
-    BUDGET = 3  # evaluations spent
-    DEADLINE = 4  # wall clock spent
+    BUDGET = 3  # max_evaluations reached
+    DEADLINE = 4  # wall-clock limit reached
     REJECTED = 5  # the proposed step would have raised the energy
     SETTLED = 6  # the answer changed by less than its tolerance
     ENERGY = 7  # the energy is low enough
@@ -76,7 +76,7 @@ class Trace:
 
     @classmethod
     def without_steps(cls, batch_size: int, evaluations: int, seconds: float = 0.0) -> Trace:
-        """The trace of a policy that has no energy: only its cost is known."""
+        """Trace of a policy without an energy: only its cost is known."""
         empty = np.empty((batch_size, 0), np.float32)
         return cls(
             energy=empty,
@@ -117,7 +117,7 @@ class Trace:
 
     @property
     def energy_drop(self) -> NDArray[np.float32]:
-        """(B,) first recorded minus final energy: what thinking gained; NaN where none was recorded."""
+        """(B,) first recorded minus final energy; NaN where none was recorded."""
         return self.first_energy - self.final_energy
 
     def _of_chunk(self) -> NDArray[np.bool_]:
@@ -169,7 +169,7 @@ class Trace:
 
 @dataclass
 class Decision:
-    """What a policy decided. chunk (B, H, A) is normalised; chunk[:, 0] is for the current tick."""
+    """A decision for B samples. chunk (B, H, A) is normalised; chunk[:, 0] is for the current tick."""
 
     chunk: Tensor
     trace: Trace

@@ -26,7 +26,7 @@ class Block(nn.Module):
         self.project = nn.Linear(width, width)
         # GELU and not ReLU: the energy's gradient is trained through, and ReLU's second derivative is zero.
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        # One for each layer: all that the trunk knows of the scene comes through it, and sharing it costs success.
+        # One for each layer: the only input of the observations. Sharing it between layers lowered success.
         self.modulate = nn.Linear(width, 6 * width)
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
@@ -73,7 +73,7 @@ class Trunk(nn.Module):
         if self.time is not None:
             context = context + self.time(time)
         context = F.silu(context)
-        # No part of the inner loop where there is no time: computed once per chunk.
+        # Without time input this is computed once for each decision, outside of the descent loop.
         layers = [block.modulate(context) for block in self.blocks]  # type: ignore[operator]
         return torch.stack(layers, 1).unflatten(-1, (6, -1))
 
@@ -90,7 +90,7 @@ class Trunk(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Noise level in [0, 1], (B,) -> (B, D), for the baselines alone: the energy has no time input."""
+    """Noise level in [0, 1], (B,) -> (B, D). For the baselines; the energy has no time input."""
 
     frequencies: Tensor
 

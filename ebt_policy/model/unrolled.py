@@ -1,4 +1,4 @@
-"""The paper's recipe (EBT-Policy, arXiv 2510.27545): training through the descent, and acting by that same descent.
+"""The recipe of EBT-Policy (arXiv 2510.27545): training through the descent steps, and acting with the same steps.
 
 Legend: B batch, H horizon, A action dimension.
 """

@@ -1,4 +1,4 @@
-"""Split conformal thresholds: how high a score may be before it is an alarm, with a guarantee on false alarms.
+"""Split conformal thresholds on the score, with a bound on the rate of false alarms.
 
 The score of an episode is the largest that its decisions reached within a fixed horizon. Of n calibration episodes, all
 successful and none seen in training, the threshold is the k-th smallest score, k = ceil((n + 1)(1 - alpha)). A further
@@ -49,7 +49,7 @@ def episodes_needed(alpha: float) -> int:
 
 
 def false_alarm_range(n: int, alpha: float, confidence: float = 0.9) -> tuple[float, float]:
-    """In which range the realised rate of false alarms lies: central quantiles of Beta(n + 1 - k, k).
+    """Range of the realised rate of false alarms: central quantiles of Beta(n + 1 - k, k).
 
     alpha holds on average over calibrations; one calibration of n episodes has a rate of its own.
     """
@@ -61,7 +61,7 @@ def false_alarm_range(n: int, alpha: float, confidence: float = 0.9) -> tuple[fl
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a signal's scores mean for one checkpoint, acting in one way.
+    """Scores of successful episodes of one checkpoint with given options, and the threshold that follows.
 
     statistic: how signals become a running score. horizon: decisions of an episode that count; its score is the
     largest among them. scores: of the calibration episodes, ascending. source: the environment or dataset they came
@@ -99,12 +99,12 @@ class Calibration:
         return bisect_left(self.scores, score) / (len(self.scores) + 1)
 
     def with_alpha(self, alpha: float) -> Calibration:
-        """The same episodes at another rate. Raises UserError where they are too few for it."""
+        """The same episodes with another rate of false alarms. Raises UserError when they are too few for it."""
         conformal_rank(len(self.scores), alpha)
         return replace(self, alpha=alpha)
 
     def write(self, path: Path) -> None:
-        """JSON, atomically, with what follows from it spelled out for readers."""
+        """Writes JSON atomically, with the derived threshold and range for human readers."""
         low, high = self.false_alarms
         derived = {
             "threshold": self.threshold,

@@ -1,7 +1,7 @@
-"""How unlike the demonstrations what is seen is: random network distillation.
+"""Novelty of an observation by random network distillation.
 
-A net learns on the demonstrations' features to answer as another one with random weights does; where it has seen nothing it
-cannot (Burda et al., arXiv 1810.12894; RND-OE of FIPER, arXiv 2510.09459). Legend: M samples, B batch, S feature vector size.
+A network learns to predict the output of a random network on the demonstrations; elsewhere its error is large
+(Burda et al., arXiv 1810.12894; RND-OE of FIPER, arXiv 2510.09459). Legend: M samples, B batch, S feature vector size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WIDTH, STEPS, BATCH = 256, 3000, 256
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """features: size S. checkpoint_sha256: the policy whose normalisation and encoder it uses."""
+    """features: size S of the input. outputs: of the networks. checkpoint_sha256: of the policy that gives the features."""
 
     features: int
     checkpoint_sha256: str
@@ -29,7 +29,7 @@ class DistillationConfig:
 
 
 class Distillation(nn.Module):
-    """Features (B, S) -> (B,), non-negative: the squared error of the copy."""
+    """Features (B, S) -> squared prediction error (B,)."""
 
     def __init__(self, config: DistillationConfig) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def _present_names(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_distillation(features: Tensor, checkpoint_sha256: str, seed: int = 0) -> Distillation:
-    """Fits it to features (M, S). Ten seconds on one core."""
+    """Trains on features (M, S). Takes ten seconds on one core."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = Distillation(DistillationConfig(features.shape[1], checkpoint_sha256))

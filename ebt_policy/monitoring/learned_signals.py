@@ -1,4 +1,4 @@
-"""Signals that small nets read from what is seen, taught on the demonstrations; they lie beside the calibration that uses them."""
+"""Signals from small networks trained on the demonstrations, stored beside the calibration that uses them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ebt_policy.monitoring.transition import TransitionEnergy
 
 @dataclass(frozen=True)
 class LearnedSignals:
-    """One net for each signal of LEARNED; None where it is not read."""
+    """One network for each signal of LEARNED; None where it is not used."""
 
     transition: TransitionEnergy | None = None
     rnd: Distillation | None = None
@@ -31,16 +31,16 @@ class LearnedSignals:
     def load(
         cls, folder: Path, names: Collection[str], checkpoint_sha256: str | None = None
     ) -> LearnedSignals:
-        """The nets of `names`. Raises UserError where one is not there, or belongs to another checkpoint."""
+        """Loads the networks of `names`. Raises UserError when one is missing or belongs to another checkpoint."""
         kinds: dict[str, Any] = {"transition": TransitionEnergy, "rnd": Distillation}
         return cls(**{name: kinds[name].load(folder, checkpoint_sha256) for name in names})
 
 
 def learned(signals: Collection[str]) -> list[str]:
-    """Those of `signals` that need a net."""
+    """Those of `signals` that need a network."""
     return [name for name in LEARNED if name in signals]
 
 
 def beside(calibration: Path) -> Path:
-    """The folder of a calibration's nets."""
+    """The folder for the networks of a calibration file."""
     return calibration.with_suffix(".signals")

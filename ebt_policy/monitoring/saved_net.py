@@ -1,4 +1,4 @@
-"""Small nets that belong to a checkpoint: weights as safetensors, what they are as JSON."""
+"""Small networks that belong to a checkpoint: weights as safetensors, configuration as JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def save_net(net: nn.Module, folder: Path, name: str) -> None:
 def load_net[N: nn.Module](
     make: Callable[[dict[str, Any]], N], folder: Path, name: str, what: str, checkpoint_sha256: str | None
 ) -> N:
-    """make(config) with the saved weights. Raises UserError where there are none, or they belong to another checkpoint."""
+    """make(config) with the saved weights. Raises UserError when there are none, or of another checkpoint."""
     try:
         config = json.loads((folder / f"{name}.json").read_text())
         net = make(config)

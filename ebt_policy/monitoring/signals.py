@@ -20,19 +20,19 @@ Signals = dict[str, NDArray[np.float64]]
 
 # Every signal is positive, and larger is more suspicious.
 SIGNALS = {
-    "energy": "energy of the last accepted point: how far the chunk still is from a fixed point of D",
-    "energy_drop": "first minus final energy: how much thinking had to change",
-    "residual": "RMS of the proposed move when descent stopped",
+    "energy": "energy of the last accepted point",
+    "energy_drop": "first minus final energy",
+    "residual": "RMS of the update when descent stopped",
     "evaluations": "function evaluations used",
-    "overlap": "RMS difference from what the previous chunk had planned for the same ticks",
+    "overlap": "RMS difference from the previous chunk, on the ticks that both plan",
     "acceleration": "largest second difference of the actions that are executed",
-    "stillness": "inverse of how far the robot moved since the last decision",
+    "stillness": "inverse of the distance that the robot moved since the last decision",
     "start_rank": "how many of the other starts ended at a lower energy than the first; needs starts > 1",
-    "start_spread": "RMS disagreement of the chunks that several starts ended at; needs starts > 1",
-    "transition": "energy of what was seen after the last chunk, given what was done; needs a net",
-    "rnd": "how unlike the demonstrations what is seen is; needs a net",
+    "start_spread": "RMS difference between the chunks of several starts; needs starts > 1",
+    "transition": "transition energy of the last chunk and the observation after it; needs a trained network",
+    "rnd": "novelty of the observation against the demonstrations; needs a trained network",
 }
-LEARNED = ("transition", "rnd")  # need a net that was taught on the demonstrations: see learned_signals.py
+LEARNED = ("transition", "rnd")  # need a network trained on the demonstrations: see learned_signals.py
 DEFAULT_SIGNALS = ("energy", "overlap", "acceleration", "stillness")
 _FLOOR = 1e-4  # of a signal, before its logarithm
 _REST = 1e-3  # RMS movement of a state in [-1, 1] that counts as none

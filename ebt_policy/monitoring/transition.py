@@ -1,8 +1,8 @@
-"""The energy of a transition: how badly what was seen answers to what was done.
+"""Transition energy: negative log-likelihood of the next observation, up to a constant.
 
 After EBWM (arXiv 2406.08862), an energy over (context, next state): E(o, a, o') = 1/2 sum ((s' - mu(s, a)) / sigma(s, a))^2
-with s a feature vector of o, fitted by maximum likelihood on the demonstrations that the policy learned from. It rises when
-the world did not answer as it should: a slip, a push, a blocked camera. A Gaussian, so acting needs one pass of a small net.
+with s the feature vector of o, a Gaussian fitted by maximum likelihood on the policy's own demonstrations. It is high when
+an action did not have its usual effect: a slip, a push, a blocked camera.
 
 Legend: B batch, T observation steps, n ticks executed of a chunk, A action dimension, S feature vector size.
 """
@@ -32,7 +32,7 @@ class TransitionConfig:
 
 
 class TransitionEnergy(nn.Module):
-    """E(s, a, s') -> (B,), non-negative; half the number of features where the world answers as usual."""
+    """E(s, a, s') -> (B,), non-negative. On the training data its mean is half the number of features."""
 
     def __init__(self, config: TransitionConfig) -> None:
         super().__init__()
@@ -79,9 +79,9 @@ class TransitionEnergy(nn.Module):
 
 
 def feature_vector(policy: PreTrainedPolicy, observations: dict[str, Tensor]) -> Tensor:
-    """What learned signals see of normalised observations (B, T, ...): (B, S).
+    """Input of the learned signals, from normalised observations (B, T, ...): (B, S).
 
-    The last frame's vectors; the policy's own encoding where it has cameras.
+    The vectors of the last frame; the output of the policy's encoder if it has cameras.
     """
     names = list(policy.config.observation_features())
     if any(observations[name].ndim > 3 for name in names):
@@ -98,7 +98,7 @@ def train_transition(
     batch_size: int = 256,
     seed: int = 0,
 ) -> TransitionEnergy:
-    """Fits it to transitions: features (M, S), actions (M, n, A), following (M, S). Half a minute on one core."""
+    """Trains on transitions: features (M, S), actions (M, n, A), following (M, S). Takes half a minute on one core."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = TransitionConfig(features.shape[1], actions[0].numel(), checkpoint_sha256)

@@ -1,4 +1,4 @@
-"""A Runner that watches itself: signals of every decision, their calibrated score, and what is done about alarms.
+"""A Runner with failure detection: signals of every decision, their calibrated score, and recovery actions on alarms.
 
 Legend: B episodes deciding together, T observation steps, H horizon, A action dimension, n ticks executed of a chunk.
 """
@@ -27,7 +27,7 @@ MakeRunner = Callable[..., Runner]  # as load_runner without its first argument
 
 
 class Watch:
-    """What was seen of one episode, decision by decision. readings, recovery: empty without a calibration."""
+    """The record of one episode, one entry for each decision. readings, recovery: empty without a calibration."""
 
     def __init__(self, calibration: Calibration | None, ladder: Ladder, keep_inputs: bool) -> None:
         self.monitor = None if calibration is None else Monitor(calibration)
@@ -36,17 +36,17 @@ class Watch:
         self.readings: list[Reading] = []
         self.recovery: list[str] = []
         self.state: np.ndarray | None = None  # normalised, at the last decision
-        self.features: Tensor | None = None  # as learned signals see it, likewise
+        self.features: Tensor | None = None  # (S,) input of the learned signals, at the last decision
         # (n, A) normalised, the last actions; None where not all were executed.
         self.done: np.ndarray | None = None
-        self.action: np.ndarray | None = None  # the last one commanded
-        # With keep_inputs: what the policy saw, {name: (T, ...)}, and what it planned, (H, A) normalised.
+        self.action: np.ndarray | None = None  # (A,) the last robot action sent
+        # With keep_inputs: observations {name: (T, ...)} and chunks (H, A) normalised of each decision.
         self.keep_inputs = keep_inputs
         self.observations: list[dict[str, np.ndarray]] = []
         self.chunks: list[np.ndarray] = []
 
     def read(self, values: dict[str, float]) -> str:
-        """Takes in a decision's signals; returns the recovery action to take, "" for none."""
+        """Adds the signals of a decision; returns the recovery action to take, "" for none."""
         self.signals.append(values)
         if self.monitor is None:
             return ""
@@ -60,7 +60,7 @@ class Watch:
 
 
 class WatchedRunner:
-    """Stands in for its Runner in a rollout. Without a ladder it decides exactly as the Runner does."""
+    """A Runner for rollouts and planners that also records and reacts. Without a ladder it decides as the Runner does."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class WatchedRunner:
         keep_inputs: bool = False,
         nets: LearnedSignals | None = None,
     ) -> None:
-        """make_runner(max_evaluations=..., overrides=...) -> Runner: the policy, and the same thinking longer.
+        """make_runner(max_evaluations=..., overrides=...) -> Runner: the policy, also with a larger budget or other options.
 
         hold is needed for the recovery action of that name, nets for learned signals. Raises UserError when the calibration is of
         another checkpoint, of the same one acting otherwise, or needs a net that is not given.
@@ -100,14 +100,14 @@ class WatchedRunner:
         return self.runner.describe() | {"ladder": dataclasses.asdict(self._ladder)}
 
     def prepare(self) -> list[Runner]:
-        """Loads what the recovery actions need, so that no alarm has to wait for it; all the runners there are."""
+        """Loads the runners of the recovery actions now, so that no alarm has to wait. Returns all runners."""
         for action in self._ladder.actions:
             if action in ("think", "sample"):
                 self._other(action)
         return [self.runner, *self._others.values()]
 
     def watch(self) -> Watch:
-        """A Watch for a new episode, to be given to each of its decisions."""
+        """A Watch for a new episode; pass it to each of its decisions."""
         return Watch(self._calibration, self._ladder, self._keep_inputs)
 
     def decide(
@@ -117,7 +117,7 @@ class WatchedRunner:
         previous: np.ndarray | None,
         watches: Sequence[Watch],
     ) -> RunnerDecision:
-        """As Runner.decide, with the watches of the B episodes, which it writes to."""
+        """As Runner.decide. watches: one for each of the B episodes; the decision is added to it."""
         decision = self.runner.decide(observations, noise, previous)
         last = [watch.state for watch in watches]
         moved = None
@@ -158,7 +158,7 @@ class WatchedRunner:
         watches: Sequence[Watch],
         found: Sequence[dict[str, float]],
     ) -> None:
-        """What nets say of what is seen now, after what was done since the last decision, into each row's signals."""
+        """Adds the learned signals of the present observation, and of the transition to it, to `found`."""
         energy, novelty = self._nets.transition, self._nets.rnd
         with torch.no_grad():
             features = feature_vector(self.runner.policy, self.runner.normalised(observations))
@@ -193,7 +193,7 @@ class WatchedRunner:
         noise: Noise,
         previous: np.ndarray | None,
     ) -> None:
-        """Decides once more for some rows, thinking longer or from several starts; their cost is added up."""
+        """Decides again for some rows, with more evaluations or from several starts; adds their cost."""
         part = {name: value[chosen] for name, value in observations.items()}
         before = None if previous is None or action == "sample" else previous[chosen]
         other = self._other(action).decide(part, noise.rows(chosen), before)
@@ -216,7 +216,7 @@ class WatchedRunner:
         observations: dict[str, np.ndarray],
         watches: Sequence[Watch],
     ) -> None:
-        """Replaces the actions of some rows by holding still; the plan is dropped, so the next start is afresh."""
+        """Replaces the actions of some rows by holding still, and drops their plan (NaN): no warm start afterwards."""
         for row in chosen:
             state = observations["observation.state"][row, -1]
             if self._hold is not None:
@@ -225,7 +225,7 @@ class WatchedRunner:
 
 
 def acting(runner: Runner) -> dict[str, Any]:
-    """The options that scores depend on."""
+    """The options of a policy that its scores depend on."""
     names = ("n_action_steps", "max_evaluations", "start", "starts", "warm_start_share", "last_noise")
     options = {name: getattr(runner.config, name) for name in names if hasattr(runner.config, name)}
     if runner.max_evaluations is not None:
@@ -240,6 +240,6 @@ def _check(calibration: Calibration, runner: Runner) -> None:
     for name, value in calibration.acting.items():
         if now.get(name) != value:
             raise UserError(
-                f"The calibration was made with {name} = {value}; here it is {now.get(name)}, and scores differ. Act as it "
-                "was calibrated, or calibrate this way of acting."
+                f"The calibration was made with {name} = {value}; here it is {now.get(name)}, and scores differ. Use the "
+                "calibrated options, or calibrate with these."
             )
