@@ -51,8 +51,9 @@ def detached_fp32(tensor: Tensor) -> Tensor:
 class ChunkPolicy(PreTrainedPolicy):
     """Base of EBTPolicy and of the matched baselines. Sub-classes give `_loss` and `_decide`."""
 
-    config_class = ChunkPolicyConfig  # LeRobot wants both of every sub-class of PreTrainedPolicy
-    name = "chunk_policy"
+    # LeRobot wants both of every sub-class of PreTrainedPolicy, which itself declares them as None.
+    config_class: Any = ChunkPolicyConfig
+    name: Any = "chunk_policy"
     config: ChunkPolicyConfig
 
     def __init__(
@@ -61,7 +62,7 @@ class ChunkPolicy(PreTrainedPolicy):
         *,
         trained: bool = False,
         dataset_meta: LeRobotDatasetMetadata | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         """trained: weights will be loaded into it. dataset_meta: what it is trained on, which the config then keeps.
 
@@ -309,15 +310,16 @@ class ChunkPolicy(PreTrainedPolicy):
 
     # -- loading ---------------------------------------------------------------------------------------------------
     @classmethod
-    def from_pretrained(cls, pretrained_name_or_path: str | Path, *, config=None, **kwargs) -> Self:
+    def from_pretrained(
+        cls, pretrained_name_or_path: str | Path, *, config: ChunkPolicyConfig | None = None, **kwargs: Any
+    ) -> Self:
         """As LeRobot's, strict, and without fetching the weights that a camera encoder was once started from."""
-        if config is None:
-            config = cls.config_class.from_pretrained(pretrained_name_or_path)
-        else:
+        chosen: ChunkPolicyConfig = config or cls.config_class.from_pretrained(pretrained_name_or_path)
+        if config is not None:
             _check_features(config, pretrained_name_or_path)
-        started_from, config.pretrained_backbone_weights = config.pretrained_backbone_weights, None
-        policy = super().from_pretrained(pretrained_name_or_path, config=config, trained=True, **kwargs)
-        config.pretrained_backbone_weights = started_from
+        started_from, chosen.pretrained_backbone_weights = chosen.pretrained_backbone_weights, None
+        policy = super().from_pretrained(pretrained_name_or_path, config=chosen, trained=True, **kwargs)
+        chosen.pretrained_backbone_weights = started_from
         return policy
 
     @classmethod

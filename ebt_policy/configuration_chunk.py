@@ -203,7 +203,7 @@ class ChunkPolicyConfig(PreTrainedConfig):
         return AdamWConfig(
             lr=self.optimizer_lr,
             weight_decay=self.optimizer_weight_decay,
-            betas=tuple(self.optimizer_betas),
+            betas=(self.optimizer_betas[0], self.optimizer_betas[1]),
             grad_clip_norm=self.optimizer_grad_clip_norm,
         )
 

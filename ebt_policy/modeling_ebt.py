@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class EBTPolicy(ChunkPolicy):
     name = "ebt"
     config: EBTConfig
 
-    def __init__(self, config: EBTConfig, **kwargs) -> None:
+    def __init__(self, config: EBTConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         self.model = EnergyTransformer(config)
         self.extra_energies: Sequence[ExtraEnergy] = ()

@@ -7,7 +7,8 @@ import time
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
 from ebt_policy.chunk_policy import ChunkPolicy
@@ -26,8 +27,9 @@ class MatchedBaselinePolicy(ChunkPolicy):
     config_class = MatchedBaselineConfig
     name = "matched_baseline"
     config: MatchedBaselineConfig
+    alphas_cumprod: Tensor
 
-    def __init__(self, config: MatchedBaselineConfig, **kwargs) -> None:
+    def __init__(self, config: MatchedBaselineConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         self.encoder = ObservationEncoder(config)
         self.trunk = Trunk(config, time_input=config.method != "regression")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.processor.factory import make_default_pre_post_processors
-from lerobot.processor.normalize_processor import NormalizerProcessorStep, UnnormalizerProcessorStep
+from lerobot.processor.normalize_processor import _NormalizationMixin  # of both normaliser steps
 from lerobot.processor.pipeline import PolicyProcessorPipeline
 
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
@@ -49,7 +49,7 @@ def widen_loaded(*pipelines: PolicyProcessorPipeline) -> None:
     """Gives loaded processors, which an earlier version may have saved, the minimum range. Changes them in place."""
     for pipeline in pipelines:
         for step in pipeline.steps:
-            if isinstance(step, NormalizerProcessorStep | UnnormalizerProcessorStep):
+            if isinstance(step, _NormalizationMixin):
                 step.stats = with_minimum_range(step.stats or {}, step.features, step.norm_map)
                 step.to(device=step.device)
 

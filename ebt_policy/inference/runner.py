@@ -62,7 +62,9 @@ class Runner:
         checkpoint_sha256: str = "",
     ) -> None:
         self.policy = policy
-        self.config = policy.config
+        self.config: Any = (
+            policy.config
+        )  # LeRobot's own base class declares neither chunk nor observation steps
         self.device = str(policy.config.device)
         self.checkpoint_sha256 = checkpoint_sha256
         self.max_evaluations = max_evaluations
@@ -150,7 +152,7 @@ class Runner:
                     f"The environment gives '{name}' of shape {found}; the policy expects {expected}. "
                     f"{self._compared(observations)}"
                 )
-            broken = ~np.isfinite(observations[name]).reshape(len(observations[name]), -1).all(1)
+            broken = np.asarray(~np.isfinite(observations[name]).reshape(len(observations[name]), -1).all(1))
             if broken.any():
                 raise UserError(
                     f"Observation feature '{name}' holds NaN or infinity (rows {np.flatnonzero(broken).tolist()} of "
@@ -211,9 +213,7 @@ def load_runner(
     )
 
 
-def _override(
-    config: PreTrainedConfig, changes: dict[str, Any], max_evaluations: int | None
-) -> PreTrainedConfig:
+def _override(config: Any, changes: dict[str, Any], max_evaluations: int | None) -> PreTrainedConfig:
     known = {field.name for field in dataclasses.fields(config)}
     if ":" in str(changes.get("sampler", "")) and "num_inference_steps" in known:
         name, _, steps = changes.pop("sampler").partition(":")
@@ -238,7 +238,7 @@ def _override(
         raise UserError(f"The '{config.type}' policy rejects these options: {error}") from error
 
 
-def _adapter(policy: PreTrainedPolicy, max_evaluations: int | None) -> Decide:
+def _adapter(policy: Any, max_evaluations: int | None) -> Decide:
     """A function that decides with this policy. LeRobot's policies are called so that rows stay independent."""
     if hasattr(policy, "decide"):
         return lambda batch, noise, previous: policy.decide(

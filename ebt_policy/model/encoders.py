@@ -54,8 +54,11 @@ class CameraEncoder(nn.Module):
         if self.size:
             images = resized(images, self.size)
         if self.crop:
-            crop = random_crop if self.training else transforms.center_crop
-            images = crop(images, self.crop)
+            images = (
+                random_crop(images, self.crop)
+                if self.training
+                else transforms.center_crop(images, list(self.crop))
+            )
         return self.project(self.pool(self.trunk(images)))
 
 

@@ -37,7 +37,9 @@ def noised(chunk: Tensor, config: EBTConfig) -> tuple[Tensor, Tensor]:
     return g * chunk + (1 - g) * torch.randn_like(chunk), g
 
 
-def denoise(model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig):
+def denoise(
+    model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
     """||D(x, o) - a||^2 from a noised chunk, or, for a share of the batch, from the zero chunk.
 
     The zero start makes one and two evaluations precise; the noised starts train the denoiser around the data.
@@ -58,7 +60,9 @@ def denoise(model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EB
     }
 
 
-def matching(model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig):
+def matching(
+    model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
     """||dE/dx - target||^2 (denoising gradient matching).
 
     linear: target (1 - g)(eps - a) = x - a, so one step of size 1 lands on the chunk. truncated: (eps - a) c(g) with
@@ -78,7 +82,7 @@ def two_step(
     config: EBTConfig,
     teacher: EnergyTransformer,
     teacher_context: Tensor,
-):
+) -> tuple[Tensor, dict[str, Tensor]]:
     """||x2 - x*||^2: two evaluations from noise against the frozen teacher's many-step sample from the same noise."""
     noise = torch.randn_like(chunk)
     with torch.no_grad():

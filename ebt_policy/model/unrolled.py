@@ -16,7 +16,9 @@ from ebt_policy.model.energy import EnergyTransformer
 from ebt_policy.model.trace import StopReason, Trace
 
 
-def unrolled(model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig):
+def unrolled(
+    model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
     """EBT-Policy's training (arXiv 2510.27545): descend from noise, compare every iterate with the expert's chunk.
 
     Nesterov momentum, Langevin noise annealed on a cosine, a step size that is randomised and grows with the energy.
@@ -27,18 +29,18 @@ def unrolled(model: EnergyTransformer, context: Tensor, chunk: Tensor, config: E
     steps = config.unrolled_steps + extra
     x, velocity = torch.randn_like(chunk), torch.zeros_like(chunk)
     high, low = config.unrolled_langevin
-    total, first = torch.zeros_like(chunk), None
+    total, errors = torch.zeros_like(chunk), []
     for k in range(steps):
         anneal = 0.5 * (1 + math.cos(math.pi * k / max(1, steps - 1)))
         x = _normalised(x.detach(), config) + (low + (high - low) * anneal) * torch.randn_like(x)
         jitter = 1 / 1.5 + torch.rand(len(x), device=x.device) * (1.5 - 1 / 1.5)
         x, velocity, *_ = _nesterov(model, context, x, velocity.detach(), config, jitter, create_graph=True)
         error = (x - chunk).square()
-        first = error.detach().mean() if first is None else first
+        errors.append(error.detach().mean())
         if config.unrolled_every_step_loss or k == steps - 1:
             total = total + error
     share = steps if config.unrolled_every_step_loss else 1
-    return total / share, {"mse_first_step": first, "mse_last_step": error.detach().mean()}
+    return total / share, {"mse_first_step": errors[0], "mse_last_step": errors[-1]}
 
 
 def unrolled_descent(

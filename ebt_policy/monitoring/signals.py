@@ -58,7 +58,7 @@ def decision_signals(
     has_previous = (
         np.full(len(chunk), False)
         if previous is None
-        else np.isfinite(previous[:, : max(known, 0)]).all((1, 2))
+        else np.asarray(np.isfinite(previous[:, : max(known, 0)]).all((1, 2)))
     )
     found: Signals = {
         "energy": _finite_or_inf(final, has_energy),

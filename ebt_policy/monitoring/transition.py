@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor, nn
 
 from ebt_policy.monitoring.saved_net import load_net, save_net
@@ -78,10 +78,10 @@ class TransitionEnergy(nn.Module):
         )
 
 
-def feature_vector(policy: PreTrainedPolicy, observations: dict[str, Tensor]) -> Tensor:
+def feature_vector(policy: Any, observations: dict[str, Tensor]) -> Tensor:
     """Input of the learned signals, from normalised observations (B, T, ...): (B, S).
 
-    The vectors of the last frame; the output of the policy's encoder if it has cameras.
+    policy: a ChunkPolicy. The vectors of the last frame; the output of the policy's encoder if it has cameras.
     """
     names = list(policy.config.observation_features())
     if any(observations[name].ndim > 3 for name in names):
