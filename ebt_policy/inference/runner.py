@@ -178,7 +178,9 @@ def load_runner(
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
-    import ebt_policy.registration  # noqa: F401  (LeRobot knows our policy types from here on)
+    # LeRobot knows our policy types from here on.
+    import ebt_policy.configuration_ebt
+    import ebt_policy.configuration_matched_baseline  # noqa: F401
     from ebt_policy.configuration_chunk import ChunkPolicyConfig
     from ebt_policy.processor_ebt import widen_loaded
 
