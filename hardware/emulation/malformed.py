@@ -19,6 +19,8 @@ from ebt_policy.hardware.remote.wire import (
     Heartbeat,
     Hello,
     Observe,
+    Range,
+    TrainedRobot,
     Welcome,
     WireError,
     decode,
@@ -54,10 +56,16 @@ def good_messages() -> list[bytes]:
         _STATE: Array.of(np.zeros((2, 2), np.float32)),
         "observation.images.top": Array.of(np.zeros((2, 3, 8, 8), np.uint8)),
     }
+    ranges = Range((-1.0, 0.0), (1.0, 2.0))
+    robot = TrainedRobot(("x", "y"), ("x.pos", "y.pos"), "so101_follower", ranges, ranges)
     actions = Array.of(np.ones((8, 2), np.float32))
     return [
         encode(Hello(PROTOCOL, "arm")),
-        encode(Welcome(PROTOCOL, "p", {_STATE: feature}, feature, 2, 8, "a" * 64, "b" * 64, 2.0, 10.0, 3.5)),
+        encode(
+            Welcome(
+                PROTOCOL, "p", {_STATE: feature}, feature, 2, 8, "a" * 64, "b" * 64, 2.0, 10.0, 3.5, robot
+            )
+        ),
         encode(Observe(3, 1.5, 9, arrays, 0.1, True)),
         encode(Act(3, 1.5, actions, 0.1, 12.0, 2, -3.0, "residual", 4.5, True)),
         encode(Fault("policy", "The policy failed.", 3)),

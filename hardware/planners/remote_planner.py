@@ -7,7 +7,7 @@ import time
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.control.planning import NoPlan, Plan, PlanRequest, finite_frames
 from ebt_policy.hardware.remote.client import ConnectionLost, NoDecision, RemotePolicy
-from ebt_policy.inference.robot_contract import RobotContract
+from ebt_policy.hardware.remote.contract import contract_of
 
 _LONGEST_S = 60.0  # where the request sets no deadline, as in simulated time
 
@@ -19,7 +19,7 @@ class RemotePlanner:
         """remote: connected already."""
         self.remote = remote
         self.needs = {name: feature.shape for name, feature in remote.welcome.features.items()}
-        self.contract = RobotContract(fps=remote.welcome.fps)
+        self.contract = contract_of(remote.welcome)
         self.action_size = remote.welcome.action.shape[0]
 
     def plan(self, request: PlanRequest) -> Plan | NoPlan:

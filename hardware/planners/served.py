@@ -17,6 +17,7 @@ import numpy as np
 from ebt_policy.errors import UserError
 from ebt_policy.inference.checkpoints import find_checkpoint
 from ebt_policy.inference.plan_memory import PlanMemory
+from ebt_policy.inference.robot_contract import RobotContract, check_rate, read_robot_contract
 from ebt_policy.inference.runner import Runner, RunnerDecision, load_runner
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import StopReason
@@ -26,7 +27,7 @@ from ebt_policy.monitoring.watched import WatchedRunner
 from ebt_policy.provenance import sha256
 
 try:
-    from ebt_policy.hardware.remote.contract import check_exposure, read_token
+    from ebt_policy.hardware.remote.contract import check_exposure, read_token, trained_robot
     from ebt_policy.hardware.remote.server import Decided, PolicyServer
     from ebt_policy.hardware.remote.wire import PROTOCOL, Feature, Welcome
 except ModuleNotFoundError as missing:
@@ -47,17 +48,19 @@ class ServedRunner:
         policy: str = "",
         normaliser_sha256: str = "",
         fps: float | None = None,
+        contract: RobotContract | None = None,
         heartbeat_s: float = 2.0,
         seed: int = 0,
         calibration: Calibration | None = None,
         nets: LearnedSignals | None = None,
     ) -> None:
-        """policy: its name. fps: ticks a second it was trained at. seed: of its noise, from each episode's start on.
+        """policy: its name. fps: ticks per second of its data; without it, that of the contract. contract: what the
+        checkpoint says of its robot, which clients compare with theirs. seed: of its noise, from each episode's start on.
 
         calibration: each decision then says its score and whether that is an alarm; nets: for its learned signals.
         Raises UserError when the calibration is of another checkpoint, or of this one acting otherwise.
         """
-        config = runner.config
+        config, contract = runner.config, contract or RobotContract()
         self._runner, self._seed = runner, seed
         self._pictures = {
             name for name, feature in config.input_features.items() if feature.type.name == "VISUAL"
@@ -75,8 +78,9 @@ class ServedRunner:
             normaliser_sha256,
             runner.checkpoint_sha256,
             heartbeat_s,
-            fps,
+            fps or contract.fps,
             None if calibration is None else calibration.threshold,
+            trained_robot(contract),
         )
         self._watched = None
         if calibration is not None:
@@ -174,6 +178,9 @@ def serve(
         raise UserError(f"--heartbeat and --fps must be above 0, found {heartbeat_s} and {fps}.")
     thresholds = read_calibration(calibration) if calibration else None
     checkpoint = find_checkpoint(policy)
+    contract = read_robot_contract(checkpoint)
+    if fps is not None:
+        check_rate(contract.fps, fps)
     nets = None
     if calibration and thresholds:
         sha = sha256(checkpoint / "model.safetensors")
@@ -184,6 +191,7 @@ def serve(
         policy=policy[:256],
         normaliser_sha256=normaliser_sha256(checkpoint),
         fps=fps,
+        contract=contract,
         heartbeat_s=heartbeat_s,
         seed=seed,
         calibration=thresholds,

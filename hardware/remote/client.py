@@ -1,7 +1,7 @@
-"""The arm's side of a policy server: observations out, actions in. Needs numpy, msgspec and websockets, nothing else.
+"""Client of a policy server: sends observations, receives actions. Needs only numpy, msgspec and websockets.
 
-This side is the authority. It waits for no reply longer than it chose to, learns of a lost server at once, and nothing
-moves again by itself: connecting anew is the caller's decision. Legend: T observation steps, n actions, A action dimension.
+The robot side decides: it never waits longer than its deadline, notices a lost server at once, and does not reconnect by
+itself. Legend: T observation steps, n actions, A action dimension.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import math
 import statistics
 import threading
@@ -22,15 +23,18 @@ import numpy as np
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from ebt_policy.errors import UserError
-from ebt_policy.hardware.remote.contract import Expectation
+from ebt_policy.hardware.remote.contract import Columns, Expectation, contract_of
 from ebt_policy.hardware.remote.link import GOODBYE_S, ConnectionLost, Link, open_link
 from ebt_policy.hardware.remote.wire import Array, Fault, Observe, Welcome, WireError, encode
 
 __all__ = ["ConnectionLost", "Expectation", "NoDecision", "RemotePolicy", "Reply"]
 
+STATE = "observation.state"
+logger = logging.getLogger(__name__)
+
 
 class NoDecision(Exception):
-    """The server lives and has no actions for this observation; code: that of the Fault. Hold, or try the next one."""
+    """The server has no actions for this observation. code: of the Fault. Hold the arm, or try the next observation."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -39,10 +43,11 @@ class NoDecision(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """actions (n, A), row 0 for the tick observed. stamp: when that was, seconds of time.monotonic.
+    """One decision of the server.
 
-    round_trip_s, wait_s, decide_s: in all, in the server's queue and in the policy. energy: None where there is none.
-    score, alarm: see `wire.Act`; without a monitor on the server (`Expectation.watched` asks for one) None and False.
+    actions: (n, A) in the robot's joint order, row 0 for the observed tick. stamp: time of the observation, in seconds of
+    time.monotonic. round_trip_s, wait_s, decide_s: in total, in the server's queue, in the policy. energy: None if the
+    policy has none. score, alarm: see `wire.Act`; None and False without a monitor (`Expectation.watched` demands one).
     """
 
     actions: np.ndarray
@@ -58,7 +63,7 @@ class Reply:
 
 
 class RemotePolicy:
-    """`with RemotePolicy(url, expect) as policy:` connects. One thread may call it; messages have a thread of their own."""
+    """`with RemotePolicy(url, expect) as policy:` connects. To be used by one thread; messages have a thread of their own."""
 
     def __init__(
         self,
@@ -69,8 +74,8 @@ class RemotePolicy:
         connect_s: float = 5.0,
         name: str = "",
     ) -> None:
-        """url: e.g. ws://127.0.0.1:8700. on_loss(reason): called at once, from the thread of the messages; must not block.
-        connect_s: time to connect. name: for the server's log.
+        """url: for example ws://127.0.0.1:8700. on_loss(reason): called when the connection is lost, from the thread of the
+        messages; must not block. connect_s: seconds to connect. name: for the server's log.
         """
         self._url, self._expect, self._token, self._name = url, expect or Expectation(), token, name
         self._on_loss, self._connect_s = on_loss, connect_s
@@ -79,7 +84,10 @@ class RemotePolicy:
         self._thread.start()
         self._link: Link | None = None
         self._history: deque[dict[str, np.ndarray]] = deque()
-        self._overhead: deque[float] = deque([0.0], maxlen=10)  # seconds beside queue and policy, recently
+        self._overhead: deque[float] = deque(
+            [0.0], maxlen=10
+        )  # seconds on the network, of the last decisions
+        self._columns = Columns()
         self._sequence = itertools.count()
         self._tick = 0
         self._reset = True
@@ -97,21 +105,21 @@ class RemotePolicy:
 
     @property
     def welcome(self) -> Welcome:
-        """What the server said about its policy. Raises ConnectionLost before the first `connect`."""
+        """The server's description of its policy. Raises ConnectionLost before the first `connect`."""
         if self._link is None:
             raise ConnectionLost(self.lost)
         return self._link.welcome
 
     @property
     def lost(self) -> str:
-        """Why there is no server; "" while there is one."""
+        """Why there is no connection; "" while there is one."""
         return "not connected yet" if self._link is None else self._link.lost
 
     def connect(self) -> Welcome:
-        """Connects, or connects anew after a loss; begins a new episode.
+        """Connects, or reconnects after a loss; begins a new episode.
 
-        Raises ConnectionLost where no server answers, and UserError where it refuses or its policy is not what is expected:
-        after the first time, that is also another checkpoint than then.
+        Raises ConnectionLost if no server answers, and UserError if it refuses or its policy is not what is expected. When
+        reconnecting, the checkpoint must be the same as before.
         """
         self._hang_up()
         opening = open_link(self._url, self._check, self._token, self._name, self._on_loss, self._connect_s)
@@ -123,18 +131,22 @@ class RemotePolicy:
             if isinstance(error, InvalidStatus) and error.response.status_code == 401:
                 raise UserError(f"{self._url} wants a token, and this one is missing or wrong.") from None
             raise ConnectionLost(f"{self._url} does not answer as a policy server: {error}") from None
+        self._columns = self._expect.columns(self._link.welcome)
+        unknown = contract_of(self._link.welcome).unknown()
+        if unknown and self._expect.names_joints:
+            logger.warning("The server's checkpoint does not say %s: not compared.", ", ".join(unknown))
         self.reset()
         return self._link.welcome
 
     def reset(self) -> None:
-        """A new episode: forgets the history here and the plan there."""
+        """Begins a new episode: drops the history here and the plan on the server."""
         self._history.clear()
         self._reset = True
 
     def observe(self, observation: Mapping[str, Any]) -> None:
-        """One tick of the control loop, {feature: shape as declared}; call it in ticks without a decision.
+        """Takes the observation of one tick of the control loop, {feature: value}; call it in ticks without a decision.
 
-        Raises UserError where a feature is missing, of another shape, or of a dtype that does not convert safely.
+        Raises UserError if a feature is missing, has another shape, or a dtype that does not convert safely.
         """
         frame = {name: self._value(name, observation) for name in self.welcome.features}
         steps = self.welcome.n_obs_steps
@@ -144,10 +156,10 @@ class RemotePolicy:
         self._tick += 1
 
     def decide(self, observation: Mapping[str, Any], deadline_s: float) -> Reply:
-        """The actions from this tick on; takes in the observation as `observe` does.
+        """Takes the observation as `observe` does, and returns the server's actions from this tick on.
 
-        deadline_s: for all of it, from here and back. Raises TimeoutError when it has passed, ConnectionLost at once when
-        the server is gone, NoDecision where it has no actions, and WireError for an observation over 16 MiB.
+        deadline_s: seconds for all of it. Raises TimeoutError when it has passed, ConnectionLost as soon as the connection
+        is lost, NoDecision if the server has no actions, and WireError for an observation over 16 MiB.
         """
         begin = time.monotonic()
         if not 0 < deadline_s < math.inf:
@@ -161,7 +173,7 @@ class RemotePolicy:
             begin,
             self._tick,
             {name: Array.of(np.stack([frame[name] for frame in self._history])) for name in self._history[0]},
-            # Less what the way took lately, but never so little that a single slow reply would starve the next.
+            # Less the network's usual time, but at least half: one slow reply must not leave the next without time.
             deadline_s - min(statistics.median(self._overhead), deadline_s / 2),
             self._reset,
         )
@@ -172,8 +184,9 @@ class RemotePolicy:
         self._reset = False
         spent = time.monotonic() - begin
         self._overhead.append(max(spent - (answer.wait_ms + answer.decide_ms) / 1e3, 0.0))
+        actions = answer.actions.numpy()
         return Reply(
-            answer.actions.numpy(),
+            actions if self._columns.action is None else actions[:, self._columns.action],
             answer.stamp,
             spent,
             answer.wait_ms / 1e3,
@@ -186,7 +199,7 @@ class RemotePolicy:
         )
 
     def close(self) -> None:
-        """Says goodbye and ends the thread. The policy cannot be used any more."""
+        """Disconnects and ends the thread. The object cannot be used afterwards."""
         if self._thread.is_alive():
             self._hang_up()
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -204,14 +217,16 @@ class RemotePolicy:
             raise UserError(
                 f"The policy needs '{name}' as {feature}; the observation has {value.dtype} {value.shape}."
             )
-        return value.astype(feature.dtype)  # a copy: the caller may use its buffer again
+        if name == STATE and self._columns.state is not None:
+            value = value[self._columns.state]
+        return value.astype(feature.dtype)  # a copy: the caller may reuse its buffer
 
     def _check(self, welcome: Welcome) -> None:
         self._expect.check(welcome)
         if self._link is not None and self._link.welcome.checkpoint_sha256 != welcome.checkpoint_sha256:
             raise UserError(
-                f"{self._url} serves another checkpoint than before the connection was lost. Begin anew with a new "
-                "RemotePolicy if that is meant."
+                f"{self._url} serves another checkpoint than before the connection was lost. If that is intended, make a new "
+                "RemotePolicy."
             )
 
     def _hang_up(self) -> None:
@@ -220,7 +235,7 @@ class RemotePolicy:
                 self._call(self._link.close(), 2 * GOODBYE_S)
 
     def _call[T](self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
-        """Runs it there, waits here. Raises TimeoutError, whatever that thread is doing."""
+        """Runs a coroutine in the other thread and waits. Raises TimeoutError even if that thread is blocked."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result(max(timeout_s, 0.0))

@@ -1,6 +1,6 @@
-"""What both sides of a policy server hold each other to: features, rate, model, token. Each check says what to change.
+"""Checks between a policy server and its client: features, joints, rate, checkpoint, token. Each error says what to change.
 
-Legend: T observation steps, n actions of one reply, A action dimension.
+Legend: T observation steps, n actions of one reply, A action dimension, S state dimension.
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ebt_policy.errors import UserError
-from ebt_policy.hardware.remote.wire import PROTOCOL, Array, Feature, Welcome
+from ebt_policy.hardware.remote.wire import PROTOCOL, Array, Feature, Range, TrainedRobot, Welcome
+from ebt_policy.inference.robot_contract import Ranges, RobotContract, check_rate, check_units, reorder
 
 TOKEN_VARIABLE = "EBT_POLICY_TOKEN"
 MIN_TOKEN = 16  # characters
@@ -23,22 +24,27 @@ MIN_TOKEN = 16  # characters
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the arm's side relies on; None and "" are not compared.
+    """What the robot side relies on; None, "" and empty fields are not compared.
 
-    features: what the robot observes, by LeRobot's names; more than the policy needs is fine. action: what it takes.
-    fps: ticks a second of the control loop. The hashes (hexadecimal) pin the policy that was tried out. watched: replies
-    must say whether they are an alarm.
+    features: what the robot observes, by LeRobot's names; it may be more than the policy needs. action: what it takes.
+    fps: ticks per second of the control loop. state_names (S), action_names (A): joints in the robot's order; they are put
+    into the policy's order and back. joint_ranges: {joint: (low, high)} that the robot can reach, in its units; needs
+    action_names. The hashes (hexadecimal) pin the policy that was tested. watched: replies must say whether they are an
+    alarm.
     """
 
     features: Mapping[str, Feature] = field(default_factory=dict)
     action: Feature | None = None
     fps: float | None = None
+    state_names: Sequence[str] = ()
+    action_names: Sequence[str] = ()
+    joint_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     normaliser_sha256: str = ""
     checkpoint_sha256: str = ""
     watched: bool = False
 
     def check(self, welcome: Welcome) -> None:
-        """Raises UserError with the first thing in which the policy is not what the arm's side relies on."""
+        """Raises UserError for the first difference between the server's policy and what the robot side relies on."""
         if welcome.protocol != PROTOCOL:
             raise UserError(
                 f"The server speaks version {welcome.protocol} of the protocol, this client version {PROTOCOL}. Install the "
@@ -53,11 +59,10 @@ class Expectation:
             _check_feature(f"'{name}'", needed, self.features[name])
         if self.action is not None:
             _check_feature("the action", welcome.action, self.action)
-        if self.fps and welcome.fps and abs(self.fps - welcome.fps) > 1e-6:
-            raise UserError(
-                f"The policy was trained at {welcome.fps:g} ticks a second; the control loop runs at {self.fps:g}. Its "
-                "actions would play at the wrong speed: set the loop to the policy's rate."
-            )
+        if self.fps:
+            check_rate(welcome.fps, self.fps, "the rate of the control loop")
+        self.columns(welcome)
+        self._check_ranges(welcome)
         if self.watched and welcome.alarm_above is None:
             raise UserError(
                 "Alarms are expected, and this server does not watch its policy. Start it with `ebt-policy serve "
@@ -74,6 +79,70 @@ class Expectation:
                     "than this client was set up for: serve that one, or change the hash that is expected."
                 )
 
+    @property
+    def names_joints(self) -> bool:
+        return bool(self.state_names or self.action_names)
+
+    def columns(self, welcome: Welcome) -> Columns:
+        """How to reorder states and actions. Raises UserError if robot and policy do not have the same joints."""
+        trained, state, action = welcome.robot, None, None
+        if self.state_names and trained.state_names:
+            state = reorder(self.state_names, trained.state_names, "numbers of the state")
+        if self.action_names and trained.action_names:
+            action = np.argsort(reorder(self.action_names, trained.action_names))  # the way back
+        return Columns(state, action)
+
+    def _check_ranges(self, welcome: Welcome) -> None:
+        names, data = welcome.robot.action_names, contract_of(welcome).action
+        if not (self.joint_ranges and names and data) or not self.action_names:
+            return
+        robots = [self.action_names[i] for i in reorder(self.action_names, names)]  # in the policy's order
+        if all(name in self.joint_ranges for name in robots):
+            low, high = np.array([self.joint_ranges[name] for name in robots], float).T
+            check_units(data, low, high, robots)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Column indices: state (S) puts the robot's state into the policy's order, action (A) the policy's actions into the
+    robot's. None: leave as they are.
+    """
+
+    state: np.ndarray | None = None
+    action: np.ndarray | None = None
+
+
+def trained_robot(contract: RobotContract) -> TrainedRobot:
+    """A checkpoint's contract as it is sent."""
+
+    def sent(ranges: Ranges | None) -> Range | None:
+        return None if ranges is None else Range(tuple(ranges.low.tolist()), tuple(ranges.high.tolist()))
+
+    return TrainedRobot(
+        contract.state_names,
+        contract.action_names,
+        contract.robot_type or "",
+        sent(contract.state),
+        sent(contract.action),
+    )
+
+
+def contract_of(welcome: Welcome) -> RobotContract:
+    """The contract of the server's checkpoint, for the checks of the robot side."""
+
+    def received(sent: Range | None) -> Ranges | None:
+        return None if sent is None else Ranges(np.array(sent.low), np.array(sent.high))
+
+    robot = welcome.robot
+    return RobotContract(
+        robot.state_names,
+        robot.action_names,
+        welcome.fps,
+        robot.robot_type or None,
+        received(robot.state),
+        received(robot.action),
+    )
+
 
 def _check_feature(name: str, policys: Feature, robots: Feature) -> None:
     other_units = policys.units and robots.units and policys.units != robots.units
@@ -82,8 +151,9 @@ def _check_feature(name: str, policys: Feature, robots: Feature) -> None:
 
 
 def check_observation(welcome: Welcome, arrays: Mapping[str, Array]) -> dict[str, np.ndarray]:
-    """{feature: (T, ...)} of what the policy needs. Raises UserError where something is missing, of another shape or
-    dtype, or not finite.
+    """Returns {feature: (T, ...)} of all features that the policy needs.
+
+    Raises UserError if one is missing, has another shape or dtype, or is not finite.
     """
     found = {}
     for name, feature in welcome.features.items():
@@ -105,7 +175,7 @@ def check_observation(welcome: Welcome, arrays: Mapping[str, Array]) -> dict[str
 
 
 def check_actions(welcome: Welcome, actions: np.ndarray) -> np.ndarray:
-    """Actions (n, A) as declared. Raises UserError for another shape and for what is not finite."""
+    """Returns actions (n, A) in the declared dtype. Raises UserError for another shape and for values that are not finite."""
     values = np.asarray(actions)
     shape = (welcome.n_action_steps, *welcome.action.shape)
     if values.shape != shape or values.dtype.kind not in "fiu":
@@ -119,7 +189,7 @@ def check_actions(welcome: Welcome, actions: np.ndarray) -> np.ndarray:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this computer reaches the address. A name other than localhost counts as reachable."""
+    """Whether only this computer can reach the address. A host name other than localhost counts as reachable by others."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -127,7 +197,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_exposure(host: str, token: str | None) -> None:
-    """Raises UserError for an address that other computers reach without a token."""
+    """Raises UserError if other computers can reach the address and there is no token."""
     if token is None and not is_loopback(host):
         raise UserError(
             f"Other computers could command the arm through {host}. Give a token with --token-file or in "
@@ -136,9 +206,9 @@ def check_exposure(host: str, token: str | None) -> None:
 
 
 def read_token(file: Path | None = None) -> str | None:
-    """The shared secret in the file, else in the environment variable EBT_POLICY_TOKEN; None without either.
+    """Reads the shared secret from the file, or else from the environment variable EBT_POLICY_TOKEN; None without either.
 
-    Raises UserError for a file that cannot be read and for a secret short enough to be guessed.
+    Raises UserError if the file cannot be read, or the secret is short enough to be guessed.
     """
     if file is None and TOKEN_VARIABLE not in os.environ:
         return None
@@ -155,5 +225,5 @@ def read_token(file: Path | None = None) -> str | None:
 
 
 def authorised(header: str | None, token: str | None) -> bool:
-    """Whether an Authorization header carries the token, compared in constant time."""
+    """Whether an Authorization header is exactly "Bearer <token>". All of it is compared, in constant time."""
     return token is None or hmac.compare_digest((header or "").encode(), f"Bearer {token}".encode())

@@ -1,6 +1,6 @@
-"""One connection of the arm's side to a policy server: introduction, heartbeats, and who waits for which reply.
+"""One connection of the robot side to a policy server: handshake, heartbeats, and matching replies to requests.
 
-All of it runs in one event loop; `hardware.client` gives it a thread.
+Everything here runs in one event loop; `remote.client` runs it in a thread.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ GOODBYE_S = 1.0
 
 
 class ConnectionLost(Exception):
-    """The server is gone, or was never there. Hold the arm."""
+    """The connection to the server is lost, or could not be made. Hold the arm."""
 
 
 class Link:
-    """An open connection; make one with `open_link`. lost: why it is over, "" while it is not."""
+    """An open connection; made by `open_link`. lost: why it ended, "" while it is open."""
 
     def __init__(
         self, connection: ClientConnection, welcome: Welcome, on_loss: Callable[[str], None] | None
@@ -47,7 +47,7 @@ class Link:
         self._reader = asyncio.create_task(self._read())
 
     async def ask(self, sequence: int, data: bytes) -> Act | Fault:
-        """Sends an encoded Observe and waits for its answer. Raises ConnectionLost as soon as there will be none."""
+        """Sends an encoded Observe and waits for its answer. Raises ConnectionLost as soon as the connection is lost."""
         if self.lost:
             raise ConnectionLost(self.lost)
         answer: asyncio.Future[Act | Fault] = asyncio.get_running_loop().create_future()
@@ -55,18 +55,18 @@ class Link:
         sending = asyncio.create_task(self._connection.send(data))
         try:
             return await answer
-        finally:  # a server that does not read would keep it waiting
+        finally:  # if the server does not read, sending would never end
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
 
     async def close(self) -> None:
-        """Says goodbye, for at most GOODBYE_S."""
+        """Closes in order; waits at most GOODBYE_S for the server."""
         self._reader.cancel()
         self.lost = self.lost or "closed"
         await self._connection.close()
 
     async def _read(self) -> None:
-        """Takes messages and sends heartbeats until the server is lost."""
+        """Receives messages and sends heartbeats until the connection is lost."""
         connection, silence_s = self._connection, self.welcome.heartbeat_s
         heard = beat = time.monotonic()
         reason = ""
@@ -95,7 +95,7 @@ class Link:
             self._on_loss(reason)
 
     def _take(self, message: Message) -> str:
-        """Gives an answer to whoever waits for it. Returns why the server cannot be trusted, "" where it can."""
+        """Hands a reply to the request that waits for it. Returns why to disconnect, "" if there is no reason."""
         if isinstance(message, Fault) and message.sequence is None:
             return f"the server ended the connection ({message.code}): {message.message}"
         if not isinstance(message, Act | Fault | Heartbeat):
@@ -110,7 +110,7 @@ class Link:
                 return "the server sent actions that are not finite"
         if self._pending is not None and not isinstance(message, Heartbeat):
             sequence, answer = self._pending
-            if message.sequence == sequence and not answer.done():  # else it came too late
+            if message.sequence == sequence and not answer.done():  # otherwise nobody waits for it any more
                 answer.set_result(message)
         return ""
 
@@ -123,10 +123,10 @@ async def open_link(
     on_loss: Callable[[str], None] | None,
     connect_s: float,
 ) -> Link:
-    """Connects and introduces itself; check(welcome) raises where the policy does not fit.
+    """Connects and does the handshake. check(welcome) raises if the policy does not fit.
 
-    Raises what `check` raises, UserError where the server refuses, and OSError, TimeoutError, WireError or websockets'
-    exceptions where nobody answers as a policy server does.
+    Raises what `check` raises; UserError if the server refuses; OSError, TimeoutError, WireError or exceptions of websockets
+    if there is no policy server at the address.
     """
     async with asyncio.timeout(connect_s):
         connection = await connect(
@@ -134,10 +134,10 @@ async def open_link(
             additional_headers={"Authorization": f"Bearer {token}"} if token else None,
             max_size=MAX_BYTES,
             compression=None,
-            proxy=None,  # an arm is not commanded through somebody else
+            proxy=None,  # never through a proxy that the environment names
             open_timeout=None,
             close_timeout=GOODBYE_S,
-            ping_interval=None,  # heartbeats are messages: they also show that the peer's program lives
+            ping_interval=None,  # heartbeats are messages: they also show that the peer's program runs
         )
         try:
             await connection.send(encode(Hello(PROTOCOL, name[:256])))

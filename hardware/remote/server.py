@@ -194,7 +194,11 @@ class PolicyServer:
             if not isinstance(hello, Hello):
                 fault = Fault("malformed", "The first message must be Hello.")
             elif hello.protocol != PROTOCOL:
-                fault = Fault("protocol", f"This server speaks version {PROTOCOL}, not {hello.protocol}.")
+                fault = Fault(
+                    "protocol",
+                    f"This server speaks version {PROTOCOL}, not {hello.protocol}. Install the same version of the package on "
+                    "both sides.",
+                )
             elif self._controller is not None:
                 fault = Fault("busy", "Another controller is connected; only one may command at a time.")
             else:

@@ -1,8 +1,8 @@
-"""What a policy server and the arm's side say to each other: typed messages in MessagePack, and nothing executable.
+"""Messages between a policy server and its client, the robot side: typed data in MessagePack, nothing executable.
 
-A message is one of six structs with known fields; arrays are a dtype from a fixed list, a shape and raw bytes. Decoding
-takes memory in proportion to the message itself: no declared size is believed before it was compared with the bytes that
-came. Legend: T observation steps, n actions of one reply, A action dimension.
+A message is one of six structs with known fields. An array is a dtype from a fixed list, a shape and raw bytes. A declared
+size is compared with the bytes received before memory is allocated, so decoding costs memory in proportion to the message.
+Legend: T observation steps, n actions of one reply, A action dimension, S state dimension.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-PROTOCOL = 2
+PROTOCOL = 3  # 3: Welcome says which robot the training data came from
 MAX_BYTES = 16 * 2**20  # of one encoded message
 MAX_DIMS = 6
 MAX_PIXELS = 2048 * 2048  # of one picture: the two largest of three or more dimensions
 MAX_ARRAYS = 64  # in one observation
+MAX_JOINTS = 1024
 
 Dtype = Literal["bool", "uint8", "int32", "int64", "float32", "float64"]
 Shape = Annotated[tuple[Annotated[int, Meta(ge=1, le=2**31)], ...], Meta(max_length=MAX_DIMS)]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Label = Annotated[str, Meta(max_length=256)]
+Names = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MAX_JOINTS)]
+Numbers = Annotated[tuple[float, ...], Meta(min_length=1, max_length=MAX_JOINTS)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 FaultCode = Literal[
     "malformed",  # no message of this protocol, or one that is not expected now; the connection ends
@@ -41,9 +44,9 @@ _DTYPES = {name: np.dtype(name).newbyteorder("<") for name in Dtype.__args__}  #
 
 
 class WireError(Exception):
-    """Bytes that are no message, or a message that may not be sent.
+    """Bytes that are not a message, or a message that may not be sent.
 
-    code: "too_large" (over MAX_BYTES), "malformed" (no MessagePack) or "invalid" (not one of the messages).
+    code: "too_large" (over MAX_BYTES), "malformed" (not MessagePack) or "invalid" (not one of the messages).
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -52,7 +55,7 @@ class WireError(Exception):
 
 
 class Array(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A numpy array, little endian, C order. Creating or decoding one checks dtype, shape and size."""
+    """A numpy array, little endian, C order. Dtype, shape and size are checked when it is created or decoded."""
 
     dtype: Dtype
     shape: Shape
@@ -92,7 +95,7 @@ class Array(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One input or output at one tick. units: "" where unknown."""
+    """Shape and dtype of one input or output at one tick. units: "" if unknown."""
 
     shape: Shape
     dtype: Dtype
@@ -102,8 +105,37 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.dtype} {self.shape}" + (f" in {self.units}" if self.units else "")
 
 
+class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Lowest and highest value of each entry of a vector in the training data, in the data's units."""
+
+    low: Numbers
+    high: Numbers
+
+    def __post_init__(self) -> None:
+        pairs = list(zip(self.low, self.high, strict=False))
+        if len(self.low) != len(self.high) or not all(
+            -math.inf < low <= high < math.inf for low, high in pairs
+        ):
+            raise ValueError(
+                "a range needs as many low as high values, finite, and none above its high value"
+            )
+
+
+class TrainedRobot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The robot of the training data, as far as the checkpoint knows it; None and "" if it does not.
+
+    state_names (S), action_names (A): in the policy's column order. state, action: ranges in the data.
+    """
+
+    state_names: Names | None = None
+    action_names: Names | None = None
+    robot_type: Label = ""
+    state: Range | None = None
+    action: Range | None = None
+
+
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag=str.lower):
-    """A struct that may be sent by itself. Its floats are finite."""
+    """Base of the six messages. Floats must be finite."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -120,11 +152,11 @@ class Hello(_Message, frozen=True):
 
 
 class Welcome(_Message, frozen=True):
-    """The answer to Hello: what the policy needs, gives and is. The client compares, and leaves where it does not fit.
+    """The answer to Hello: inputs, outputs and identity of the policy. A client that does not fit disconnects.
 
-    features: at one tick, by LeRobot's names; an observation stacks n_obs_steps of them, oldest first. fps: ticks a second
-    that the policy was trained at, None where unknown. heartbeat_s: either side counts as dead after so long a silence.
-    alarm_above: the score above which an Act is an alarm, None where nothing watches the policy.
+    features: inputs at one tick, by LeRobot's names; an observation stacks n_obs_steps of them, oldest first. fps: ticks per
+    second of the training data, None if unknown. heartbeat_s: a side that is silent for so long counts as dead.
+    alarm_above: an Act with a score above it is an alarm; None without a monitor. robot: of the training data.
     """
 
     protocol: Count
@@ -138,14 +170,15 @@ class Welcome(_Message, frozen=True):
     heartbeat_s: Annotated[float, Meta(gt=0)]
     fps: Annotated[float, Meta(gt=0)] | None = None
     alarm_above: float | None = None
+    robot: TrainedRobot = TrainedRobot()
 
 
 class Observe(_Message, frozen=True):
     """An observation to decide on.
 
     sequence: increases with every observation of a connection. stamp: seconds of the client's monotonic clock. tick: of the
-    client's control loop, so that the server can carry on the plan it made some ticks ago. arrays: (T, ...) by feature.
-    deadline_s: time for the decision from arrival on. reset: forget the plan, as at the start of an episode.
+    client's control loop; the server shifts its last plan by the ticks that have passed. arrays: (T, ...) by feature.
+    deadline_s: seconds for the decision, from arrival on. reset: drop the last plan, as at the start of an episode.
     """
 
     sequence: Count
@@ -157,12 +190,12 @@ class Observe(_Message, frozen=True):
 
 
 class Act(_Message, frozen=True):
-    """The decision on the observation of that sequence number, whose stamp is returned.
+    """The decision on one observation; sequence and stamp are those of the observation.
 
-    actions (n, A), row 0 for the tick observed, in the arm's units. wait_ms, decide_ms: in the queue and in the policy.
-    energy: final energy, None for policies without. evaluations: forward passes. stop_reason: why thinking ended.
-    score: of the episode so far, i.e. since the last reset, failed decision or new connection; None where nothing watches,
-    and where it is not a finite number. alarm: it is above Welcome.alarm_above, or is no number.
+    actions: (n, A) in the robot's units, row 0 for the observed tick. wait_ms, decide_ms: time in the queue and in the
+    policy. evaluations: forward passes of the network. energy: final energy, None if the policy has none. stop_reason: why
+    the policy stopped refining. score: of the episode so far (since the last reset, failed decision or new connection);
+    None without a monitor, or if it is not finite. alarm: the score is above Welcome.alarm_above, or not a number.
     """
 
     sequence: Count
@@ -178,7 +211,7 @@ class Act(_Message, frozen=True):
 
 
 class Fault(_Message, frozen=True):
-    """Why there is no decision, in the user's terms. sequence: of the observation concerned, if one is."""
+    """Why there is no decision, in the user's terms. sequence: of the observation concerned, if any."""
 
     code: FaultCode
     message: Annotated[str, Meta(max_length=1000)]
@@ -186,7 +219,7 @@ class Fault(_Message, frozen=True):
 
 
 class Heartbeat(_Message, frozen=True):
-    """A sign of life; the server returns it."""
+    """Shows that the sender is alive; the server sends it back."""
 
     stamp: float
 

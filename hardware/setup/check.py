@@ -17,7 +17,7 @@ from ebt_policy import provenance
 from ebt_policy.hardware.body import Body, make_body
 from ebt_policy.hardware.config_deploy import DeployConfig
 from ebt_policy.hardware.control.planning import Observation, Plan, Planner, PlanRequest
-from ebt_policy.hardware.planners.make import contract_of, make_planner
+from ebt_policy.hardware.planners.make import contract_of, make_planner, named
 from ebt_policy.hardware.safety.release import release
 from ebt_policy.hardware.sensing.observer import PICTURES, Observer
 from ebt_policy.hardware.setup import check_arm
@@ -41,7 +41,7 @@ def check(
     checks.run("policy", lambda: _policy(config, planners))
     planner = planners[0] if planners else None
     bodies: list[Body] = []
-    checks.run("robot", lambda: _made(config, robot, bodies))
+    checks.run("robot", lambda: _made(config, robot, planner, bodies))
     if not bodies:
         for name in ("pose", "data", "motors", "rate", "cameras", "fit"):
             checks.skip(name, "there is no robot")
@@ -82,25 +82,29 @@ def _body(checks: Checklist, body: Body) -> None:
             checks.run("robot", lambda: _let_go(robot))
 
 
-def _made(config: DeployConfig, robot: Robot | None, bodies: list[Body]) -> Iterator[Finding]:
-    body = make_body(config, robot=robot, contract=_contract(config))
+def _made(
+    config: DeployConfig, robot: Robot | None, planner: Planner | None, bodies: list[Body]
+) -> Iterator[Finding]:
+    contract = _contract(config, planner)
+    body = make_body(config, robot=robot, contract=contract)
     bodies.append(body)
     shadow = ", shadow mode: nothing would be sent" if config.safety.shadow else ""
     yield ok(
         f"{body.arm.robot.name}, {len(body.arm.joints)} joints; control loop at {body.control_hz:g} Hz, policy at {body.fps:g} "
         f"ticks a second, {body.speed:.0%} of its speed{shadow}"
     )
-    if config.fps is None and body.twin is None:
+    if config.fps is None and body.twin is None and contract.fps is None:
         yield warn(
             f"--fps was not given; {body.fps:g} is assumed",
             "Give the fps of the dataset that it was trained on.",
         )
 
 
-def _contract(config: DeployConfig) -> RobotContract:
-    """Nothing is known of a policy that is not there: that is found elsewhere, and must not hide what else there is."""
+def _contract(config: DeployConfig, planner: Planner | None) -> RobotContract:
+    """What the policy's checkpoint says of its robot; nothing if the policy cannot be loaded, which another line reports."""
+    told: RobotContract | None = getattr(planner, "contract", None)  # a server sends it
     try:
-        return contract_of(config.policy)
+        return contract_of(config.policy) if told is None else named(told, config.policy)
     except Exception:
         return RobotContract()
 

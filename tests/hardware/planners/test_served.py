@@ -12,6 +12,7 @@ from ebt_policy.errors import UserError
 from ebt_policy.hardware.planners.served import ServedRunner, normaliser_sha256, serve
 from ebt_policy.hardware.remote.client import Expectation, RemotePolicy
 from ebt_policy.inference.plan_memory import PlanMemory
+from ebt_policy.inference.robot_contract import RobotContract
 from ebt_policy.inference.runner import Runner, RunnerDecision, load_runner
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import Trace
@@ -190,3 +191,13 @@ def test_mistakes_are_told_before_the_policy_is_loaded(tmp_path, monkeypatch):
         serve("shipped:pusht_keypoints_ebt", "0.0.0.0", 0, None)
     with pytest.raises(UserError, match="above 0"):
         serve("shipped:pusht_keypoints_ebt", "127.0.0.1", 0, None, heartbeat_s=0)
+
+
+def test_a_server_says_which_robot_its_checkpoint_came_from_and_refuses_another_rate(checkpoint, monkeypatch):
+    contract = RobotContract(("x", "y"), ("x.pos", "y.pos"), 10.0, "pusht")
+    served = ServedRunner(load_runner(checkpoint("ebt")), contract=contract)
+    assert served.welcome.robot.action_names == ("x.pos", "y.pos")
+    assert served.welcome.fps == 10.0
+    monkeypatch.setattr("ebt_policy.hardware.planners.served.read_robot_contract", lambda folder: contract)
+    with pytest.raises(UserError, match="10 ticks a second.*--fps=10"):
+        serve(checkpoint("ebt"), "127.0.0.1", 0, None, fps=30.0)

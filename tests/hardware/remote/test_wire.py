@@ -21,6 +21,8 @@ from ebt_policy.hardware.remote.wire import (
     Heartbeat,
     Hello,
     Observe,
+    Range,
+    TrainedRobot,
     Welcome,
     WireError,
     decode,
@@ -48,7 +50,20 @@ def samples() -> list[wire.Message]:
     feature = Feature((2,), "float32", "rad")
     return [
         Hello(1, "arm"),
-        Welcome(1, "p", {"observation.state": feature}, feature, 2, 8, "a" * 64, "b" * 64, 2.0, 10.0, 3.5),
+        Welcome(
+            1,
+            "p",
+            {"observation.state": feature},
+            feature,
+            2,
+            8,
+            "a" * 64,
+            "b" * 64,
+            2.0,
+            10.0,
+            3.5,
+            TrainedRobot(("x", "y"), ("x.pos", "y.pos"), "so101_follower", Range((0.0,), (1.0,)), None),
+        ),
         Observe(
             3,
             1.5,
