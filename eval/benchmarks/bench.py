@@ -120,7 +120,9 @@ def _recipe(config: BenchConfig, row: Row, seed: int) -> TrainRecipe | None:
 
     policy = {f"policy.{key}": value for key, value in row.policy.items()}
     recipe = load_recipe(config.recipe, {**config.train, **policy, **row.train, "seed": seed})
-    policy_config(recipe, "cpu")
+    # A mistake in the options shows now. The policy to start from may be one that another bench still has to train.
+    options = {name: value for name, value in recipe.policy.items() if name != "pretrained_path"}
+    policy_config(replace(recipe, policy=options), "cpu")
     return recipe
 
 

@@ -95,7 +95,7 @@ def test_mistakes_are_named_before_anything_is_written(tmp_path):
         collect(replace(LIFT, cameras=("top",)), tmp_path / "a", "local/a")
     assert not any(tmp_path.iterdir())
     (tmp_path / "b").mkdir()
-    with pytest.raises(UserError, match="already there"):
+    with pytest.raises(UserError, match="exists already"):
         collect(LIFT, tmp_path / "b", "local/b")
 
 

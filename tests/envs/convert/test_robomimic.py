@@ -332,4 +332,4 @@ def test_an_existing_folder_is_refused_on_the_command_line(write, tmp_path, monk
     monkeypatch.setattr(sys, "argv", ["ebt-policy", *arguments])
     with pytest.raises(SystemExit):
         cli.main()
-    assert "already there" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err

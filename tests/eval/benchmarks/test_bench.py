@@ -177,7 +177,15 @@ def test_the_shipped_bench_is_valid_and_matches_trunks() -> None:
     assert (config.episodes, config.seed) == (500, 100_000)
     recipes = {row.name: _recipe(config, row, seed=3) for row in config.rows}
     assert all(recipe is not None and recipe.seed == 3 for recipe in recipes.values())
-    assert len({(r.steps, r.batch_size, r.dataset) for r in recipes.values()}) == 1
+    first, *others = recipes.values()
+    assert first is not None
+    for other in others:
+        assert other is not None
+        assert (other.steps, other.batch_size, other.dataset) == (
+            first.steps,
+            first.batch_size,
+            first.dataset,
+        )
 
 
 @pytest.mark.parametrize("name", ["bench_pusht_slow", "bench_shipped", "bench_robosuite", "bench_aloha"])
