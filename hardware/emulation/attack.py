@@ -167,10 +167,10 @@ def attack(
                 result.seats += 1
                 result.seats_refused += answered == "refused a seat"
                 _count(result, answered)
-            end = Attack()
-            with _controller(url, end):
+            after = Attack()
+            with _controller(url, after):
                 time.sleep(1.0)
-            result.decided_at_the_end = end.decisions > 0 and not end.losses
+            result.decided_at_the_end = after.decisions > 0 and not after.losses
         result.alive = process.is_alive()
     levels = [line.split(" ", 2) for line in log.read_text().splitlines()]
     result.errors_logged = sum(parts[0] in ("ERROR", "CRITICAL") for parts in levels)

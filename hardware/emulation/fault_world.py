@@ -43,7 +43,7 @@ class FaultyArm(Robot):
 
     def __init__(self, now: Callable[[], float]) -> None:  # LeRobot's own set-up would make folders
         self._now = now
-        self.positions = np.zeros(len(JOINTS))
+        self.positions: np.ndarray = np.zeros(len(JOINTS))
         self.sent: list[tuple[float, np.ndarray]] = []
         self.read_error = self.send_error = ""
         self.reading: np.ndarray | None = None  # instead of the truth
@@ -180,7 +180,7 @@ class Cell:
         )
         self.safe = SafeRobot(options, self.arm, self.clock.now, self.events.append)
         self.safe.connect()
-        shapes = {"observation.state": (len(JOINTS),)}
+        shapes: dict[str, tuple[int, ...]] = {"observation.state": (len(JOINTS),)}
         shapes |= {f"observation.images.{camera.name}": (3, 48, 64) for camera in self.cameras}
         observer = Observer(shapes, self.arm.observation_features, len(JOINTS), JOINTS)
         streams = Streams(self.cameras, max_skew_s=0.1, clock=self.clock.now)  # type: ignore[arg-type]

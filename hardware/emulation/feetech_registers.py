@@ -101,7 +101,7 @@ def encode(register: Register, value: int) -> bytes:
     return (value | sign).to_bytes(register.size, "little")
 
 
-def decode(register: Register, data: bytes) -> int:
+def decode(register: Register, data: bytes | bytearray) -> int:
     """The number in the register's bytes."""
     raw = int.from_bytes(data, "little")
     if register.sign_bit is None:

@@ -103,8 +103,14 @@ def invented_messages(count: int) -> list[bytes]:
         from hypothesis import strategies as st
     except ModuleNotFoundError:
         raise UserError("Inventing messages needs hypothesis: pip install hypothesis") from None
-    leaf = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=20)
-    leaf |= st.binary(max_size=40)
+    leaf = (
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**63), 2**64 - 1)
+        | st.floats()
+        | st.text(max_size=20)
+        | st.binary(max_size=40)
+    )
     anything = st.recursive(
         leaf,
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
