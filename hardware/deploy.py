@@ -24,7 +24,7 @@ from ebt_policy.hardware.control.clock import Clock
 from ebt_policy.hardware.control.commands import HELP, Command, Commands, from_keys, from_signals
 from ebt_policy.hardware.control.loop import ControlLoop, LoopConfig, Outcome, Sent
 from ebt_policy.hardware.control.observation_source import RobotObservationSource
-from ebt_policy.hardware.control.planning import InlinePlanService, Planner, PlannerThread
+from ebt_policy.hardware.control.planning import InlinePlanService, Planner, PlannerThread, Seeded
 from ebt_policy.hardware.planners.make import contract_of, make_planner, named
 from ebt_policy.hardware.recording.recording import Recording
 from ebt_policy.hardware.safety.events import EventLog
@@ -71,7 +71,7 @@ def deploy(
                     deployed.twin.reset(config.seed + episode)
                 if episode and not _may_go_on(config, deployed, commands):
                     break
-                if hasattr(deployed.planner, "seed"):
+                if isinstance(deployed.planner, Seeded):
                     deployed.planner.seed = config.seed + episode
                 outcome = deployed.loop.run(config.seconds)
                 outcome.success = _judged(outcome, deployed.twin)

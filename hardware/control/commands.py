@@ -66,7 +66,7 @@ def from_signals(commands: Commands) -> Iterator[None]:
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
         handlers[signal.SIGHUP] = quit_in_order
     if hasattr(signal, "SIGUSR1"):
-        handlers[signal.SIGUSR1] = lambda *_: commands.post(Command.STOP)
+        handlers[signal.SIGUSR1] = lambda number, _: commands.post(Command.STOP)
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

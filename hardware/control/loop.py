@@ -48,6 +48,7 @@ class ObservationSource(Protocol):
 
     def __call__(self, floats: Mapping[str, Any], stamp: float) -> Observation | str:
         """The policy's observation at `stamp`, or the reason why there is none, such as a stale camera. floats: the robot's."""
+        ...
 
 
 @dataclass

@@ -9,7 +9,7 @@ import queue
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -76,6 +76,7 @@ class Planner(Protocol):
     @property
     def needs(self) -> Mapping[str, tuple[int, ...]]:
         """Shape of each feature, without batch and time."""
+        ...
 
     @property
     def action_size(self) -> int: ...
@@ -83,6 +84,13 @@ class Planner(Protocol):
     def plan(self, request: PlanRequest) -> Plan | NoPlan: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Seeded(Protocol):
+    """A planner whose noise begins at `seed` in every episode."""
+
+    seed: int
 
 
 class PlanService(Protocol):

@@ -80,7 +80,7 @@ class _Swing:
         self.impossible: list[np.ndarray] = []
 
     def plan(self, request: PlanRequest) -> Plan:
-        state = request.frames[-1].observation["observation.state"]
+        state = request.frames[-1].values["observation.state"]
         if np.abs(state).max() > IMPOSSIBLE:
             self.impossible.append(state)
         stamp = request.frames[-1].stamp

@@ -8,6 +8,7 @@ from collections import deque
 import numpy as np
 import torch
 
+from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.hardware.control.planning import (
     NoPlan,
     Observation,
@@ -16,6 +17,7 @@ from ebt_policy.hardware.control.planning import (
     PlanRequest,
     finite_frames,
 )
+from ebt_policy.hardware.planners.policy_features import policy_features
 from ebt_policy.inference.plan_memory import PlanMemory
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import StopReason
@@ -28,8 +30,9 @@ class LocalPlanner:
     def __init__(self, watched: WatchedRunner, fps: float, seed: int = 0) -> None:
         """fps: ticks a second that its plans are played at. seed: of its noise, from each episode's start on."""
         self.watched, self.n_action_steps = watched, watched.n_action_steps
-        self.needs = {name: tuple(f.shape) for name, f in watched.config.input_features.items()}
-        self.action_size = watched.config.action_feature.shape[0]
+        inputs, action = policy_features(watched.config)
+        self.needs = {name: tuple(feature.shape) for name, feature in inputs.items()}
+        self.action_size = action.shape[0]
         self._fps, self.seed = fps, seed
         self._runners = watched.prepare()
         self._history: deque[ObservationValues] = deque(maxlen=watched.n_obs_steps)
@@ -50,7 +53,7 @@ class LocalPlanner:
             return NoPlan(reason)
         stamp = request.frames[-1].stamp
         for runner in self._runners:
-            if hasattr(runner.config, "deadline_s"):
+            if isinstance(runner.config, EBTConfig):
                 runner.config.deadline_s = None if np.isinf(request.deadline_s) else request.deadline_s
         batch = {name: _batch([frame[name] for frame in self._history]) for name in self._history[-1]}
         decision = self.watched.decide(batch, self._noise, self._memory.at(stamp * self._fps), [self._watch])

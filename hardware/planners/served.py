@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.errors import UserError
+from ebt_policy.hardware.planners.policy_features import policy_features
 from ebt_policy.inference.checkpoints import find_checkpoint
 from ebt_policy.inference.plan_memory import PlanMemory
 from ebt_policy.inference.robot_contract import RobotContract, check_rate, read_robot_contract
@@ -61,18 +63,17 @@ class ServedRunner:
         Raises UserError when the calibration is of another checkpoint, or of this one acting otherwise.
         """
         config, contract = runner.config, contract or RobotContract()
+        inputs, action = policy_features(config)
         self._runner, self._seed = runner, seed
-        self._pictures = {
-            name for name, feature in config.input_features.items() if feature.type.name == "VISUAL"
-        }
+        self._pictures = {name for name, feature in inputs.items() if feature.type.name == "VISUAL"}
         self.welcome = Welcome(
             PROTOCOL,
             policy,
             {
                 name: Feature(tuple(feature.shape), "uint8" if name in self._pictures else "float32")
-                for name, feature in config.input_features.items()
+                for name, feature in inputs.items()
             },
-            Feature(tuple(config.action_feature.shape), "float32"),
+            Feature(tuple(action.shape), "float32"),
             runner.n_obs_steps,
             runner.n_action_steps,
             normaliser_sha256,
@@ -90,9 +91,8 @@ class ServedRunner:
         self._memory = PlanMemory()
         self._tick: int | None = None  # of the last decision of this episode
         self._told = False
-        self._deadline_s = getattr(
-            config, "deadline_s", None
-        )  # of every decision, as the checkpoint or the user has it
+        # Of every decision, as the checkpoint or the user sets it.
+        self._deadline_s = config.deadline_s if isinstance(config, EBTConfig) else None
 
     def decide(
         self, observations: Mapping[str, np.ndarray], *, tick: int, reset: bool, deadline_s: float | None
@@ -104,7 +104,7 @@ class ServedRunner:
             if self._watched is not None:
                 self._watch = self._watched.watch()
         config = self._runner.config
-        if hasattr(config, "deadline_s"):
+        if isinstance(config, EBTConfig):
             known = [limit for limit in (deadline_s, self._deadline_s) if limit is not None]
             config.deadline_s = min(known, default=None)
         batch = {

@@ -84,12 +84,11 @@ class EpisodeWriter:
 
     def add(self, frame: Mapping[str, Any], task: str, stamp: float, missing: int = 0) -> None:
         """frame: feature -> its value. stamp: seconds of the recorder's clock. missing: frames lost just before this one."""
-        if self._dataset is None:
-            self._begin()
+        dataset = self._begin() if self._dataset is None else self._dataset
         if missing:
             self._gaps.append((self._frames, missing))
-        _wait_for_encoders(self._dataset)
-        self._dataset.add_frame({**frame, "task": task})
+        _wait_for_encoders(dataset)
+        dataset.add_frame({**frame, "task": task})
         if self._frames == 0:
             self._first = stamp
         self._last = stamp
@@ -161,7 +160,8 @@ class EpisodeWriter:
         self._gaps: list[tuple[int, int]] = []
         self._early: list[str] = []
 
-    def _begin(self) -> None:
+    def _begin(self) -> Any:
+        """Starts an episode; returns its dataset, a LeRobotDataset, which is imported only here."""
         from lerobot.configs import RGBEncoderConfig
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -191,6 +191,7 @@ class EpisodeWriter:
         path.parent.mkdir()
         self._log = open(path, "w")  # noqa: SIM115, closed when the episode ends
         self._log.writelines(self._early)
+        return self._dataset
 
     def _check_videos(self) -> None:
         """LeRobot's encoder drops pictures that it cannot take in time, which would shift all that follow against the joints."""

@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self
@@ -118,7 +118,7 @@ class Recorder:
         if not self._takes():
             self.lines_dropped += 1
             return False
-        plain = asdict(line) if is_dataclass(line) and not isinstance(line, type) else dict(line)
+        plain = dict(line) if isinstance(line, Mapping) else asdict(line)
         self._queue.put(("note", {"time": self._clock() if stamp is None else stamp, **plain}))
         return True
 

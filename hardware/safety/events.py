@@ -6,7 +6,8 @@ import json
 import queue
 import threading
 import time
-from dataclasses import asdict, is_dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class EventLog:
 
     def __call__(self, event: Any) -> None:
         """Adds the wall clock (seconds since 1970) and queues the event."""
-        record = asdict(event) if is_dataclass(event) and not isinstance(event, type) else dict(event)
+        record = dict(event) if isinstance(event, Mapping) else asdict(event)
         try:
             self._queue.put_nowait(json.dumps(plain({"wall": time.time(), **record}), default=str))
         except queue.Full:

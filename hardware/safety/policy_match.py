@@ -18,7 +18,7 @@ def joints_in_order(contract: RobotContract, joints: Sequence[str]) -> tuple[str
     """The robot's joints (J), in the order of the policy's actions. Raises UserError where they are not the same joints."""
     if contract.action_names is None:
         return tuple(joints)
-    return tuple(joints[i] for i in reorder(joints, contract.action_names))
+    return tuple(joints[int(i)] for i in reorder(joints, contract.action_names))
 
 
 def features_in_order(contract: RobotContract, features: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def state_names(contract: RobotContract, features: Mapping[str, Any]) -> tuple[s
             wanted = contract.action_names
     if wanted is None:
         return None
-    return tuple(numbers[i] for i in reorder(numbers, wanted, "numbers of the robot's state"))
+    return tuple(numbers[int(i)] for i in reorder(numbers, wanted, "numbers of the robot's state"))
 
 
 def compare(

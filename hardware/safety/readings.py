@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from ebt_policy.hardware.safety.limits import Positions
+
 ROOM = 0.1  # of its range: a joint may be measured so far outside (as `SafetyFilter.begin` allows)
 MAX_RANGES_PER_S = 5.0  # fastest joint; an SO-101 at 12 V turns through less than two ranges per second
 SAME_C = 3.0  # degrees Celsius: two readings of a temperature, taken at once, differ by no more
@@ -19,7 +21,7 @@ class ImplausibleReading(ConnectionError):
 class JointReadings:
     """Compares each reading with the joints' ranges and with the last reading that was possible."""
 
-    def __init__(self, joints: Sequence[str], low: Sequence[float], high: Sequence[float]) -> None:
+    def __init__(self, joints: Sequence[str], low: Positions, high: Positions) -> None:
         """joints: J names. low, high: (J,) ranges in the robot's units."""
         self._joints = tuple(joints)
         self._low, self._high = np.asarray(low, np.float64), np.asarray(high, np.float64)
