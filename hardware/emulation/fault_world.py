@@ -71,7 +71,13 @@ class FaultyArm(Robot):
     def joint_ranges(self) -> dict[str, tuple[float, float]]:
         return dict.fromkeys(JOINTS, (-RANGE, RANGE))
 
-    is_connected = is_calibrated = True
+    @property
+    def is_connected(self) -> bool:
+        return True
+
+    @property
+    def is_calibrated(self) -> bool:
+        return True
 
     def connect(self, calibrate: bool = True) -> None: ...
 

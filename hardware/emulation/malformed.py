@@ -145,7 +145,7 @@ def invented_messages(count: int) -> list[bytes]:
             database=None,
             deadline=None,
             phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=list(HealthCheck.__members__.values()),
         )(collect)()
     return list(found)[:count]
 

@@ -96,7 +96,9 @@ class Expectation:
         names, data = welcome.robot.action_names, contract_of(welcome).action
         if not (self.joint_ranges and names and data) or not self.action_names:
             return
-        robots = [self.action_names[i] for i in reorder(self.action_names, names)]  # in the policy's order
+        robots = [
+            self.action_names[int(i)] for i in reorder(self.action_names, names)
+        ]  # in the policy's order
         if all(name in self.joint_ranges for name in robots):
             low, high = np.array([self.joint_ranges[name] for name in robots], float).T
             check_units(data, low, high, robots)

@@ -45,7 +45,7 @@ def connected(robot: Robot) -> Iterator[Finding]:
     if robot.is_calibrated:
         yield ok("calibrated" + (": its motors hold what its calibration file says" if motors else ""))
     else:
-        kind = getattr(robot.config, "type", robot.name)
+        kind = getattr(getattr(robot, "config", None), "type", robot.name)
         yield fail(
             "not calibrated, or its motors hold another calibration than the file of its id",
             f"lerobot-calibrate --robot.type={kind} --robot.id={robot.id} with its port. Or give the id it was calibrated under.",
