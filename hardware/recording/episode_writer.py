@@ -84,11 +84,12 @@ class EpisodeWriter:
 
     def add(self, frame: Mapping[str, Any], task: str, stamp: float, missing: int = 0) -> None:
         """frame: feature -> its value. stamp: seconds of the recorder's clock. missing: frames lost just before this one."""
-        dataset = self._begin() if self._dataset is None else self._dataset
+        if self._dataset is None:
+            self._dataset = self._begin()
         if missing:
             self._gaps.append((self._frames, missing))
-        _wait_for_encoders(dataset)
-        dataset.add_frame({**frame, "task": task})
+        _wait_for_encoders(self._dataset)
+        self._dataset.add_frame({**frame, "task": task})
         if self._frames == 0:
             self._first = stamp
         self._last = stamp
