@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ebt_policy.errors import UserError
 from ebt_policy.hardware.emulation.feetech_bus import EmulatedBus
 from ebt_policy.hardware.emulation.feetech_faults import FaultKind
 from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig
@@ -216,3 +217,28 @@ def test_behind_the_safety_filter_the_goals_in_the_servos_keep_its_limits(
         assert 10 < max(steps) <= 90 * 0.02 * per_unit + 1
     robot.disconnect()
     assert registers(bus, "Torque_Enable") == [0] * 6
+
+
+@pytest.mark.parametrize("kind", [FaultKind.ERROR, FaultKind.DEAD])
+def test_one_faulty_motor_keeps_no_other_powered_at_the_end(
+    kind: FaultKind, arm: SO101Follower, bus: EmulatedBus, clock: Clock
+):
+    robot = SafeRobot(SafeRobotConfig(robot={}), arm, clock)
+    robot.connect(calibrate=False)
+    assert registers(bus, "Torque_Enable") == [1] * 6
+    bus.faults.add(kind, [3])
+    if kind is FaultKind.ERROR:  # an overload: it obeys, and each of its replies says so
+        robot.disconnect()
+        assert registers(bus, "Torque_Enable") == [0] * 6
+    else:
+        with pytest.raises(UserError, match=r"torque of elbow_flex is still on"):
+            robot.disconnect()
+        assert registers(bus, "Torque_Enable") == [0, 0, 1, 0, 0, 0]
+    assert not arm.bus.is_connected
+
+
+def test_without_its_calibration_file_nothing_is_connected(bus: EmulatedBus, tmp_path: Path, clock: Clock):
+    arm = SO101Follower(SO101FollowerConfig(port=bus.port, id="nobody", calibration_dir=tmp_path))
+    with pytest.raises(UserError, match=r"nobody.json does not exist.*so101_follower.*--robot.id=nobody"):
+        SafeRobot(SafeRobotConfig(robot={}), arm, clock).connect(calibrate=False)
+    assert not arm.bus.is_connected and registers(bus, "Torque_Enable") == [0] * 6
