@@ -18,6 +18,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import ebt_policy.data.split_state  # noqa: F401  saved preprocessors name its step
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
 from ebt_policy.data.feature_names import feature_names
 from ebt_policy.errors import UserError

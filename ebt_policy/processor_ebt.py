@@ -1,6 +1,6 @@
 """Pre- and post-processors: LeRobot's default steps, so that its commands can override each of them by name.
 
-Only the statistics differ: a dimension that hardly moves in the data gets a minimum range. Without it LeRobot divides by
+A policy with an environment state gets one step more, `SplitStateProcessorStep`. The statistics differ: a dimension that hardly moves in the data gets a minimum range. Without it LeRobot divides by
 the tiny range, or by 1e-8: half a millimetre off in use, and the network sees that dimension alone.
 """
 
@@ -12,8 +12,10 @@ from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.processor.factory import make_default_pre_post_processors
 from lerobot.processor.normalize_processor import _NormalizationMixin  # of both normaliser steps
 from lerobot.processor.pipeline import PolicyProcessorPipeline
+from lerobot.utils.constants import OBS_ENV_STATE, OBS_STATE
 
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
+from ebt_policy.data.split_state import SplitStateProcessorStep
 
 # Units of the data. Diffusion Policy's normaliser has the same threshold (range_eps of LinearNormalizer, arXiv 2303.04137).
 MIN_RANGE = 1e-4
@@ -42,7 +44,12 @@ def make_ebt_pre_post_processors(
         features = {**(config.input_features or {}), **(config.output_features or {})}
         modes = {FeatureType(name): NormalizationMode(m) for name, m in config.normalization_mapping.items()}
         dataset_stats = with_minimum_range(dataset_stats, features, modes)
-    return make_default_pre_post_processors(config, dataset_stats)
+    preprocessor, postprocessor = make_default_pre_post_processors(config, dataset_stats)
+    inputs = config.input_features or {}
+    if OBS_STATE in inputs and OBS_ENV_STATE in inputs:
+        sizes = inputs[OBS_STATE].shape[-1], inputs[OBS_ENV_STATE].shape[-1]
+        preprocessor.steps = [SplitStateProcessorStep(*sizes), *preprocessor.steps]
+    return preprocessor, postprocessor
 
 
 def widen_loaded(*pipelines: PolicyProcessorPipeline) -> None:

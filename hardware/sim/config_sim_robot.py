@@ -17,13 +17,15 @@ class SimRobotConfig(RobotConfig):
     task: a simulated task whose actions are joint positions, also disturbed ("aloha_transfer_cube+push:0.5").
     seed: of the first episode. realtime: a thread simulates as the wall's clock goes; otherwise time passes only while
     the loop sleeps by `SimRobot.clock`, and runs are repeatable.
-    environment_state: observe the poses of the objects too, as no real arm does.
+    environment_state: observe the poses of the objects too, as no real arm does. poses_in_state: name them NAME.pos like
+    joints; lerobot-rollout drops all other numbers, and hands these to the policy at the end of observation.state.
     """
 
     task: str = "aloha_transfer_cube"
     seed: int = 0
     realtime: bool = True
     environment_state: bool = True
+    poses_in_state: bool = False
     # Real cameras, or files, beside the simulation.
     cameras: dict[str, CameraConfig] = field(default_factory=dict)
     # Cameras in the simulation: those of the task by name, all of image_size (H, W), each drawn camera_fps times a second.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -20,6 +21,7 @@ from ebt_policy.hardware.sim.sim_runner import Lockstep, Realtime, Runner
 from ebt_policy.hardware.sim.sim_world import Scene, Snapshot, World
 
 _POSITION = ".pos"
+logger = logging.getLogger(__name__)
 _VIPERX = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 # As gym-aloha's datasets name them. Commands of grippers are normalised, and so none of MuJoCo's joints has their numbers.
 _ALOHA = {
@@ -65,7 +67,8 @@ class SimRobot(Robot):
             raise UserError(f"camera_fps is {config.camera_fps}; expected a number above 0.")
         self.cameras = make_cameras_from_configs(config.cameras)
         poses = len(spec.disturbances.noise) if config.environment_state else 0
-        self._poses = tuple(f"environment_state.{i}" for i in range(poses))
+        suffix = _POSITION if config.poses_in_state else ""
+        self._poses = tuple(f"environment_state.{i}{suffix}" for i in range(poses))
         scene = Scene(
             spec,
             JOINTS[base],
@@ -142,6 +145,10 @@ class SimRobot(Robot):
         assert held is not None  # since the first snapshot
         command = held.copy()
         for name, value in action.items():
+            if (
+                name in self._poses
+            ):  # lerobot-rollout sends back all that ends in .pos; objects cannot be commanded
+                continue
             joint = name.removesuffix(_POSITION)
             if not name.endswith(_POSITION) or joint not in self.joints:
                 raise UserError(
@@ -161,6 +168,9 @@ class SimRobot(Robot):
         if not self._connected:
             raise DeviceNotConnectedError(f"{self} is not connected.")
         self._connected = False
+        logger.info(
+            "The simulated episode: %d ticks, %s", self.ticks, "solved" if self.success else "not solved"
+        )
         try:
             self._runner.stop()
         finally:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,30 +72,27 @@ def test_without_a_terminal_there_are_no_keys(monkeypatch: pytest.MonkeyPatch, t
             assert commands.poll() is None
 
 
-def test_signals_say_what_keys_say_and_the_second_interrupt_interrupts():
-    says = {signal.SIGUSR1: Command.STOP} | dict.fromkeys(
-        (signal.SIGTERM, signal.SIGHUP, signal.SIGINT), Command.QUIT
-    )
+@pytest.fixture(params=[signal.SIG_DFL, signal.SIG_IGN], ids=["terminal", "nohup"])
+def hangup(request: pytest.FixtureRequest) -> Iterator[signal.Handlers]:
+    """Starts the test as in a terminal, however the suite was started; and once as under nohup, which ignores SIGHUP."""
+    before = signal.signal(signal.SIGHUP, request.param)
+    yield request.param
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_signals_say_what_keys_say_and_the_second_interrupt_interrupts(hangup: signal.Handlers):
+    says = {signal.SIGUSR1: [Command.STOP]}
+    says |= {number: [Command.QUIT] for number in (signal.SIGTERM, signal.SIGINT)}
+    says[signal.SIGHUP] = [Command.QUIT] if hangup == signal.SIG_DFL else []
     commands, before = Commands(), [signal.getsignal(number) for number in says]
     for number, command in says.items():
         with from_signals(commands):
             signal.raise_signal(number)
-            assert posted(commands, 1) == [command]
+            assert posted(commands, len(command)) == command and commands.poll() is None
     with pytest.raises(KeyboardInterrupt), from_signals(commands):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
     assert [signal.getsignal(number) for number in says] == before
-
-
-def test_without_a_terminal_on_purpose_its_loss_is_nothing():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-    try:
-        commands = Commands()
-        with from_signals(commands):
-            signal.raise_signal(signal.SIGHUP)
-            assert commands.poll() is None
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def test_keys_and_signals_on_the_twin(tmp_path: Path):
