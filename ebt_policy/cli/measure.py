@@ -148,8 +148,8 @@ def bench(
 ) -> None:
     """A table of policies: trains what is missing, evaluates all on the same seeds, writes report.md and .html.
 
-    Files of another `kind` measure something else: `monitor`, failure detectors on one policy's episodes; `server`, the policy
-    server under attack and its latency; `faults`, how the control loop reacts to each fault; `arm`, a whole deployment on this
+    Files of another `kind` measure something else: `monitor`, failure detectors on one policy's episodes; `server`, fuzzing of the
+    policy server and its latency; `faults`, how the control loop reacts to each fault; `arm`, a whole deployment on this
     machine (bench_monitor, bench_server, bench_faults, bench_arm).
 
     Args:

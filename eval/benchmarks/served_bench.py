@@ -75,7 +75,7 @@ def server_bench(path: Path, output: Path | None = None) -> Path:
     folder = (output or Path("runs") / path.stem).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        from ebt_policy.hardware.emulation import attack, malformed
+        from ebt_policy.hardware.emulation import malformed, server_fuzzing
     except ModuleNotFoundError as missing:
         raise UserError(
             f"This bench needs {missing.name}: pip install 'lerobot_policy_ebt[serve]' psutil"
@@ -86,14 +86,14 @@ def server_bench(path: Path, output: Path | None = None) -> Path:
     print(f"Inventing and damaging {config.mutated + config.invented + config.large:,} messages", flush=True)
     messages: dict[str, Sequence[bytes]] = {
         "mutation": malformed.damaged_messages(config.mutated, random.Random(config.seed)),
-        "hypothesis": malformed.invented_messages(config.invented),
+        "hypothesis": malformed.generated_messages(config.invented),
         "16 MiB and more": malformed.large_messages(config.large),
     }
     # Latency first: it is the shorter part.
     lines = _latency(config, folder)
     print(_latency_table(lines).markdown(), flush=True)
-    attacked = attack.attack(messages, config.frames, config.handshakes, folder, config.seed)
-    tables = [_latency_table(lines), _attack_table(attacked, attack.CAP_MIB)]
+    fuzzed = server_fuzzing.fuzz_server(messages, config.frames, config.handshakes, folder, config.seed)
+    tables = [_latency_table(lines), _fuzz_table(fuzzed, server_fuzzing.CAP_MIB)]
     print(tables[1].markdown())
     record = run_record()
     record["versions"] |= {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -102,7 +102,7 @@ def server_bench(path: Path, output: Path | None = None) -> Path:
         {
             "config": asdict(config),
             "latency": [asdict(line) | {"summary": _summary(line)} for line in lines],
-            "malformed": asdict(attacked),
+            "malformed": asdict(fuzzed),
             "run": record,
         },
     )
@@ -121,7 +121,7 @@ def server_bench(path: Path, output: Path | None = None) -> Path:
 
 # -- latency -----------------------------------------------------------------------------------------------------------
 def _latency(config: ServerBench, folder: Path) -> list[Line]:
-    from ebt_policy.hardware.emulation.attack import Constant
+    from ebt_policy.hardware.emulation.server_fuzzing import Constant
     from ebt_policy.hardware.remote.wire import Feature
 
     seen = _observations(config)
@@ -162,7 +162,7 @@ def _line(
 ) -> Line:
     """Run both servers at once and ask them in turn, in alternating order."""
     from ebt_policy.eval.benchmarks import lerobot_async
-    from ebt_policy.hardware.emulation.attack import child, serve_until_closed
+    from ebt_policy.hardware.emulation.server_fuzzing import child, serve_until_closed
     from ebt_policy.hardware.remote.client import RemotePolicy
 
     with (
@@ -276,7 +276,7 @@ def _latency_table(lines: Sequence[Line]) -> Table:
     )
 
 
-def _attack_table(found: Any, cap: float) -> Table:
+def _fuzz_table(found: Any, cap: float) -> Table:
     trips = found.round_trips_ms or [float("nan")]
     sent = sum(found.sent.values())
     rows = (
@@ -290,7 +290,7 @@ def _attack_table(found: Any, cap: float) -> Table:
         ("its decisions meanwhile", f"{found.decisions - found.without_decision:,} of {found.decisions:,}"),
         ("their round trip p50 / p99", f"{np.percentile(trips, 50):.1f} / {np.percentile(trips, 99):.1f} ms"),
         (
-            "controller's place taken by who sends damage",
+            "controllers that send malformed messages",
             f"{found.seats - found.seats_refused:,} of {found.seats:,}",
         ),
         ("not at the first try, within 2 s", f"{found.seats_waited_for - found.seats_refused:,}"),

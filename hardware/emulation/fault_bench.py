@@ -1,4 +1,4 @@
-"""`ebt-policy bench configs/bench_faults.yaml`: fault -> reaction -> time, and no command beyond a limit."""
+"""`ebt-policy bench configs/bench_faults.yaml`: injects faults, and reports reaction, time, and commands beyond a limit."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from ebt_policy.hardware.emulation.fault_world import (
     motion,
 )
 
-# Braking from full speed, and the two ticks within which a fault is seen and answered.
+# Time to brake from full speed, plus two ticks to notice the fault and react.
 BRAKING_S = VELOCITY / ACCELERATION + 2 / 50
-BUS_S = 0.2  # LeRobot's driver waits for its retries before it says that a motor does not answer
+BUS_S = 0.2  # LeRobot's driver retries for so long before it reports that a motor does not answer
 
 
 @dataclass(frozen=True)
 class Row:
-    """held_s: from the fault (or, where the present plan is still followed, its end) until the commands stand still.
-    excess: beyond a limit, in the limit's own size; None where it was not measured.
+    """The result of one case.
+
+    held_s: seconds from the fault until the commands stand still (from the end of the current plan, if it is still followed).
+    excess: how far commands went beyond a limit, as a fraction of the limit; None if not measured. told: the first event.
     """
 
     fault: str
@@ -43,11 +45,11 @@ class Row:
 
 
 def run_case(case: Case) -> Row:
-    """One episode with one fault."""
+    """Runs one episode with one fault."""
     cell = Cell()
     outcome = cell.run(case.fault, case.lift, case.lasts)
     since = FAULT_AT_S
-    if case.remainder:  # the last plan that came before the fault
+    if case.remainder:  # the last plan before the fault is still followed
         plans = [e for e in cell.events if isinstance(e, dict) and e.get("kind") == "plan"]
         useful = [plan["stamp"] for plan in plans if plan["time"] <= FAULT_AT_S + 0.07]
         since = max(since, max(stamp for stamp in useful if stamp <= FAULT_AT_S + 0.1) + REMAINDER_S)
@@ -83,7 +85,7 @@ def run_case(case: Case) -> Row:
 
 
 def run_bus_case(case: fault_bus.BusCase) -> Row:
-    """One episode in real time on emulated servos. Commands are held to the limits by the same filter, and not measured here."""
+    """Runs one episode in real time on emulated servos. The same filter limits the commands; that is not measured here."""
     run = fault_bus.run_bus_case(case)
     if run.impossible:
         reaction = f"{run.impossible} impossible states reached the policy"
@@ -102,7 +104,7 @@ def run_bus_case(case: fault_bus.BusCase) -> Row:
 
 
 def fault_bench(config: Path, output: Path | None) -> str:
-    """Runs every fault; writes report.md and rows.json, and returns the table."""
+    """Runs every case; writes report.md and rows.json, and returns the table."""
     folder = output or Path("runs") / config.stem
     folder.mkdir(parents=True, exist_ok=True)
     rows = [run_case(case) for case in CASES]
@@ -118,7 +120,7 @@ def fault_bench(config: Path, output: Path | None) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown. Times in seconds from the fault, or from the end of the plan that was under way."""
+    """Returns the table in Markdown. Times: seconds from the fault, or from the end of the plan that was followed."""
     lines = [
         f"{sum(row.passed for row in rows)} of {len(rows)} as demanded; watchdog {WATCHDOG_S} s, braking from full speed "
         f"{VELOCITY / ACCELERATION:.2f} s. No command beyond position, velocity or acceleration limits in "

@@ -1,4 +1,4 @@
-"""Faults of the servo bus, in real time: LeRobot's own SO-101 driver on emulated servos, under the control loop."""
+"""Faults of the servo bus in real time: the control loop on LeRobot's SO-101 driver and emulated servos."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Act = Callable[[EmulatedBus], Any]
 
 @dataclass(frozen=True)
 class BusCase:
-    """lasts: seconds; the patience of the loop is 1.5 s."""
+    """A fault and the reaction expected. lasts: seconds; the loop ends an episode after 1.5 s without the bus."""
 
     name: str
     reaction: str
@@ -109,7 +109,7 @@ class BusRun:
 
 
 def run_bus_case(case: BusCase) -> BusRun:
-    """One episode of END_S seconds in real time. Raises ModuleNotFoundError without LeRobot's extra for Feetech servos."""
+    """Runs an episode of END_S seconds in real time. Raises ModuleNotFoundError without LeRobot's extra for Feetech servos."""
     events: list[Any] = []
     sent: list[tuple[float, np.ndarray]] = []
     clock = WallClock()

@@ -1,4 +1,4 @@
-"""The faults that a deployed policy has to live with, and what the control loop must do about each."""
+"""The list of faults that are injected into a simulated deployment, and the reaction expected of the control loop."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from ebt_policy.hardware.emulation.fault_world import FPS, HORIZON, Cell, instea
 Act = Callable[[Cell], None]
 HOLD, GO_ON, STOP, ERROR, END = "holds", "goes on", "stops", "ends with an error", "ends"
 NO_REPLY = "no reply from motor 3"
-# What is left of a plan when the next one fails to come is still executed.
+# When the next plan does not come, the rest of the last one is still executed.
 REMAINDER_S = HORIZON / FPS
 
 
 @dataclass(frozen=True)
 class Case:
-    """reaction: HOLD until the fault is over, then on; GO_ON; STOP until a human resets it; ERROR or END of the episode.
-    remainder: the fault takes away the next plan only, so that the arm first follows the present one to its end.
+    """A fault and the reaction expected.
+
+    reaction: HOLD until the fault is over, then go on; GO_ON; STOP until a human resets it; ERROR or END of the episode.
+    fault, lift: begin and end the fault. remainder: only the next plan is missing, so the arm first follows the current plan
+    to its end. lasts: seconds of the fault. delay: seconds until the loop looks at what is wrong.
     """
 
     name: str
@@ -40,7 +43,7 @@ def _plans(change: Callable[[Plan], Answer]) -> Act:
     return act
 
 
-def _well(cell: Cell) -> None:
+def _normal(cell: Cell) -> None:
     cell.plan_service.change = lambda plan: plan
     cell.plan_service.latency_s = 0.06
 
@@ -80,7 +83,7 @@ def _one_read_fails(cell: Cell) -> None:
 
 
 def _pause(seconds: float) -> Act:
-    """The whole process stands still: the computer slept, or was busy."""
+    """The whole process pauses: the computer slept, or was busy."""
 
     def act(cell: Cell) -> None:
         cell.clock._now += seconds
@@ -94,52 +97,56 @@ def _stalled(cell: Cell) -> None:
 
 CASES: tuple[Case, ...] = (
     # The policy.
-    Case("policy never answers again", STOP, _latency(np.inf), _well, remainder=True),
-    Case("policy is late once, 0.2 s", GO_ON, _latency(0.2), _well),
-    Case("policy takes 0.4 s for every plan", GO_ON, _latency(0.4), _well),
-    Case("policy takes 1 s, plans last 0.64 s", STOP, _latency(1.0), _well, remainder=True),
-    Case("policy raises an error", STOP, _plans(_fails), _well, remainder=True),
+    Case("policy never answers again", STOP, _latency(np.inf), _normal, remainder=True),
+    Case("policy is late once, 0.2 s", GO_ON, _latency(0.2), _normal),
+    Case("policy takes 0.4 s for every plan", GO_ON, _latency(0.4), _normal),
+    Case("policy takes 1 s, plans last 0.64 s", STOP, _latency(1.0), _normal, remainder=True),
+    Case("policy raises an error", STOP, _plans(_fails), _normal, remainder=True),
     Case(
-        "plan of NaN", STOP, _plans(lambda p: replace(p, actions=p.actions * np.nan)), _well, remainder=True
+        "plan of NaN", STOP, _plans(lambda p: replace(p, actions=p.actions * np.nan)), _normal, remainder=True
     ),
     Case(
         "plan of infinities",
         STOP,
         _plans(lambda p: replace(p, actions=p.actions + np.inf)),
-        _well,
+        _normal,
         remainder=True,
     ),
-    Case("plan far outside the limits", GO_ON, _plans(lambda p: replace(p, actions=p.actions * 1e6)), _well),
-    Case("plan that jumps", GO_ON, _plans(lambda p: replace(p, actions=-3 * p.actions)), _well),
+    Case(
+        "plan far outside the limits", GO_ON, _plans(lambda p: replace(p, actions=p.actions * 1e6)), _normal
+    ),
+    Case("plan that jumps", GO_ON, _plans(lambda p: replace(p, actions=-3 * p.actions)), _normal),
     Case(
         "plan that trembles at every tick",
         GO_ON,
         _plans(lambda p: replace(p, actions=p.actions * np.where(np.arange(HORIZON) % 2, 1, -1)[:, None])),
-        _well,
+        _normal,
     ),
     Case(
         "plan of another number of joints",
         STOP,
         _plans(lambda p: replace(p, actions=p.actions[:, :2])),
-        _well,
+        _normal,
         remainder=True,
     ),
     Case(
         "plan of long ago",
         STOP,
         _plans(lambda p: replace(p, stamp=p.stamp - 60)),
-        _well,
+        _normal,
         remainder=True,
     ),
-    Case("plan of the future", STOP, _plans(lambda p: replace(p, stamp=p.stamp + 60)), _well, remainder=True),
-    Case("policy asks for a human (energy alarm)", STOP, _plans(instead(ask=True, alarm=True)), _well),
+    Case(
+        "plan of the future", STOP, _plans(lambda p: replace(p, stamp=p.stamp + 60)), _normal, remainder=True
+    ),
+    Case("policy asks for a human (energy alarm)", STOP, _plans(instead(ask=True, alarm=True)), _normal),
     # A server.
-    Case("server is lost", STOP, _plans(lambda _: NoPlan("the connection ended")), _well, remainder=True),
+    Case("server is lost", STOP, _plans(lambda _: NoPlan("the connection ended")), _normal, remainder=True),
     Case(
         "server serves another checkpoint",
         STOP,
         _plans(lambda _: NoPlan("another checkpoint than before", fatal=True)),
-        _well,
+        _normal,
     ),
     # Cameras.
     Case("camera gives no new pictures", HOLD, _camera(0, stuck=True), _camera(0, stuck=False)),

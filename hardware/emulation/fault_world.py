@@ -1,4 +1,4 @@
-"""A small simulated cell in which everything can go wrong on command: arm, cameras, policy and clock of one control loop.
+"""A simulated deployment for fault injection: arm, cameras, policy and clock of one control loop.
 
 Time is simulated, so that every fault befalls the same tick and takes the same time wherever it is run.
 """
@@ -37,7 +37,7 @@ PICTURE_S = 1 / 30
 
 
 class FaultyArm(Robot):
-    """Three joints that go where they are told, as long as nothing is wrong with them."""
+    """A robot of three joints that reach each command at once, unless a fault is injected."""
 
     config_class, name = RobotConfig, "faulty_arm"
 
@@ -104,7 +104,7 @@ class FaultyArm(Robot):
 
 
 class FaultyCamera:
-    """Stands in for a CameraStream: a new picture every PICTURE_S while nothing is wrong."""
+    """Replaces a CameraStream: a new picture every PICTURE_S, unless a fault is injected."""
 
     max_age_s, frozen_s = 0.15, 1.0
 
@@ -130,7 +130,7 @@ class FaultyCamera:
 
 
 class FaultyPlanService:
-    """A policy that swings all joints, and answers LATENCY_S later. change(plan) -> what comes instead."""
+    """Replaces the planner thread: plans swing all joints and come LATENCY_S later. change(plan) returns what comes instead."""
 
     busy = False
 
@@ -162,7 +162,7 @@ class FaultyPlanService:
 
 
 class Cell:
-    """One loop with all its surroundings."""
+    """A control loop with its simulated arm, cameras, policy and clock."""
 
     def __init__(self) -> None:
         self.clock = SteppedClock(HZ, self._step)
@@ -201,7 +201,7 @@ class Cell:
         )
 
     def run(self, fault: Callable[[Cell], None], lift: Callable[[Cell], None], lasts: float) -> Outcome:
-        """END_S seconds, with a fault at FAULT_AT_S that lasts so many seconds."""
+        """Runs END_S seconds, with a fault from FAULT_AT_S on that lasts `lasts` seconds."""
         self.fault, self.lift, self.lift_at = fault, lift, FAULT_AT_S + lasts
         return self.loop.run(END_S)
 
@@ -217,8 +217,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Motion:
-    """What the commands did. held_s: from the fault until they stood still, None where they did not before it was lifted.
-    resumed: whether they moved again after it. excess: beyond a limit, in the limit's own size; 0 is none.
+    """How the commands moved.
+
+    held_s: seconds from the fault until they stood still; None if they did not before the fault was lifted. resumed: they
+    moved again afterwards. excess: how far they went beyond a limit, as a fraction of the limit; 0 is none.
     """
 
     held_s: float | None
@@ -227,11 +229,11 @@ class Motion:
 
 
 def motion(sent: list[tuple[float, np.ndarray]], since: float, lifted: float) -> Motion:
-    """Reads it off the commands (time, positions (J,)) that reached the arm, one a tick."""
+    """Computes it from the commands (time, positions (J,)) that reached the arm, one per tick. since, lifted: of the fault."""
     times = np.array([time for time, _ in sent])
     positions = np.stack([position for _, position in sent])
     steps, elapsed = np.diff(positions, axis=0), np.diff(times)[:, None]
-    # A tick later than usual moves the arm no further than any other; after a lost one it starts from rest.
+    # A late tick moves the arm no further than any other; after a lost tick it starts from rest.
     usual = np.clip(elapsed, 1e-9, 1 / HZ)
     speed = steps / usual
     together = (elapsed < 1.5 / HZ).ravel()
@@ -249,8 +251,8 @@ def motion(sent: list[tuple[float, np.ndarray]], since: float, lifted: float) ->
 
 
 def instead(**changes: Any) -> Callable[[Plan], Plan]:
-    """A plan with other fields."""
+    """Returns a function that changes these fields of a plan."""
     return lambda plan: replace(plan, **changes)
 
 
-NOWHERE = Path("/dev/full")  # where every write fails for want of space
+NOWHERE = Path("/dev/full")  # every write fails: no space left

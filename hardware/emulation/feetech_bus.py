@@ -1,9 +1,9 @@
-"""A bus of emulated servos behind a pseudo-terminal: to a driver it is a serial port with an SO-101 arm on it.
+"""Emulated servo bus behind a pseudo-terminal: for a driver it is a serial port with an SO-101 arm.
 
     with EmulatedBus() as bus:
         robot = SO101Follower(SO101FollowerConfig(port=bus.port, ...))
 
-Only where the operating system has pseudo-terminals (Linux, macOS).
+Needs an operating system with pseudo-terminals (Linux, macOS).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _ANSWERED_AT_LEVEL_0 = (Instruction.PING, Instruction.READ)
 
 
 class EmulatedBus:
-    """Answers on `port` from construction until `close`. `faults` spoil its replies, `servo` is the bench behind it.
+    """Answers on `port` from construction until `close`. `faults` injects faults into the replies; `servo` gives a servo.
 
-    A servo whose reply is lost keeps none of the others from answering, and a late reply does not keep the bus from hearing.
+    If the reply of one servo is lost, the others answer; while a reply is late, the bus still receives.
     """
 
     def __init__(
@@ -44,9 +44,8 @@ class EmulatedBus:
         line_timing: bool = False,
         seed: int = 0,
     ) -> None:
-        """servos: an SO-101's six in the middle of their turn where not given. clock: of those; the line runs in real time.
-
-        line_timing: replies take their time on the wire and each servo's Return_Delay_Time. seed: of the faults.
+        """servos: default: the six of an SO-101, in the middle of their turn. clock: of these servos; the line runs in real
+        time. line_timing: replies take the time of their bytes and each servo's Return_Delay_Time. seed: of the faults.
         """
         self._servos = (
             [Servo(servo_id, clock=clock) for servo_id in SO101_IDS] if servos is None else list(servos)
@@ -73,14 +72,14 @@ class EmulatedBus:
         self.close()
 
     def servo(self, servo_id: int) -> Servo:
-        """Raises KeyError where no servo has this id."""
+        """Returns the servo of this id. Raises KeyError if there is none."""
         for servo in self._servos:
             if servo.get("ID") == servo_id:
                 return servo
         raise KeyError(servo_id)
 
     def close(self) -> None:
-        """Unplugs the adapter. Raises what ended the bus early, if anything did."""
+        """Ends the thread and frees the port. Raises the error that ended the bus early, if any."""
         if self._master < 0:
             return
         os.write(self._wake_write, b"x")
@@ -139,11 +138,11 @@ class EmulatedBus:
         try:
             os.write(self._master, data)
         except BlockingIOError:
-            return  # nobody reads: lost, as on a line without flow control
+            return  # nobody reads: the bytes are lost, as on a line without flow control
 
     # -- the servos ------------------------------------------------------------------------------------------------
     def _answer(self, packet: Packet) -> list[tuple[Servo, Packet]]:
-        """Does what the instruction says; returns the replies in the order of the line."""
+        """Executes the instruction; returns the replies in the order in which they are sent."""
         alive = {servo.get("ID"): servo for servo in self._servos}
         alive = {servo_id: servo for servo_id, servo in alive.items() if not self.faults.dead(servo_id)}
         given = packet.parameters
@@ -164,12 +163,12 @@ class EmulatedBus:
             answers = servo.get("Response_Status_Level") or packet.code in _ANSWERED_AT_LEVEL_0
             to_it = packet.id != BROADCAST_ID or packet.code == Instruction.PING
             if data is not None and answers and to_it:
-                # By the id that was asked, even where the instruction changed it.
+                # With the id that was asked, even if the instruction changed it.
                 replies.append((servo, _reply(servo_id, servo, data)))
         return replies
 
     def _execute(self, servo: Servo, packet: Packet) -> bytes | None:
-        """The parameters of the reply; None where there is none because the instruction makes no sense."""
+        """Returns the parameters of the reply; None if the instruction is invalid and not answered."""
         given = packet.parameters
         if packet.code == Instruction.PING:
             return b""

@@ -13,8 +13,8 @@ from ebt_policy.hardware.emulation.feetech_protocol import ErrorBit, Packet
 
 class FaultKind(StrEnum):
     DROP = "drop"  # the instruction is obeyed and the reply never comes
-    DEAD = "dead"  # the servo neither hears nor answers, and holds its last goal; until lifted
-    CORRUPT = "corrupt"  # one byte behind the header's length is wrong, so that the checksum does not fit
+    DEAD = "dead"  # the servo neither receives nor answers, and holds its last goal; until lifted
+    CORRUPT = "corrupt"  # one byte after the length is wrong, so the checksum does not fit
     DELAY = "delay"  # the reply comes `seconds` later
     GARBAGE = "garbage"  # `noise` random bytes come before the reply
     ERROR = "error"  # the reply carries `bits` besides its own error bits
@@ -23,7 +23,7 @@ class FaultKind(StrEnum):
 
 @dataclass(eq=False)
 class Fault:
-    """ids: of the servos that it befalls; None: all. packets: replies still to spoil; None: until lifted."""
+    """ids: of the servos concerned; None: all. packets: number of replies still to change; None: until lifted."""
 
     kind: FaultKind
     ids: frozenset[int] | None = None
@@ -50,7 +50,7 @@ class Reply:
 
 
 class Faults:
-    """The faults in force. Thread-safe; the same seed and replies give the same bytes."""
+    """The active faults. Thread-safe; the same seed and replies give the same bytes."""
 
     def __init__(self, seed: int = 0) -> None:
         self._random, self._lock = random.Random(seed), Lock()
@@ -66,14 +66,14 @@ class Faults:
         noise: int = 5,
         bits: ErrorBit = ErrorBit.OVERLOAD,
     ) -> Fault:
-        """Begins now; give the returned fault to `lift`."""
+        """Starts a fault now, and returns it for `lift`."""
         fault = Fault(FaultKind(kind), None if ids is None else frozenset(ids), packets, seconds, noise, bits)
         with self._lock:
             self._active.append(fault)
         return fault
 
     def lift(self, fault: Fault | None = None) -> None:
-        """Ends one fault, or all of them."""
+        """Ends one fault, or all faults."""
         with self._lock:
             self._active = [other for other in self._active if fault is not None and other is not fault]
 
@@ -85,16 +85,16 @@ class Faults:
             )
 
     def apply(self, reply: Packet) -> Reply | None:
-        """What the wire carries instead of the reply; None: nothing. Every fault that befalls it counts it."""
+        """Returns what is sent instead of the reply; None: nothing. Each fault that concerns the reply counts it."""
         with self._lock:
             mine = [fault for fault in self._active if fault.ids is None or reply.id in fault.ids]
             for fault in mine:
                 if fault.packets is not None:
                     fault.packets -= 1
             self._active = [fault for fault in self._active if not fault.spent]
-            return self._spoil(reply, mine)
+            return self._changed(reply, mine)
 
-    def _spoil(self, reply: Packet, faults: list[Fault]) -> Reply | None:
+    def _changed(self, reply: Packet, faults: list[Fault]) -> Reply | None:
         kinds = {fault.kind for fault in faults}
         if FaultKind.DROP in kinds:
             return None
@@ -104,7 +104,7 @@ class Faults:
                 code |= fault.bits
         data = bytearray(Packet(reply.id, code, reply.parameters).to_bytes())
         if FaultKind.CORRUPT in kinds:
-            # Behind the length: a wrong length would make the host wait for bytes that never come, which is DROP.
+            # After the length: a wrong length would make the host wait for bytes that never come, which is DROP.
             data[self._random.randrange(4, len(data))] ^= self._random.randrange(1, 0x80)
         noise = b"".join(
             self._random.randbytes(fault.noise) for fault in faults if fault.kind is FaultKind.GARBAGE

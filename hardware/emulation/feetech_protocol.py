@@ -1,4 +1,4 @@
-"""Packets of Feetech's serial bus, in both directions, and a parser that survives noise.
+"""Packets of Feetech's serial bus, in both directions, and a parser that tolerates noise.
 
 On the wire: 0xFF 0xFF, id, length, code, parameters, checksum. length counts what follows it; code is the instruction on
 the way to a servo and its error bits on the way back; checksum is the complement of the sum of all after the header.
@@ -44,7 +44,7 @@ def checksum(body: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class Packet:
-    """id: 0 to 253, or BROADCAST_ID. code: instruction or error bits. Raises ValueError for what no wire could carry."""
+    """id: 0 to 253, or BROADCAST_ID. code: instruction or error bits. Raises ValueError for values that cannot be sent."""
 
     id: int
     code: int
@@ -66,18 +66,18 @@ class Packet:
 
 
 class PacketParser:
-    """Finds the packets in a stream that may hold anything, in pieces of any size."""
+    """Finds the packets in a stream of any bytes, received in pieces of any size."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
 
     @property
     def pending(self) -> bool:
-        """Whether what could be the beginning of a packet waits for its rest."""
+        """Whether there are bytes that may be the beginning of a packet."""
         return bool(self._pending)
 
     def feed(self, data: bytes) -> list[Packet]:
-        """The packets that `data` completes. What carries a wrong checksum or an impossible length is no packet."""
+        """Returns the packets that `data` completes. Bytes with a wrong checksum or an impossible length are skipped."""
         self._pending += data
         found = []
         while self._align() and len(self._pending) >= _PREFIX:
@@ -94,7 +94,7 @@ class PacketParser:
         return found
 
     def line_silent(self) -> list[Packet]:
-        """The line paused, so that what is pending is no beginning of a packet: returns those hidden behind it."""
+        """To be called after a pause: the pending bytes begin no packet. Returns the packets found behind them."""
         found = []
         while self._pending:
             self._discard()
@@ -102,11 +102,11 @@ class PacketParser:
         return found
 
     def _discard(self) -> None:
-        # One byte only: a real packet may begin within what looked like one.
+        # One byte only: a real packet may begin inside a false one.
         del self._pending[:1]
 
     def _align(self) -> bool:
-        """Drops what precedes the next header; returns whether there is one."""
+        """Drops the bytes before the next header; returns whether there is one."""
         start = self._pending.find(HEADER)
         if start < 0:
             keep = 1 if self._pending.endswith(HEADER[:1]) else 0

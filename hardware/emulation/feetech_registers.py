@@ -1,6 +1,6 @@
 """The registers of an STS3215 servo: addresses, sizes, signs and factory values, after Feetech's memory table.
 
-Steps are 1/4096 of a turn of the output shaft, torques and loads thousandths of the stall torque, where nothing else is said.
+Unless noted otherwise, steps are 1/4096 of a turn of the output shaft, and torques and loads 1/1000 of the stall torque.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ MODEL_NUMBER = 777
 
 
 class Register(NamedTuple):
-    """address: of the low byte. sign_bit: of sign-magnitude numbers; None where the number has no sign."""
+    """address: of the low byte. sign_bit: of sign-magnitude numbers; None if the number has no sign."""
 
     address: int
     size: int = 1
@@ -85,12 +85,12 @@ READ_ONLY = frozenset(
 
 
 def largest(register: Register) -> int:
-    """The largest magnitude that the register holds."""
+    """Returns the largest magnitude that the register can hold."""
     return (1 << (8 * register.size if register.sign_bit is None else register.sign_bit)) - 1
 
 
 def encode(register: Register, value: int) -> bytes:
-    """The bytes, low one first. Raises ValueError where the register cannot hold the value."""
+    """Returns the bytes of a value, low byte first. Raises ValueError if the register cannot hold it."""
     sign = 0
     if register.sign_bit is not None and value < 0:
         sign, value = 1 << register.sign_bit, -value
@@ -102,7 +102,7 @@ def encode(register: Register, value: int) -> bytes:
 
 
 def decode(register: Register, data: bytes | bytearray) -> int:
-    """The number in the register's bytes."""
+    """Returns the number in a register's bytes."""
     raw = int.from_bytes(data, "little")
     if register.sign_bit is None:
         return raw

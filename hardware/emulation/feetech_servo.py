@@ -1,7 +1,7 @@
-"""One emulated STS3215 servo: its memory, and in position mode how it moves, strains, warms and protects itself.
+"""One emulated STS3215 servo: its memory, and its motion, load, temperature and protection in position mode.
 
-Motion follows the registers: speed, acceleration, position and torque limits hold as written. Load, current, temperature and
-voltage are plausible curves with the constants below, not measurements of a servo. Other operating modes do not move.
+Motion follows the registers for speed, acceleration, position and torque limits. Load, current, temperature and voltage are
+plausible curves with the constants below, not measurements of a servo. In other operating modes it does not move.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _MANY_TURNS = 0x10  # in Phase
 
 
 class Servo:
-    """Thread-safe. What happens between two calls is computed at the second one, from the clock.
+    """Thread-safe. Each call first simulates the time since the last call.
 
-    With its torque off it stays where it is (the gears hold), and its goal follows, so that enabling torque moves nothing.
+    Without torque the shaft stays where it is (the gears hold), and the goal follows it, so enabling torque moves nothing.
     """
 
     def __init__(self, servo_id: int = 1, position: int = 2048, clock: Callable[[], float] = time.monotonic):
@@ -60,14 +60,14 @@ class Servo:
 
     # -- what a bus does -------------------------------------------------------------------------------------------
     def read(self, address: int, size: int) -> bytes:
-        """Bytes of the memory, at most as many as it has; beyond its end zeros."""
+        """Returns `size` bytes of the memory, zeros beyond its end."""
         size = min(size, MEMORY_SIZE)
         with self._lock:
             self._advance()
             return bytes(self._memory[address : address + size]).ljust(size, b"\0")
 
     def write(self, address: int, data: bytes) -> None:
-        """Writes what is writable; the rest is ignored, as the device does."""
+        """Writes the writable bytes and ignores the others, as the device does."""
         with self._lock:
             self._advance()
             enabled = self._torque
@@ -75,7 +75,7 @@ class Servo:
                 if offset < MEMORY_SIZE and offset not in READ_ONLY:
                     self._memory[offset] = byte
             if self._torque != enabled:
-                # Either way protection starts afresh, and a goal from before does not count.
+                # Switching torque on or off resets the protection and drops the last goal.
                 self._errors &= ~(ErrorBit.OVERLOAD | ErrorBit.OVERHEAT)
                 self._strained_s = self._velocity = 0.0
                 self._put("Goal_Position", self._present())
@@ -83,26 +83,26 @@ class Servo:
 
     @property
     def error(self) -> ErrorBit:
-        """The error bits of a reply sent now."""
+        """Error bits of a reply sent now."""
         with self._lock:
             self._advance()
             return self._errors
 
-    # -- what a person at the bench does ---------------------------------------------------------------------------
+    # -- for tests: look inside, and act on the shaft and the supply -----------------------------------------------
     def get(self, name: str) -> int:
-        """A register by its name, with its sign."""
+        """Reads a register by its name."""
         register = REGISTERS[name]
         return decode(register, self.read(register.address, register.size))
 
     def set(self, name: str, value: int) -> None:
-        """Writes a register by its name. Raises ValueError where it is read-only or too small."""
+        """Writes a register by its name. Raises ValueError if it is read-only or cannot hold the value."""
         register = REGISTERS[name]
         if not register.writable:
             raise ValueError(f"{name} is read-only.")
         self.write(register.address, encode(register, value))
 
     def block(self, blocked: bool = True) -> None:
-        """Something holds the shaft; or lets it go."""
+        """Blocks or releases the shaft."""
         with self._lock:
             self._advance()
             self._blocked = blocked
@@ -127,7 +127,7 @@ class Servo:
         now = self._clock()
         left, self._now = max(0.0, now - self._now), max(now, self._now)
         while left > 0:
-            # At rest only the temperature changes, and one step of any length is exact.
+            # At rest only the temperature changes; one step of any length is exact.
             resting = not self._distance() and not self._velocity
             step = left if resting else min(left, STRAIN_STEP_S if self._blocked else STEP_S)
             self._step(step)
@@ -140,7 +140,7 @@ class Servo:
             self._velocity = 0.0
         else:
             speed, slope = self._limits()
-            # The speed from which it can still brake within the distance, in steps of dt.
+            # Highest speed from which it can still brake within the distance, in steps of dt.
             change = slope * dt
             reach = (math.sqrt(change**2 + 8 * slope * abs(distance)) - change) / 2
             wanted = math.copysign(min(speed, reach, abs(distance) / dt), distance)
@@ -162,7 +162,7 @@ class Servo:
                 self._put("Torque_Enable", 0)
 
     def _limits(self) -> tuple[float, float]:
-        """Speed in steps/s and acceleration in steps/s2 that hold now."""
+        """Returns the present limits: speed in steps/s, acceleration in steps/s2."""
         speed = self._get("Maximum_Velocity_Limit") * self._get("Velocity_Unit_factor")
         wanted = abs(self._get("Goal_Velocity"))
         highest = self._get("Maximum_Acceleration") or 255
@@ -170,7 +170,7 @@ class Servo:
         return float(min(wanted, speed) if wanted else speed), float(slope)
 
     def _distance(self) -> float:
-        """Steps to go to the goal, within the position limits; 0 when nothing drives the shaft."""
+        """Returns the steps to the goal, within the position limits; 0 if the shaft is not driven."""
         if not self._torque or self._get("Operating_Mode") != 0:
             return 0.0
         goal: float = self._get("Goal_Position")
@@ -180,7 +180,7 @@ class Servo:
         return goal - self._present_exact()
 
     def _load(self) -> float:
-        """Signed thousandths of the stall torque."""
+        """Returns the load in 1/1000 of the stall torque, with its sign."""
         if not self._torque:
             return 0.0
         limit = min(self._get("Torque_Limit"), self._get("Max_Torque_Limit"), 1000)
@@ -197,7 +197,7 @@ class Servo:
         return min(max(pull, -limit), limit)
 
     def _measure(self) -> None:
-        """Brings the read-only registers up to date."""
+        """Updates the read-only registers."""
         load = self._load()
         volts = round(10 * (self._supply_v - STALL_SAG_V * abs(load) / 1000))
         low, high = self._get("Min_Voltage_Limit"), self._get("Max_Voltage_Limit")
@@ -220,11 +220,11 @@ class Servo:
         return self._get("Torque_Enable") == 1
 
     def _present_exact(self) -> float:
-        """Steps; within one turn unless Phase says otherwise."""
+        """Returns the position in steps; within one turn unless Phase says otherwise."""
         position = self._encoder - self._get("Homing_Offset")
         if self._get("Phase") & _MANY_TURNS:
             return position
-        # From half a step below 0, so that what has arrived at 0 but for rounding is not a turn away from it.
+        # From half a step below 0: a position just below 0, by rounding, must not become one a turn away.
         return (position + 0.5) % STEPS_PER_TURN - 0.5
 
     def _present(self) -> int:
@@ -235,7 +235,7 @@ class Servo:
         return decode(register, self._memory[register.address : register.address + register.size])
 
     def _put(self, name: str, value: int) -> None:
-        """Writes a measured value; one beyond what the register holds reads as the most that it holds."""
+        """Writes a measured value, clipped to what the register can hold."""
         register = REGISTERS[name]
         value = min(max(value, -largest(register)), largest(register))
         self._memory[register.address : register.address + register.size] = encode(register, value)

@@ -14,7 +14,7 @@ LOW, HIGH, MIDDLE = 1000, 3100, 2048
 
 
 def in_the_middle(bus: EmulatedBus) -> None:
-    """Sets the servos' own limits and turns them to the middle, as after a calibration."""
+    """Sets the servos' limits and turns them to the middle, as after a calibration."""
     for servo in map(bus.servo, SO101_IDS):
         servo.set("Min_Position_Limit", LOW)
         servo.set("Max_Position_Limit", HIGH)
@@ -22,7 +22,9 @@ def in_the_middle(bus: EmulatedBus) -> None:
 
 
 def driver(port: str, folder: Path) -> Robot:
-    """LeRobot's SO-101 with that calibration in `folder`, not yet connected. Raises ImportError without its Feetech extra."""
+    """Returns LeRobot's SO-101 with that calibration, saved in `folder`; not connected yet. Raises ImportError without
+    LeRobot's Feetech extra.
+    """
     from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""What the attack of the server bench sends is malformed, of every kind, and the same for a seed."""
+"""What the fuzzing sends is malformed, of every kind, and the same for a seed."""
 
 import random
 
 from ebt_policy.hardware.emulation.malformed import (
     damaged_messages,
+    generated_messages,
     good_messages,
-    invented_messages,
     is_malformed,
     large_messages,
 )
@@ -15,7 +15,7 @@ def test_what_is_sent_is_as_many_as_asked_for_malformed_and_of_every_kind():
     assert not any(map(is_malformed, good_messages()))
     damaged, invented, large = (
         damaged_messages(200, random.Random(0)),
-        invented_messages(400),
+        generated_messages(400),
         large_messages(4),
     )
     assert (len(damaged), len(set(invented)), len(large)) == (200, 400, 4)

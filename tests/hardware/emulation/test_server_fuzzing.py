@@ -1,4 +1,4 @@
-"""The attack of the server bench sees both survival and its opposite."""
+"""Fuzzing of the server finds both survival and failure."""
 
 import random
 import socket
@@ -7,9 +7,9 @@ import pytest
 from policy_server import FakeDecider, introduced, observe, serving
 
 from ebt_policy.errors import UserError
-from ebt_policy.hardware.emulation import attack as attacks
-from ebt_policy.hardware.emulation.attack import attack, child
+from ebt_policy.hardware.emulation import server_fuzzing
 from ebt_policy.hardware.emulation.malformed import damaged_messages, frame, good_messages, large_messages
+from ebt_policy.hardware.emulation.server_fuzzing import child, fuzz_server
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def port_of(url: str) -> int:
 
 def test_a_server_survives_and_its_controller_never_notices(tmp_path):
     messages = {"mutation": damaged_messages(60, random.Random(0)), "large": large_messages(4)}
-    found = attack(messages, 10, 10, tmp_path)
+    found = fuzz_server(messages, 10, 10, tmp_path)
     assert found.alive and found.decided_at_the_end and not found.errors_logged
     assert not found.losses and found.decisions > 0 and not found.without_decision
     assert found.faults + found.closed == sum(found.sent.values()) == 84 and not found.unanswered
@@ -35,16 +35,16 @@ def test_a_server_survives_and_its_controller_never_notices(tmp_path):
 
 def test_a_taken_place_and_a_silent_server_are_told_apart_from_a_refusal(monkeypatch):
     good, bad = good_messages()[0], b"\xc1"
-    hello = attacks._HANDSHAKE + frame(good)
+    hello = server_fuzzing._HANDSHAKE + frame(good)
     with serving(FakeDecider()) as url:
-        assert attacks._send(port_of(url), attacks._HANDSHAKE + frame(bad)) == "fault"
-        assert attacks._send(port_of(url), frame(bad), seated=True) == "fault"
+        assert server_fuzzing._send(port_of(url), server_fuzzing._HANDSHAKE + frame(bad)) == "fault"
+        assert server_fuzzing._send(port_of(url), frame(bad), seated=True) == "fault"
         with introduced(url) as peer:
-            assert attacks._send(port_of(url), frame(bad), seated=True) == "refused a seat"
+            assert server_fuzzing._send(port_of(url), frame(bad), seated=True) == "refused a seat"
             peer.send(observe(0))
-    monkeypatch.setattr(attacks, "_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(server_fuzzing, "_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert attacks._send(silent.getsockname()[1], hello) == "unanswered"
+        assert server_fuzzing._send(silent.getsockname()[1], hello) == "unanswered"
 
 
 def fails(pipe) -> None:

@@ -1,8 +1,9 @@
-"""A policy server under attack: damage over real sockets, while a controller works.
+"""Fuzzing of a policy server: malformed messages over real sockets, while a controller works.
 
-The server has a process of its own, so that its memory and its end can be seen from outside. Strangers send damage instead
-of Hello while one controller decides; then somebody takes the controller's place, sends damage from there, and the place has
-to be free for the next. Damaged frames and handshakes come on top. Nothing here knows torch.
+The server runs in its own process, so its memory and a crash can be observed from outside. First, other clients send
+malformed messages instead of Hello while one controller decides. Then clients become the controller, send a malformed message,
+and the controller's place must be free for the next one. Damaged websocket frames and handshakes are sent too. This module
+does not import torch.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from ebt_policy.hardware.remote.client import NoDecision, RemotePolicy
 from ebt_policy.hardware.remote.server import MAX_STRANGERS, Decided, Decider, PolicyServer
 from ebt_policy.hardware.remote.wire import MAX_BYTES, PROTOCOL, Feature, Welcome
 
-# What connections may hold, all together: a message each, up to three times while it is unmasked.
+# Most memory that all connections may hold: one message each, up to three copies while it is unmasked.
 CAP_MIB = 3 * MAX_STRANGERS * MAX_BYTES / 2**20
-_ATTACKERS = 5  # at a time; with connections that are just being dropped, no more than the server lets in
+_SENDERS = 5  # at a time; together with connections that are being closed, no more than the server admits
 _TIMEOUT_S = 20.0
 _STATE = "observation.state"
 _KEY = base64.b64encode(bytes(16)).decode()
@@ -47,7 +48,7 @@ _HANDSHAKE = (
 
 
 class Constant:
-    """A `Decider` that always answers the same, so that only the way there and back takes time."""
+    """A `Decider` that always answers the same, so that only the network takes time."""
 
     def __init__(self, features: dict[str, Feature], n_action_steps: int = 8, action_size: int = 2) -> None:
         action = Feature((action_size,), "float32")
@@ -59,13 +60,15 @@ class Constant:
         return self._decided
 
 
-# -- the server, in a process of its own -------------------------------------------------------------------------------
+# -- the server, in its own process ------------------------------------------------------------------------------------
 def serve_until_closed(pipe: Connection, make: Callable[[], Decider], log: Path) -> None:
-    """A child's main: sends the port, serves until the other end of the pipe is closed. log: as `ebt-policy serve` logs."""
+    """Main function of a child process: sends its port, then serves until the other end of the pipe is closed.
+
+    log: file for what `ebt-policy serve` would log.
+    """
     logging.basicConfig(
         filename=log, level=logging.INFO, format="%(levelname)s %(name)s %(message)s", force=True
     )
-    logging.getLogger("websockets").setLevel(logging.CRITICAL)  # it tells every failed handshake at length
 
     async def run() -> None:
         closed = asyncio.Event()
@@ -79,7 +82,10 @@ def serve_until_closed(pipe: Connection, make: Callable[[], Decider], log: Path)
 
 @contextmanager
 def child(target: Callable[..., None], *arguments: Any) -> Iterator[tuple[int, Any]]:
-    """target(pipe, *arguments) in a new process: the port that it sends, and the process. Raises UserError if it ends first."""
+    """Runs target(pipe, *arguments) in a new process. Gives the port that it sends, and the process.
+
+    Raises UserError if the process ends before it sends a port.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
@@ -98,21 +104,21 @@ def child(target: Callable[..., None], *arguments: Any) -> Iterator[tuple[int, A
             process.kill()
 
 
-# -- the attack --------------------------------------------------------------------------------------------------------
+# -- fuzzing -----------------------------------------------------------------------------------------------------------
 @dataclass
-class Attack:
-    """What was sent and what came of it. Memory is the server's resident set in MiB; round trips are the controller's, ms."""
+class FuzzResult:
+    """What was sent and how the server reacted. Memory: resident set of the server, MiB. Round trips: of the controller, ms."""
 
     sent: dict[str, int] = field(default_factory=dict)
-    faults: int = 0  # answered with a Fault that says so
-    closed: int = 0  # or with the end of the connection
-    unanswered: int = 0  # neither, nor an end of the connection, within 20 s
-    seats: int = 0  # times that the controller's place was taken anew
-    seats_waited_for: int = 0  # of them, those that were not free at the first try
-    seats_refused: int = 0  # nor within 2 s
+    faults: int = 0  # answered with a Fault
+    closed: int = 0  # answered by closing the connection
+    unanswered: int = 0  # no answer within 20 s, and the connection stays open
+    seats: int = 0  # times that a client became the controller
+    seats_waited_for: int = 0  # of these, the place was not free at the first try
+    seats_refused: int = 0  # of these, not within 2 s either
     decisions: int = 0
     without_decision: int = 0
-    losses: list[str] = field(default_factory=list)  # why the controller lost its server
+    losses: list[str] = field(default_factory=list)  # why the controller lost the connection
     round_trips_ms: list[float] = field(default_factory=list)
     memory_before: float = 0.0
     memory_peak: float = 0.0
@@ -124,14 +130,14 @@ class Attack:
     seconds: float = 0.0
 
 
-def attack(
+def fuzz_server(
     messages: dict[str, Sequence[bytes]], frames: int, handshakes: int, folder: Path, seed: int = 0
-) -> Attack:
-    """Sends all `messages` (by origin) and so many damaged frames and handshakes. folder: for the server's log.
+) -> FuzzResult:
+    """Sends all messages {origin: messages}, and so many damaged frames and handshakes. folder: for the server's log.
 
-    Seven of ten come from strangers while a controller decides, the others from the controller's place.
+    70 % are sent instead of Hello while a controller decides, the others by a controller.
     """
-    draw, result, began = random.Random(seed), Attack(), time.monotonic()
+    draw, result, began = random.Random(seed), FuzzResult(), time.monotonic()
     todo = [data for group in messages.values() for data in group]
     draw.shuffle(todo)
     strangers = [_HANDSHAKE + frame(data) for data in todo[: len(todo) * 7 // 10]]
@@ -146,20 +152,20 @@ def attack(
     constant = partial(Constant, {_STATE: Feature((2,), "float32")})
     with child(serve_until_closed, constant, log) as (port, process):
         url = f"ws://127.0.0.1:{port}"
-        with _controller(url, Attack()):
-            time.sleep(1.0)  # so that memory before is that of a server that has worked
+        with _controller(url, FuzzResult()):
+            time.sleep(1.0)  # memory is measured on a server that has worked already
         with _memory(process.pid, result):
-            with _controller(url, result), ThreadPoolExecutor(_ATTACKERS) as pool:
+            with _controller(url, result), ThreadPoolExecutor(_SENDERS) as pool:
                 for answered in pool.map(partial(_send, port), strangers):
                     _count(result, answered)
                 for answered in pool.map(partial(_send, port, hang_up=True), broken):
                     _count(result, answered)
-            # The controller has said goodbye; its place is free when the server has read that.
+            # The controller has disconnected; its place is free when the server has noticed.
             time.sleep(0.5)
             for data in seated:
                 answered = _send(port, frame(data), seated=True)
                 result.seats_waited_for += answered == "refused a seat"
-                # Who was cut off for size hears of it a moment before the server's side of it ends, and the place is free.
+                # A client that was cut off for size learns of it a moment before its place is free.
                 end = time.monotonic() + 2.0
                 while answered == "refused a seat" and time.monotonic() < end:
                     time.sleep(0.02)
@@ -167,7 +173,7 @@ def attack(
                 result.seats += 1
                 result.seats_refused += answered == "refused a seat"
                 _count(result, answered)
-            after = Attack()
+            after = FuzzResult()
             with _controller(url, after):
                 time.sleep(1.0)
             result.decided_at_the_end = after.decisions > 0 and not after.losses
@@ -178,17 +184,17 @@ def attack(
     return result
 
 
-def _count(result: Attack, answered: str) -> None:
+def _count(result: FuzzResult, answered: str) -> None:
     result.faults += answered == "fault"
     result.closed += answered == "closed"
     result.unanswered += answered == "unanswered"
 
 
 def _send(port: int, data: bytes, hang_up: bool = False, seated: bool = False) -> str:
-    """One connection that sends data and waits for the answer; then it is dropped without a goodbye.
+    """Connects, sends data, waits for the answer, and drops the connection. Returns the kind of answer.
 
-    hang_up: says that nothing more follows, for what may look like the beginning of more. seated: as the controller, after
-    Hello and Welcome.
+    hang_up: close the sending side after data, which could look like the beginning of a longer message. seated: send it as
+    the controller, after Hello and Welcome.
     """
     heard = b""
     with socket.create_connection(("127.0.0.1", port), _TIMEOUT_S) as peer:
@@ -204,13 +210,13 @@ def _send(port: int, data: bytes, hang_up: bool = False, seated: bool = False) -
             heard = _hear(peer, b"malformed")
         except TimeoutError:
             return "unanswered"
-        except OSError:  # the server may close, rightly, before it was sent everything
+        except OSError:  # the server may close before everything was sent
             pass
     return "fault" if b"malformed" in heard else "closed"
 
 
 def _hear(peer: socket.socket, word: bytes) -> bytes:
-    """What comes up to a word or the end. Raises TimeoutError, and OSError when the peer is cut off."""
+    """Receives until `word` or the end of the connection. Raises TimeoutError, and OSError if the connection is cut off."""
     heard = b""
     while word not in heard and b"busy" not in heard:
         more = peer.recv(65536)
@@ -221,8 +227,8 @@ def _hear(peer: socket.socket, word: bytes) -> bytes:
 
 
 @contextmanager
-def _controller(url: str, result: Attack) -> Iterator[None]:
-    """A controller that decides twenty times a second."""
+def _controller(url: str, result: FuzzResult) -> Iterator[None]:
+    """Runs a controller that asks for a decision twenty times a second."""
     stop = threading.Event()
     policy = RemotePolicy(url, on_loss=result.losses.append, connect_s=_TIMEOUT_S)
 
@@ -247,8 +253,8 @@ def _controller(url: str, result: Attack) -> Iterator[None]:
 
 
 @contextmanager
-def _memory(pid: int, result: Attack) -> Iterator[None]:
-    """Samples the resident set of a process twenty times a second."""
+def _memory(pid: int, result: FuzzResult) -> Iterator[None]:
+    """Samples the resident memory of a process twenty times a second."""
     stop, process, samples = threading.Event(), psutil.Process(pid), list[float]()
 
     def now() -> float:
