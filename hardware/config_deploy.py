@@ -24,11 +24,13 @@ class PolicyOptions:
     path: str = ""
     server: str = ""
     token_file: str | None = None
-    device: str = "cpu"
-    max_evaluations: int | None = None
-    n_action_steps: int | None = None
+    device: str = "cpu"  # torch device of the policy
+    max_evaluations: int | None = None  # most network evaluations of one plan; None: as trained
+    n_action_steps: int | None = None  # ticks executed of each plan; None: as trained
     calibration: str | None = None
-    ladder: list[str] | None = None
+    ladder: list[str] | None = (
+        None  # recovery actions in order: think, sample, shorten, hold, ask; None: hold, ask
+    )
     stop: str = "budget"
     set: dict[str, Any] = field(default_factory=dict)
     joints: list[str] | None = None
@@ -56,7 +58,7 @@ class RecordOptions:
     """root: folder of the LeRobot dataset that is written ("": none); a later run appends to it. task: as LeRobot's sets say it."""
 
     root: str = ""
-    repo_id: str = "local/deployed"
+    repo_id: str = "local/deployed"  # name of the dataset that is written
     task: str = ""
 
 
@@ -70,23 +72,25 @@ class DeployConfig:
     check: test everything and move nothing. measure_latency: move one joint a little, and say what to put into --streams.
     """
 
-    policy: PolicyOptions = field(default_factory=PolicyOptions)
-    robot: RobotConfig = field(default_factory=SimRobotConfig)
-    safety: SafetyOptions = field(default_factory=SafetyOptions)
-    streams: StreamOptions = field(default_factory=StreamOptions)
-    record: RecordOptions = field(default_factory=RecordOptions)
+    policy: PolicyOptions = field(default_factory=PolicyOptions)  # see below
+    robot: RobotConfig = field(
+        default_factory=SimRobotConfig
+    )  # options of any LeRobot robot; the twin by default
+    safety: SafetyOptions = field(default_factory=SafetyOptions)  # see below
+    streams: StreamOptions = field(default_factory=StreamOptions)  # see below
+    record: RecordOptions = field(default_factory=RecordOptions)  # see below
     fps: float | None = None
-    other_fps: bool = False
+    other_fps: bool = False  # play the policy at another rate than that of its training data
     unattended: bool = False
     speed: float | None = None
     control_hz: float | None = None
     deadline_s: float = 0.5
-    blend_s: float = 0.1
-    patience_s: float = 3.0
-    episodes: int = 1
+    blend_s: float = 0.1  # seconds over which a new plan takes over from the old one
+    patience_s: float = 3.0  # seconds without a plan, or without joint readings, before the arm stops
+    episodes: int = 1  # how many, one after the other
     seconds: float = 60.0
-    seed: int = 0
+    seed: int = 0  # of the policy's noise and of the twin's first episode
     viewer: str = "none"
-    output: str = "runs/deploy"
+    output: str = "runs/deploy"  # folder for events, episodes and the options of the run
     check: bool = False
     measure_latency: bool = False

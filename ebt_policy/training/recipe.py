@@ -18,7 +18,7 @@ from ebt_policy.suggestions import did_you_mean
 class DatasetRecipe:
     """A LeRobot dataset and the part of it to use."""
 
-    repo_id: str
+    repo_id: str  # on the Hub or in LeRobot's cache
     root: str | None = None  # a local folder instead of LeRobot's cache
     episodes: tuple[int, ...] | None = None  # None: all
     observations: tuple[str, ...] | None = None  # names of observation features; None: all of them
@@ -37,10 +37,10 @@ class DatasetRecipe:
 class OptimizerRecipe:
     """AdamW. Weight decay falls on matrices only: on gains and biases it only shrinks them."""
 
-    lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = 1e-8
-    weight_decay: float = 1e-2
+    lr: float = 1e-3  # at the end of the warm-up
+    betas: tuple[float, float] = (0.9, 0.99)  # decay of the first and second moment
+    eps: float = 1e-8  # added to the root of the second moment
+    weight_decay: float = 1e-2  # per step, times the learning rate
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,21 @@ class TrainRecipe:
     """Everything `train` needs. Times are in optimiser steps."""
 
     policy: dict[str, Any]  # "type" and the fields of the config that LeRobot registered under that type
-    dataset: DatasetRecipe
-    steps: int = 20_000
+    dataset: DatasetRecipe  # see below
+    steps: int = 20_000  # optimiser steps; the schedule ends with them
     batch_size: int = 256  # over all processes
-    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)  # see below
     warmup_steps: int = 500  # linear, then a cosine to zero
     grad_clip: float = 1.0  # on the norm over all parameters
     ema_decay: float = 0.999  # the average is what is evaluated, saved and shipped
-    precision: Literal["bf16", "fp32"] = "bf16"
-    compile: bool = False
-    seed: int = 0
-    log_every: int = 50
-    eval_every: int = 1_000
-    checkpoint_every: int = 5_000
+    precision: Literal["bf16", "fp32"] = (
+        "bf16"  # of the forward pass; without compilation fp32 is faster on a CPU
+    )
+    compile: bool = False  # torch.compile: slower start, faster steps
+    seed: int = 0  # of the weights, the noise and the order of the data
+    log_every: int = 50  # steps between lines of the log
+    eval_every: int = 1_000  # steps between losses on held-out episodes
+    checkpoint_every: int = 5_000  # steps between checkpoints
     threads: int | None = None  # of torch on the CPU; None: as they are
     device: str | None = None  # None: the accelerator where there is one
     tracker: Literal["wandb", "trackio"] | None = None  # where to log besides metrics.jsonl and TensorBoard

@@ -17,16 +17,20 @@ class SafetyOptions:
 
     velocity: float = 180.0
     acceleration: float = 720.0
-    velocity_of: dict[str, float] = field(default_factory=dict)
-    acceleration_of: dict[str, float] = field(default_factory=dict)
+    velocity_of: dict[str, float] = field(default_factory=dict)  # limits of single joints, by name
+    acceleration_of: dict[str, float] = field(default_factory=dict)  # the same
     margin: float = 0.02
     low: dict[str, float] = field(default_factory=dict)
     high: dict[str, float] = field(default_factory=dict)
-    speed_scale: float = 0.25
-    watchdog_s: float = 0.5
-    ramp_s: float = 1.0
-    start_gate: float | None = 30.0
-    following_error: float | None = None
+    speed_scale: float = 0.25  # share of the velocity limits
+    watchdog_s: float = 0.5  # seconds without an accepted command before the arm holds
+    ramp_s: float = 1.0  # seconds in which the speed limit rises from zero after a start or a stop
+    start_gate: float | None = (
+        30.0  # robot units: no start towards a target farther from the arm; None: never refused
+    )
+    following_error: float | None = (
+        None  # robot units: stop when a joint is farther from its command; None: off
+    )
     max_temperature: float | None = (
         65.0  # of a motor, degrees Celsius; its own protection lets go at about 70
     )

@@ -30,5 +30,5 @@ class SimRobotConfig(RobotConfig):
     cameras: dict[str, CameraConfig] = field(default_factory=dict)
     # Cameras in the simulation: those of the task by name, all of image_size (H, W), each drawn camera_fps times a second.
     sim_cameras: list[str] = field(default_factory=list)
-    image_size: tuple[int, int] = (480, 640)
-    camera_fps: float = 10.0
+    image_size: tuple[int, int] = (480, 640)  # pixels: height, width
+    camera_fps: float = 10.0  # pictures a second

@@ -23,6 +23,11 @@ def test_each_option_of_a_policy_has_a_unit_and_a_reason(cls: type) -> None:
         assert option.text, f"{cls.__name__}.{option.name} has no text under it"
 
 
+@pytest.mark.parametrize("cls", option_reference.OTHERS.values(), ids=lambda cls: cls.__name__)
+def test_every_other_option_has_a_text(cls: type) -> None:
+    assert [option.name for option in option_reference.options(cls) if not option.text] == []
+
+
 def test_texts_are_found_wherever_they_stand() -> None:
     @dataclasses.dataclass
     class Example:

@@ -24,4 +24,4 @@ def test_a_notebook_runs_and_its_policy_learns(path: Path, tmp_path: Path) -> No
     text = "\n".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
     print(text)
     rate = text.split("success ")[1].split("%")[0]
-    assert float(rate) >= 50  # of ten episodes; without training none succeeds
+    assert float(rate) >= 50  # percent of ten episodes; without training none succeeds
