@@ -31,6 +31,12 @@ class EBTConfig(ChunkPolicyConfig):
     noise_power: float = 1.0
     """[exponent] The part of the chunk that is kept is g = 1 - (1 - u)^power, u uniform. Above 1 there is more training on
     little noise."""
+    iterates: int = 0
+    """[steps] Objective denoise: half of each batch takes one own step from its noised chunk before the loss, half of that
+    two, and so on, up to this many. Thinking longer then does not drift away; two evaluations lose some success
+    (docs/experiments.md)."""
+    curl_weight: float = 0.0
+    """[weight] Objective denoise: penalty that turns the denoiser's step towards minus the gradient of the energy. 0: off."""
     noise_weighting: str = "flow"
     """[name] Loss weight by noise level: uniform, or flow, which is flow matching's 1 / ((1 - g)^2 + 0.05) scaled to mean 1.
     Flow learns more slowly and ends better (docs/experiments.md)."""
@@ -78,6 +84,9 @@ class EBTConfig(ChunkPolicyConfig):
     """[share] Start = share * previous chunk + (1 - share) * noise. Keeps the chosen way without copying the old plan."""
     starts: int = 1
     """[chunks] Different starts, refined in parallel; the lowest energy wins. Each costs as much as one."""
+    descends: str = "denoiser"
+    """[name] What a step of the residual head follows: denoiser, D(x, o) - x, or gradient, minus the gradient of the energy,
+    which costs a backward pass more."""
     step_size: float | None = None
     """[share of the way] How far a step goes to the denoiser's answer D(x, o). None: so that the last evaluation sees
     last_noise, whatever the budget (from a warm start .7 for two evaluations, .45 for three)."""
@@ -111,6 +120,7 @@ class EBTConfig(ChunkPolicyConfig):
             ("head", self.head, HEADS),
             ("objective", self.objective, OBJECTIVES),
             ("start", self.start, STARTS),
+            ("descends", self.descends, ("denoiser", "gradient")),
             ("noise_weighting", self.noise_weighting, ("uniform", "flow")),
             ("matching_target", self.matching_target, ("linear", "truncated")),
         ):

@@ -61,9 +61,16 @@ class EBTPolicy(ChunkPolicy):
                 context = self.model.context(observations)
                 error, metrics = objectives.OBJECTIVES[config.objective](self.model, context, chunk, config)
         further = error.new_zeros(())
+        if config.curl_weight and self.training:
+            with (
+                torch.autocast(chunk.device.type, enabled=False),
+                torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+            ):
+                curl = objectives.curl(self.model, context.float(), chunk, config)
+            further, metrics = config.curl_weight * curl, metrics | {"curl": curl}
         if config.verifier_weight:
             loss, more = objectives.verifier(self.model, context, chunk, config)
-            further, metrics = config.verifier_weight * loss, metrics | more
+            further, metrics = further + config.verifier_weight * loss, metrics | more
         return error, further, {k: v.detach() for k, v in metrics.items()}
 
     def _frozen_teacher(self) -> EnergyTransformer:
@@ -88,7 +95,7 @@ class EBTPolicy(ChunkPolicy):
         config = self.config
         budget = config.max_evaluations if max_evaluations is None else max_evaluations
         return DescentRule(
-            step_size=self._step_size(budget) if self.model.is_denoiser else config.gradient_step_size,
+            step_size=self._step_size(budget) if config.head == "residual" else config.gradient_step_size,
             max_evaluations=budget,
             min_evaluations=min(config.min_evaluations, budget),
             residual=config.stop_residual,

@@ -32,6 +32,7 @@ class EnergyTransformer(nn.Module):
     def __init__(self, config: EBTConfig) -> None:
         super().__init__()
         self.kind = config.head
+        self.descends = config.descends
         self.encoder = ObservationEncoder(config)
         self.trunk = Trunk(config)
         if self.kind == "scalar":
@@ -42,8 +43,8 @@ class EnergyTransformer(nn.Module):
 
     @property
     def is_denoiser(self) -> bool:
-        """Whether the network is a denoiser D(x, o): its update needs no autograd."""
-        return self.kind == "residual"
+        """Whether steps follow a denoiser D(x, o): then they need no autograd."""
+        return self.kind == "residual" and self.descends == "denoiser"
 
     def context(self, observations: dict[str, Tensor]) -> Tensor:
         """Encodes the observations, once for each decision: (B, L, 6, D)."""

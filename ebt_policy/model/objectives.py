@@ -22,9 +22,12 @@ from torch import Tensor
 
 from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.model.energy import EnergyTransformer
+from ebt_policy.model.own_iterates import pull_back, rolled
 from ebt_policy.model.unrolled import unrolled
 
 FLOW_FLOOR = 0.05
+CURL_EVERY = 16  # the penalty looks at one row of so many
+CURL_CLEAN = 0.3  # share of these that are demonstrations without noise
 FLOW_MEAN = math.atan(FLOW_FLOOR**-0.5) * FLOW_FLOOR**-0.5  # of 1 / (s^2 + floor) for s uniform in [0, 1]
 # (model, context, chunk (B, H, A), config) -> squared error of each entry (B, H, A), metrics
 Objective = Callable[[EnergyTransformer, Tensor, Tensor, EBTConfig], tuple[Tensor, dict[str, Tensor]]]
@@ -48,9 +51,10 @@ def denoise(
     x, g = noised(chunk, config)
     zero = torch.rand(len(chunk), 1, 1, device=chunk.device) < config.zero_start_share
     x = torch.where(zero, 0.0, x)
+    x, noise = rolled(model, context, x, 1 - g, config.iterates)
     error = (model.denoise(x, context).float() - chunk).square()
     if config.noise_weighting == "flow":
-        weight = 1 / ((1 - g).square() + FLOW_FLOOR) / FLOW_MEAN
+        weight = 1 / (noise.square() + FLOW_FLOOR) / FLOW_MEAN
         error = error * torch.where(zero, 1.0, weight)
     per_sample = error.detach().mean((1, 2))
     share = zero.float().flatten()
@@ -58,6 +62,18 @@ def denoise(
         "mse_from_zero": (per_sample * share).sum() / share.sum().clamp(min=1),
         "mse_from_noise": (per_sample * (1 - share)).sum() / (1 - share).sum().clamp(min=1),
     }
+
+
+def curl(model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig) -> Tensor:
+    """Mean of ||J^T u||^2 (`own_iterates.pull_back`) at own iterates and demonstrations: a scalar, zero where steps are
+    minus the gradient. On a part of the batch, because second derivatives cost about three times a training step.
+    """
+    some = slice(None, None, CURL_EVERY)
+    chunk, context = chunk[some], context[some]
+    x, g = noised(chunk, config)
+    x, _ = rolled(model, context, x, 1 - g, config.iterates)
+    clean = torch.rand(len(x), 1, 1, device=x.device) < CURL_CLEAN
+    return pull_back(model, context, torch.where(clean, chunk, x)).mean()
 
 
 def matching(

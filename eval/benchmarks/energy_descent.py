@@ -1,0 +1,234 @@
+"""Is a step of the policy a descent of its energy, does thinking help, and what does the reading tell?
+
+    python -m ebt_policy.eval.benchmarks.energy_descent POLICY [--episodes 200] [--evaluations 1 2 4 8 16 32 64] [--gradient]
+
+Legend: M windows, B batch, H horizon, A action dimension.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from ebt_policy.data.open_dataset import open_metadata
+from ebt_policy.data.windows import Windows
+from ebt_policy.eval.benchmarks.energy_quality import _whole_windows
+from ebt_policy.eval.rollout.evaluate import evaluate
+from ebt_policy.inference.checkpoints import find_checkpoint
+from ebt_policy.inference.plan_memory import PlanMemory
+from ebt_policy.inference.runner import Runner, load_runner
+from ebt_policy.model.energy import EnergyTransformer
+from ebt_policy.model.noise import Noise
+from ebt_policy.training.trained_on import held_out_episodes, training_data
+
+LEVELS = (1.0, 0.5, 0.15, 0.05)  # shares of noise in a demonstration
+ITERATES = (1, 2, 4, 8)  # own steps from noise, with STEP
+STEP = 0.7
+DRAWS, DRAW_WINDOWS = 16, 128
+CONVERGED, LONGEST = 1e-3, 256  # RMS change of the answer; evaluations by then
+
+
+def windows(policy: str | Path, runner: Runner, at_most: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Held-out windows, normalised, and those `n_action_steps` earlier in the same episodes: what was decided on then."""
+    from lerobot.policies.factory import make_pre_post_processors
+
+    folder, config = find_checkpoint(policy), runner.config
+    trained_on = training_data(folder)
+    recipe = folder.parents[2] / "recipe.yaml"
+    alignment = None
+    if recipe.is_file():
+        import yaml
+
+        from ebt_policy.data.goal_alignment import find_goal_alignment
+
+        alignment = find_goal_alignment(yaml.safe_load(recipe.read_text())["dataset"].get("goal_alignment"))
+    data = Windows.from_lerobot(
+        trained_on["repo_id"],
+        features=[*config.input_features, *config.output_features],
+        observation_delta_indices=config.observation_delta_indices,
+        action_delta_indices=config.action_delta_indices,
+        episodes=held_out_episodes(open_metadata(trained_on["repo_id"], None).total_episodes, trained_on),
+        goal_alignment=alignment,
+        resize_shape=config.resize_shape,
+    )
+    preprocess, _ = make_pre_post_processors(config, pretrained_path=str(folder))
+    whole, lag = _whole_windows(data, len(data)), config.n_action_steps
+    owner = data.episode_index
+    whole = whole[(whole >= lag) & (owner[whole] == owner[(whole - lag).clamp(min=0)])]
+    whole = whole[torch.linspace(0, len(whole) - 1, min(at_most, len(whole))).long()]
+    now, before = (preprocess(data.batch(rows)) for rows in (whole, whole - lag))
+    return now, before
+
+
+def cosines(model: EnergyTransformer, chunk: Tensor, context: Tensor) -> Tensor:
+    """(B,) cosine of the step D(x, o) - x with minus the gradient of the energy at x."""
+    _, gradient = model.gradient(chunk, context)
+    with torch.no_grad():
+        step = model.denoise(chunk, context) - chunk
+    return torch.nn.functional.cosine_similarity(step.flatten(1), -gradient.flatten(1))
+
+
+def descent(model: EnergyTransformer, context: Tensor, chunk: Tensor) -> dict[str, list[float]]:
+    """Median and 5th percentile of the cosines on noised demonstrations, own iterates, own answers and demonstrations."""
+    torch.manual_seed(0)
+    found = {}
+    for level in LEVELS:
+        x = (1 - level) * chunk + level * torch.randn_like(chunk)
+        found[f"demonstration, noise {level}"] = cosines(model, x, context)
+    x = torch.randn_like(chunk)
+    for k in range(1, max(ITERATES) + 1):
+        with torch.no_grad():
+            answer = model.denoise(x, context)
+        x = x + STEP * (answer - x)
+        if k in ITERATES:
+            found[f"iterate {k}"] = cosines(model, x, context)
+    found["answer after 2"] = cosines(model, _answer(model, context, chunk, 2), context)
+    found["demonstration"] = cosines(model, chunk, context)
+    return {name: value.quantile(torch.tensor([0.5, 0.05])).tolist() for name, value in found.items()}
+
+
+@torch.no_grad()
+def _answer(model: EnergyTransformer, context: Tensor, like: Tensor, evaluations: int) -> Tensor:
+    x = torch.randn_like(like)
+    for k in range(evaluations):
+        x = x + (1.0 if k == evaluations - 1 else STEP) * (model.denoise(x, context) - x)
+    return x
+
+
+def reading(runner: Runner, now: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, float]:
+    """What the energy at the returned chunk tells of the action error, and how much of it is the draw."""
+    policy: Any = runner.policy
+    expert = now["action"]
+
+    def decide(rows: slice, seed: int) -> tuple[Tensor, Tensor]:
+        """The chunk, and the plan of the decision before, shifted to now."""
+        count = len(expert[rows])
+        noise = Noise([torch.Generator().manual_seed(seed * 100_000 + i) for i in range(count)])
+        first = policy.decide({k: v[rows] for k, v in before.items() if torch.is_tensor(v)}, noise)
+        lag = runner.n_action_steps
+        memory = PlanMemory()
+        memory.store(first.chunk.numpy())
+        plan = torch.from_numpy(memory.at(lag))
+        return policy.decide(
+            {k: v[rows] for k, v in now.items() if torch.is_tensor(v)}, noise, plan
+        ).chunk, plan
+
+    def energy(chunk: Tensor, rows: slice) -> np.ndarray:
+        return policy.energy({k: v[rows] for k, v in now.items() if torch.is_tensor(v)}, chunk).log().numpy()
+
+    def plan_energy(plan: Tensor) -> np.ndarray:
+        """Of the ticks that the old plan had thought of."""
+        with torch.no_grad():
+            context = policy.model.context(policy._observations(now))
+            away = plan - policy.model.denoise(plan, context)
+        return away[:, : -runner.n_action_steps].square().sum((1, 2)).numpy()
+
+    everything = slice(None)
+    chunk, plan = decide(everything, 0)
+    error = (chunk - expert).square().mean((1, 2)).sqrt().numpy()
+    some = slice(0, len(expert), max(1, len(expert) // DRAW_WINDOWS))
+    draws = np.stack([energy(decide(some, seed)[0], some) for seed in range(1, DRAWS + 1)], 1)
+    within = draws.var(1, ddof=1).mean()
+    return {
+        "spearman": float(np.asarray(spearmanr(energy(chunk, everything), error))[0]),
+        "spearman_mean_of_draws": float(np.asarray(spearmanr(draws.mean(1), error[some]))[0]),
+        "spearman_old_plan": float(np.asarray(spearmanr(plan_energy(plan), error))[0]),
+        "draw_share": float(within / draws.var(ddof=1)),
+        "action_error": float(error.mean()),
+        "energy_median": float(np.exp(np.median(energy(chunk, everything)))),
+    }
+
+
+def thinking(
+    policy: str,
+    env: str,
+    episodes: int,
+    seed: int,
+    evaluations: Sequence[int],
+    overrides: Mapping[str, Any],
+    show: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Success against evaluations; 0 evaluations: until the answer changes by less than CONVERGED."""
+    found: dict[str, dict[str, Any]] = {}
+    for count in evaluations:
+        converge = {"stop_settled": CONVERGED, "min_evaluations": 2} if count == 0 else {}
+        result = evaluate(
+            policy,
+            env,
+            episodes,
+            seed,
+            max_evaluations=count or LONGEST,
+            overrides=dict(overrides) | converge,
+            processes=1,
+            group_size=100,
+            latency=False,
+        )
+        name = str(count) if count else "converged"
+        found[name] = {
+            "success": result.success_rate,
+            "coverage": result.mean_max_coverage,
+            "evaluations": result.evaluations_per_decision,
+            "solved": [int(row.success) for row in result.rows],
+        }
+        if show:
+            print(
+                name,
+                *(f"{key} {found[name][key]:.3f}" for key in ("success", "coverage", "evaluations")),
+                flush=True,
+            )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Cosine of a step with minus the gradient, success against evaluations, and what the reading tells."
+    )
+    parser.add_argument("policy")
+    parser.add_argument("--env", default="pusht_keypoints")
+    parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=50_000)
+    parser.add_argument("--evaluations", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64, 0])
+    parser.add_argument("--gradient", action="store_true", help="step along the energy's gradient")
+    parser.add_argument("--step-size", type=float, default=STEP)
+    parser.add_argument("--windows", type=int, default=512)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    figures: dict[str, Any] = {}
+    if given.windows:
+        runner = load_runner(given.policy)
+        policy: Any = runner.policy
+        model = policy.model
+        now, before = windows(given.policy, runner, given.windows)
+        observations = {k: v for k, v in now.items() if k.startswith("observation.")}
+        with torch.no_grad():
+            context = model.context(policy._observations(observations))
+        figures["cosine"] = descent(model, context, now["action"])
+        for name, (median, low) in figures["cosine"].items():
+            print(f"cosine at {name}: median {median:.3f}, 5th percentile {low:.3f}")
+        figures["reading"] = reading(runner, now, before)
+        print(*(f"{k} {v:.3f}" for k, v in figures["reading"].items()), sep="\n", flush=True)
+    if given.evaluations:
+        options = {"step_size": given.step_size}
+        if given.gradient:
+            options["descends"] = "gradient"
+        figures["thinking"] = thinking(
+            given.policy, given.env, given.episodes, given.seed, given.evaluations, options
+        )
+    if given.json:
+        partial = given.json.with_suffix(".tmp")
+        partial.write_text(json.dumps(figures))
+        os.replace(partial, given.json)
+
+
+if __name__ == "__main__":
+    main()
