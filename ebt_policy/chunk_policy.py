@@ -222,7 +222,8 @@ class ChunkPolicy(PreTrainedPolicy):
         return chunk[:, : self.config.n_action_steps]
 
     # -- observations ----------------------------------------------------------------------------------------------
-    def _observations(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _present(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The features that the policy looks at. Raises UserError where one is missing."""
         names = self.config.observation_features()
         missing = [name for name in names if name not in batch]
         if missing:
@@ -230,13 +231,18 @@ class ChunkPolicy(PreTrainedPolicy):
                 f"The policy expects observation feature(s) {missing}; this batch has {sorted(batch)}. "
                 "Rename the features of the robot, environment or dataset, or train a policy on these."
             )
-        for name, shape in names.items():  # pictures may come in another size: the encoder resizes them
+        return {name: batch[name] for name in names}
+
+    def _observations(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As `_present`. Raises UserError also where a vector has another size."""
+        observations = self._present(batch)
+        for name, shape in self.config.observation_features().items():  # the encoder resizes pictures
             if len(shape) == 1 and batch[name].shape[-1:] != shape:
                 raise UserError(
                     f"Observation feature '{name}' has {tuple(batch[name].shape[-1:])} numbers; the policy expects {shape}. "
                     "Choose the robot, environment or dataset that it was trained for."
                 )
-        return {name: batch[name] for name in names}
+        return observations
 
     def _windows(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The observations of a training batch as (B, T, ...), T = n_obs_steps.
@@ -246,13 +252,14 @@ class ChunkPolicy(PreTrainedPolicy):
         """
         steps, shapes = self.config.n_obs_steps, self.config.observation_features()
         windows = {}
-        for name, value in self._observations(batch).items():
+        for name, value in self._present(batch).items():
             shape = shapes[name]
             if steps == 1 and value.ndim == len(shape) + 1:
                 value = value[:, None]
             if shape == (1,) and value.ndim == 2:
                 value = value[..., None]
-            if value.ndim != len(shape) + 2 or value.shape[1] != steps:
+            wrong_size = len(shape) == 1 and value.shape[-1:] != shape
+            if value.ndim != len(shape) + 2 or value.shape[1] != steps or wrong_size:
                 raise UserError(
                     f"'{name}' must come as {steps} observation step(s) of shape {shape} for each sample, and the batch "
                     f"has {tuple(value.shape[1:])}. Load it with the policy's own observation_delta_indices."

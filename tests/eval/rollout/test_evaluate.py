@@ -95,5 +95,5 @@ def test_mistakes_are_reported_before_anything_runs(checkpoint, tmp_path):
         evaluate(checkpoint("ebt"), episodes=0)
     with pytest.raises(UserError, match="Unknown environment 'push'"):
         evaluate(checkpoint("ebt"), "push", episodes=1)
-    with pytest.raises(UserError, match="needs 'observation.environment_state'"):
+    with pytest.raises(UserError, match="does not give 'observation.environment_state'"):
         evaluate(checkpoint("ebt"), "pusht_pixels", episodes=1, show_progress=False)
