@@ -9,6 +9,7 @@ from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import DiffuserSchedulerConfig
 from lerobot.utils.constants import ACTION
 
+VISIONS = ("resnet18", "small")
 SMALLEST_CROP = 0.5  # of a picture's area; crops that augment keep 3/4 (84 of 96) or more
 USUAL_SHORT_SIDE = 240  # pixels, and
 USUAL_CROP = 0.9  # of each side: what Diffusion Policy's real robots see (arXiv 2303.04137)
@@ -49,13 +50,18 @@ class ChunkPolicyConfig(PreTrainedConfig):
     actions_per_token: int = 4
     """[actions] Actions in one token. Attention is cheap, so fewer and wider tokens give more capacity per FLOP."""
 
+    vision: str = "resnet18"
+    """[name] Camera encoder. small: five convolutions trained from scratch, for pictures of about 84 to 128 pixels and for
+    CPUs; resnet18: for larger pictures and GPUs."""
+    random_shift: int = 4
+    """[pixels] vision=small: how far training pictures are moved at random in both directions. 0: not at all."""
     resize_shape: tuple[int, int] | None = None
     """[pixels: height, width] Size to which pictures are made smaller first. None: as they are."""
     crop_shape: tuple[int, int] | None = None
     """[pixels: height, width] Crop after that, at random in training and in the centre otherwise. None: no crop, since no size
     suits every camera."""
     pretrained_backbone_weights: str | None = None
-    """[name] Weights of the camera encoder (ResNet-18), e.g. ResNet18_Weights.IMAGENET1K_V1, which are downloaded. None:
+    """[name] Weights that vision=resnet18 starts from, e.g. ResNet18_Weights.IMAGENET1K_V1, which are downloaded. None:
     trained from scratch."""
     backbone_norm: str = "group"
     """[name] group, or frozen_batch. Batch norm would couple samples, and its running statistics disagree with an average of
@@ -111,6 +117,14 @@ class ChunkPolicyConfig(PreTrainedConfig):
         if self.width % self.attention_heads:
             raise ValueError(
                 f"width ({self.width}) must be a multiple of attention_heads ({self.attention_heads})."
+            )
+        if self.vision not in VISIONS:
+            raise ValueError(f"vision must be one of {VISIONS}, found {self.vision!r}.")
+        if self.random_shift < 0:
+            raise ValueError(f"random_shift must be 0 or more pixels, found {self.random_shift}.")
+        if self.vision == "small" and self.pretrained_backbone_weights:
+            raise ValueError(
+                "pretrained_backbone_weights are ResNet-18's: set vision='resnet18', or leave them out."
             )
         if self.backbone_norm not in ("group", "frozen_batch"):
             raise ValueError(

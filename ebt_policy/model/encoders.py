@@ -10,6 +10,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms import functional as transforms
 
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
+from ebt_policy.model.vision_small import CHANNELS, random_shift, small_backbone
 
 
 class SpatialSoftmax(nn.Module):
@@ -30,25 +31,47 @@ class SpatialSoftmax(nn.Module):
         return torch.cat([x, y], -1)
 
 
+class PointsAndMean(SpatialSoftmax):
+    """The image coordinates beside the mean of each channel: (B, C, h, w) -> (B, 2K + C)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.cat([super().forward(features), features.mean((2, 3))], -1)
+
+
+def resnet18_backbone(config: ChunkPolicyConfig, channels: int) -> nn.Sequential:
+    """ResNet-18 without pooling and classifier: (B, channels, H, W) -> (B, 512, H / 32, W / 32), rounded up."""
+    frozen = config.backbone_norm == "frozen_batch"
+    norm = FrozenBatchNorm2d if frozen else lambda width: nn.GroupNorm(width // 16, width)
+    resnet = torchvision.models.resnet18(weights=config.pretrained_backbone_weights, norm_layer=norm)
+    if channels != 3:
+        resnet.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+    return nn.Sequential(*list(resnet.children())[:-2])
+
+
 class CameraEncoder(nn.Module):
-    """ResNet-18 trunk with group norm and spatial softmax: images (B, C, H, W) -> (B, D).
+    """Convolutions and spatial softmax: images (B, C, H, W) -> (B, D). `vision` says which convolutions.
 
     Pictures are resized to `resize_shape` if they have another size (our training data are resized already), then
     cropped: at random in training, in the centre otherwise, as in Diffusion Policy (arXiv 2303.04137, section 3.2).
+    With vision small they are moved by `random_shift` pixels in training.
     """
 
     def __init__(self, config: ChunkPolicyConfig, channels: int) -> None:
         super().__init__()
-        frozen = config.backbone_norm == "frozen_batch"
-        norm = FrozenBatchNorm2d if frozen else lambda width: nn.GroupNorm(width // 16, width)
-        resnet = torchvision.models.resnet18(weights=config.pretrained_backbone_weights, norm_layer=norm)
-        if channels != 3:
-            resnet.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
-        self.trunk = nn.Sequential(*list(resnet.children())[:-2])  # without pooling and classifier
-        self.pool = SpatialSoftmax(512, config.spatial_softmax_keypoints)
-        self.project = nn.Linear(2 * config.spatial_softmax_keypoints, config.width)
+        points = config.spatial_softmax_keypoints
+        self.small = config.vision == "small"
+        self.pool: SpatialSoftmax
+        if self.small:
+            self.trunk = small_backbone(channels)
+            self.pool = PointsAndMean(CHANNELS[-1], points)
+            self.project = nn.Linear(2 * points + CHANNELS[-1], config.width)
+        else:
+            self.trunk = resnet18_backbone(config, channels)
+            self.pool = SpatialSoftmax(512, points)
+            self.project = nn.Linear(2 * points, config.width)
         self.size = config.resize_shape
         self.crop = config.crop_shape
+        self.shift = config.random_shift if self.small else 0
 
     def forward(self, images: Tensor) -> Tensor:
         if self.size:
@@ -59,6 +82,10 @@ class CameraEncoder(nn.Module):
                 if self.training
                 else transforms.center_crop(images, list(self.crop))
             )
+        if self.training and self.shift:
+            images = random_shift(images, self.shift)
+        if self.small:
+            images = images.contiguous(memory_format=torch.channels_last)
         return self.project(self.pool(self.trunk(images)))
 
 
