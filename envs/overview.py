@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
+from rich.text import Text
 
 from ebt_policy.envs.disturbance_spec import KINDS
 from ebt_policy.envs.experts import experts
@@ -45,27 +47,43 @@ def overview(
         for name in names or environments():
             status.update(f"Running {name}")
             found.append(measure(name, seconds))
-    table = Table(
-        Column("environment", no_wrap=True), "ticks/s", "x real", "Hz", "limit", "actions", "expert"
-    )
+    print_overview(found, console)
+    if json_path is not None:
+        write_json(json_path, [asdict(env) for env in found])
+    return found
+
+
+def print_overview(found: Sequence[EnvSpeed], console: Console) -> None:
+    """A table of at most 80 columns; why an environment does not run stands below it, each reason once."""
+    reasons = list(dict.fromkeys(env.missing for env in found if env.ticks_per_second is None))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("environment", no_wrap=True)
+    for column in ("ticks/s", "x real", "Hz", "limit", "actions"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("expert")
     for env in found:
         speed = env.ticks_per_second
         table.add_row(
             env.name,
-            f"{speed:,.0f}" if speed else env.missing,
-            f"{speed / env.fps:,.0f}" if speed else "",
+            f"{speed:,.0f}" if speed is not None else f"({reasons.index(env.missing) + 1})",
+            f"{speed / env.fps:,.0f}" if speed is not None else "",
             str(env.fps),
             str(env.max_ticks),
             str(env.action_size or ""),
             "yes" if env.has_expert else "",
         )
     console.print(table)
+    for number, reason in enumerate(reasons, 1):
+        console.print(
+            Text(f"({number}) {reason}"), soft_wrap=True
+        )  # not cut: the command in it is to be copied
+    console.print(
+        "ticks/s: simulated control steps for each second of CPU time; x real: that over the rate Hz; limit: ticks of an "
+        "episode; expert: `ebt-policy collect` can record demonstrations."
+    )
     console.print(
         f"With a disturbance: ENVIRONMENT+KIND:STRENGTH. Kinds (not all in each environment): {', '.join(KINDS)}."
     )
-    if json_path is not None:
-        write_json(json_path, [asdict(env) for env in found])
-    return found
 
 
 def measure(name: str, seconds: float) -> EnvSpeed:

@@ -119,7 +119,7 @@ class RobosuiteSimulator:
                 robosuite, load_composite_controller_config = _import_robosuite()
         except ImportError as error:
             raise UserError(
-                f"{task} needs robosuite ({error}). Install the extra: pip install "
+                f"The robosuite tasks need robosuite ({error}). Install the extra: pip install "
                 "'lerobot_policy_ebt[robosuite]'"
             ) from error
         names = ROBOSUITE[task]

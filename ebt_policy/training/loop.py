@@ -38,6 +38,7 @@ class Loop:
         self.preprocessor, self.windows, self.held_out = preprocessor, windows, held_out
         self.weights = WeightAverage(trainer.average, trainer.policy, recipe.ema_decay)
         self.lr = 0.0  # of the last step
+        self.bf16 = uses_bf16(recipe, accelerator.device, bool(trainer.policy.config.image_features))
         self.parameters = [p for p in trainer.policy.parameters() if p.requires_grad]
         trainer.policy.train()
         self.eager = accelerator.prepare_model(_Loss(trainer.policy))
@@ -88,8 +89,14 @@ class Loop:
         return {key: value for key, value in batch.items() if isinstance(value, Tensor)}
 
     def _autocast(self) -> torch.autocast:
-        enabled = self.recipe.precision == "bf16"
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=enabled)
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.bf16)
+
+
+def uses_bf16(recipe: TrainRecipe, device: torch.device, cameras: bool) -> bool:
+    """Whether the forward pass is in bf16, or in fp32 (see `TrainRecipe.precision`). cameras: whether the policy has any."""
+    if recipe.precision == "auto":
+        return device.type != "cpu" or not cameras
+    return recipe.precision == "bf16"
 
 
 class _Loss(nn.Module):

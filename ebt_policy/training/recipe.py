@@ -55,9 +55,8 @@ class TrainRecipe:
     warmup_steps: int = 500  # linear, then a cosine to zero
     grad_clip: float = 1.0  # on the norm over all parameters
     ema_decay: float = 0.999  # the average is what is evaluated, saved and shipped
-    precision: Literal["bf16", "fp32"] = (
-        "bf16"  # of the forward pass; without compilation fp32 is faster on a CPU
-    )
+    # Of the forward pass. auto: fp32 for cameras on a CPU, where most do convolutions in bf16 many times slower; bf16 elsewhere.
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     compile: bool = False  # torch.compile: slower start, faster steps
     seed: int = 0  # of the weights, the noise and the order of the data
     log_every: int = 50  # steps between lines of the log

@@ -88,6 +88,9 @@ class RunLog:
             self._sums[name] += value
         self._count += bool(values)
         self._bar.update(self._task, completed=step)
+        # Between rows only where steps take long.
+        if time.perf_counter() - self._last_line > PLAIN_LINE_SECONDS and step < self.steps and self._count:
+            self._show(step, float(self._sums.get("loss", math.nan)) / self._count)
 
     def row(self, step: int, seconds: float, extra: dict[str, float]) -> None:
         """Writes one row: the averages since the last one, and `extra` as it is."""
@@ -95,19 +98,10 @@ class RunLog:
         self._sums.clear()
         self._count = 0
         values = means | extra
-        now = time.perf_counter()
-        rate = (step - self._row_step) / (now - self._row_time)
-        self._row_step, self._row_time = step, now
-        text = f"loss {values.get('loss', math.nan):.4f}  {rate:.1f} steps/s  {rate * self.batch_size:,.0f} samples/s"
-        self._bar.update(self._task, rate=text)
+        self._show(step, values.get("loss", math.nan))
+        self._row_step, self._row_time = step, time.perf_counter()
         if self.quiet:
             return
-        if not self.console.is_terminal and (
-            now - self._last_line > PLAIN_LINE_SECONDS or step == self.steps
-        ):
-            self._last_line = now
-            left = (self.steps - step) / rate / 60
-            self.console.print(f"step {step}/{self.steps}  {text}  {left:.1f} min left", highlight=False)
         row = {"step": step, "samples": step * self.batch_size, "seconds": round(seconds, 3)} | values
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
@@ -115,3 +109,16 @@ class RunLog:
             self._writer.add_scalar(f"train/{name}", value, step)
         if self._tracker:
             self._tracker.log({f"train/{name}": value for name, value in values.items()}, step)
+
+    def _show(self, step: int, loss: float) -> None:
+        """Loss and speed beside the bar; without a terminal as a line, at most one each PLAIN_LINE_SECONDS."""
+        now = time.perf_counter()
+        rate = (step - self._row_step) / (now - self._row_time)
+        speed = f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step"
+        text = f"loss {loss:.4f}  {speed}  {rate * self.batch_size:,.{0 if rate > 1 else 1}f} samples/s"
+        self._bar.update(self._task, rate=text)
+        if now - self._last_line > PLAIN_LINE_SECONDS or step == self.steps:
+            self._last_line = now
+            if not self.console.is_terminal:
+                left = (self.steps - step) / rate / 60
+                self.console.print(f"step {step}/{self.steps}  {text}  {left:.1f} min left", highlight=False)

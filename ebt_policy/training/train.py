@@ -3,7 +3,7 @@
 import copy
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,7 @@ def _train(
         if main:
             record = _origin(recipe, trainer, data, accelerator)
             start_run(run, recipe, record)
+            console.print(_summary(record, loop), highlight=False, soft_wrap=True)
         log = RunLog(run, recipe, trainer.step, quiet=not main)
         with log, _stop_signals(accelerator.num_processes == 1) as stop:
             while trainer.step < recipe.steps and not stop.is_set():
@@ -196,6 +197,14 @@ def _origin(
         "samples": len(data.windows),
         "episodes": len(data.windows.episode_index.unique()),
     }
+
+
+def _summary(record: Mapping[str, object], loop: Loop) -> str:
+    """One line at the start, so that a first step that takes long is no surprise."""
+    return (
+        f"Training {record['parameters']:,} parameters on {record['samples']:,} samples of {record['episodes']} episodes "
+        f"({record['device']}, {'bf16' if loop.bf16 else 'fp32'}), {loop.recipe.batch_size} samples a step."
+    )
 
 
 def _trainer(recipe: TrainRecipe, policy: PreTrainedPolicy) -> Trainer:

@@ -30,9 +30,16 @@ def counts(episodes: Sequence[Episode], taken: Callable[[Episode, int], bool]) -
 
 
 def solved_per_thousand(episodes: Sequence[Episode], seed: int = 0) -> tuple[float, float, float]:
-    """Solved episodes per 1,000 evaluations, with its 95 % bootstrap interval (low, high)."""
+    """Solved episodes per 1,000 evaluations, with its 95 % bootstrap interval (low, high).
+
+    Raises UserError without episodes; the interval of a single episode is (0, infinity).
+    """
+    if not episodes:
+        raise UserError("Solved episodes per 1,000 evaluations need at least one episode, found none.")
     solved = np.array([e.success for e in episodes], float)
     spent = np.array([e.evaluations_per_decision * e.decisions for e in episodes])
+    if len(episodes) == 1:
+        return float(1e3 * solved[0] / spent[0]), 0.0, float("inf")
     draws = np.random.default_rng(seed).integers(len(solved), size=(RESAMPLES, len(solved)))
     low, high = np.quantile(1e3 * solved[draws].sum(1) / spent[draws].sum(1), [0.025, 0.975])
     return float(1e3 * solved.sum() / spent.sum()), float(low), float(high)

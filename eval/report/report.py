@@ -207,12 +207,17 @@ def percent(interval: Interval) -> str:
 def points(interval: Interval) -> str:
     """A difference of rates in percentage points with its interval."""
     estimate, low, high = (100 * v for v in (interval.estimate, interval.low, interval.high))
-    return f"{estimate:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    return f"{estimate:+.1f} points {_ends(f'{low:+.1f}', f'{high:+.1f}')}"
 
 
 def signed(interval: Interval) -> str:
     """A difference with its interval."""
-    return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+    return f"{interval.estimate:+.3f} {_ends(f'{interval.low:+.3f}', f'{interval.high:+.3f}')}"
+
+
+def _ends(low: str, high: str) -> str:
+    """The ends of an interval; said in words where the data have no spread, as with one episode."""
+    return "[one episode: no interval]" if "inf" in low or "inf" in high else f"[{low}, {high}]"
 
 
 def milliseconds(value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,7 +15,7 @@ from ebt_policy.errors import UserError
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its confidence interval."""
+    """An estimate with its confidence interval; infinite ends where the data say nothing about the spread."""
 
     estimate: float
     low: float
@@ -32,7 +32,9 @@ class PairedTest:
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval (low, high) of a success rate; (0, 1) for n = 0."""
+    """Wilson's interval (low, high) of a success rate; (0, 1) for n = 0. Raises UserError unless 0 <= successes <= n."""
+    if not 0 <= successes <= n:
+        raise UserError(f"A success rate needs 0 to n successes; found {successes} of n = {n}.")
     if n == 0:
         return 0.0, 1.0
     interval = binomtest(int(successes), int(n)).proportion_ci(confidence, method="wilson")
@@ -76,9 +78,11 @@ def paired_mean_difference(
     first: ArrayLike, second: ArrayLike, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
     """Mean of first minus second (for example coverage) on the same seeds, by a percentile bootstrap over
-    pairs.
+    pairs. One pair says nothing about the spread: its interval is infinite.
     """
     a, b = _paired(first, second, float)
+    if len(a) == 1:
+        return Interval(float(a[0] - b[0]), -inf, inf)
     interval = bootstrap(
         (a - b,), np.mean, confidence_level=confidence, method="percentile", rng=np.random.default_rng(seed)
     ).confidence_interval

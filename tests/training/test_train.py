@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ebt_policy.inference.runner import load_runner
 from ebt_policy.model.noise import Noise
 from ebt_policy.training import data_setup
 from ebt_policy.training.checkpoint import last_checkpoint
-from ebt_policy.training.loop import Loop
+from ebt_policy.training.loop import Loop, uses_bf16
 from ebt_policy.training.recipe import TrainRecipe, load_recipe
 from ebt_policy.training.run_log import read_metrics
 from ebt_policy.training.train import train
@@ -280,3 +281,30 @@ def test_missing_accelerator_is_an_error(tiny_recipe, tmp_path):
 def test_metrics_cut_short_by_a_crash_are_read_up_to_the_last_whole_row(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "cameras", "bf16"),
+    [
+        ("auto", "cpu", True, False),  # convolutions in bf16 are many times slower on most CPUs
+        ("auto", "cpu", False, True),
+        ("auto", "cuda", True, True),
+        ("bf16", "cpu", True, True),
+        ("fp32", "cuda", False, False),
+    ],
+)
+def test_cameras_on_a_cpu_train_in_fp32_unless_asked(tiny_recipe, precision, device, cameras, bf16):
+    assert uses_bf16(tiny_recipe(precision=precision), torch.device(device), cameras) is bf16
+
+
+def test_the_start_and_slow_steps_are_told_where_there_is_no_terminal(
+    tiny_recipe, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("ebt_policy.training.run_log.PLAIN_LINE_SECONDS", 0.0)
+    train(tiny_recipe(steps=3, log_every=50), tmp_path / "run")
+    lines = capsys.readouterr().out.splitlines()
+    assert re.match(
+        r"Training [\d,]+ parameters on [\d,]+ samples of \d+ episodes \(cpu, fp32\), 32", lines[0]
+    )
+    assert [line.split()[1] for line in lines if line.startswith("step ")] == ["1/3", "2/3", "3/3"]
+    assert not any("nan" in line for line in lines)

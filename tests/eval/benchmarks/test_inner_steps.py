@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ebt_policy.errors import UserError
 from ebt_policy.eval.benchmarks.inner_steps import MOMENTS, counts, solved_per_thousand, table
 from ebt_policy.eval.rollout.episodes import Episode, write_parquet
 from ebt_policy.model.trace import Trace
@@ -40,6 +41,12 @@ def test_moments_part_the_decisions():
 def test_evaluations_of_failures_count_as_spent():
     rate, low, high = solved_per_thousand([episode(True, [2] * 10), episode(False, [2] * 40)] * 50)
     assert rate == pytest.approx(1000 / 100) and low < rate < high
+
+
+def test_one_episode_has_a_rate_without_an_interval_and_none_are_refused():
+    assert solved_per_thousand([episode(True, [2] * 10)]) == (pytest.approx(1000 / 20), 0, np.inf)
+    with pytest.raises(UserError, match="at least one episode"):
+        solved_per_thousand([])
 
 
 def test_training_seeds_are_one_line_and_fixed_budgets_have_no_distribution(tmp_path: Path):

@@ -71,6 +71,16 @@ def test_a_paired_comparison_is_antisymmetric_and_finds_a_clear_difference(train
     assert verdict(compare(good, good).success) == "not told apart"
 
 
+@pytest.mark.parametrize("training_seeds", [1, 2])
+def test_one_episode_is_compared_without_an_interval(training_seeds: int) -> None:
+    good, poor = result("good", *[[True]] * training_seeds), result("poor", *[[False]] * training_seeds)
+    compared = compare(good, poor)
+    assert verdict(compared.success) == verdict(compared.max_coverage) == "not told apart"
+    said = " ".join(verdicts([good, poor], "poor"))
+    assert "Maximum coverage not told apart: good (+0.370 [one episode: no interval])." in said
+    assert "inf" not in comparison_table([good, poor], "poor").markdown()
+
+
 def test_pairs_are_made_by_seed_and_not_by_order() -> None:
     first = result("a", GOOD)
     backwards = Result("b", "b", {0: list(reversed(first.episodes[0]))})

@@ -13,6 +13,7 @@ from ebt_policy.eval.statistics.intervals import (
 )
 
 outcomes = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=80)
+finite = st.floats(-100, 100)
 scores = st.lists(st.integers(-20, 20), min_size=1, max_size=30)
 
 
@@ -105,6 +106,32 @@ def test_auc_is_the_share_of_pairs_in_order(positive: list[int], negative: list[
     p, n = np.array(positive)[:, None], np.array(negative)
     assert auc(positive, negative) == pytest.approx(((p > n) + 0.5 * (p == n)).mean())
     assert auc(positive, negative) == pytest.approx(1 - auc(negative, positive))
+
+
+@given(st.lists(st.tuples(finite, finite), max_size=8))
+def test_intervals_of_any_number_of_pairs_hold_their_estimate_or_are_refused(
+    pairs: list[tuple[float, float]],
+):
+    a, b = [x for x, _ in pairs], [y for _, y in pairs]
+    if not pairs:
+        for compared in (paired_mean_difference, paired_success_difference, mcnemar):
+            with pytest.raises(UserError, match="one result per seed"):
+                compared(a, b)
+        return
+    means = paired_mean_difference(a, b)
+    rates = paired_success_difference([x > 0 for x in a], [y > 0 for y in b])
+    for found in (means, rates):
+        assert found.low - 1e-9 <= found.estimate <= found.high + 1e-9
+    assert 0 < mcnemar([x > 0 for x in a], [y > 0 for y in b]).p_value <= 1
+    if len(pairs) == 1:  # nothing is known of the spread
+        assert (means.low, means.high) == (-np.inf, np.inf)
+        assert rates.low < rates.high
+
+
+@pytest.mark.parametrize(("successes", "n"), [(1, 0), (3, 2), (-1, 2), (0, -1)])
+def test_impossible_success_counts_are_refused(successes: int, n: int):
+    with pytest.raises(UserError, match=f"found {successes} of n = {n}"):
+        wilson(successes, n)
 
 
 def test_unpaired_results_are_refused():
