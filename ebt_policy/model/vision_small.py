@@ -17,7 +17,7 @@ def small_backbone(channels: int) -> nn.Sequential:
     for width, stride in zip(CHANNELS, STRIDES, strict=True):
         layers += [nn.Conv2d(before, width, 3, stride=stride, padding=1), nn.ReLU()]
         before = width
-    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    return nn.Sequential(*layers)
 
 
 def random_shift(images: Tensor, pixels: int) -> Tensor:
