@@ -13,7 +13,7 @@ import tyro
 from ebt_policy.cli.deploy import deploy
 from ebt_policy.cli.measure import bench, demo, energy, evaluate
 from ebt_policy.cli.push import push
-from ebt_policy.cli.train import doctor, export, throughput, train
+from ebt_policy.cli.train import cache, doctor, export, throughput, train
 from ebt_policy.cli.watch import calibrate, serve, trace
 from ebt_policy.cli.worlds import collect, convert, envs
 from ebt_policy.errors import UserError
@@ -39,6 +39,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "deploy": deploy,
     "serve": serve,
     "doctor": doctor,
+    "cache": cache,
     "energy": energy,
     "export": export,
     "push": push,

@@ -1,4 +1,4 @@
-"""Commands of `ebt-policy` that make policies: train, doctor, export, throughput."""
+"""Commands of `ebt-policy` that make policies: train, doctor, cache, export, throughput."""
 
 from pathlib import Path
 from typing import Literal
@@ -72,6 +72,29 @@ def doctor(
         write_json(json, examination_json(examination))
     if examination.errors:
         raise SystemExit(1)
+
+
+def cache(dataset: Positional[str | None] = None, clear: bool = False) -> None:
+    """Show the decoded pictures that `train` keeps on disk for datasets that do not fit into memory, or remove them.
+
+    They are decoded anew when they are needed. The folder is EBT_POLICY_CACHE, or ebt_policy in your cache folder.
+
+    Args:
+        dataset: Repo id; left out: all datasets.
+        clear: Remove them.
+    """
+    from ebt_policy.data import frame_cache
+
+    folder = frame_cache.cache_folder()
+    if clear:
+        print(f"{frame_cache.clear(dataset) / 1e9:.3g} GB removed from {folder}")
+        return
+    found = [entry for entry in frame_cache.entries() if dataset in (None, entry.dataset)]
+    for entry in found:
+        print(
+            f"{entry.dataset}  {entry.camera}  {entry.size}  {entry.episodes} episodes  {entry.bytes / 1e9:.3g} GB"
+        )
+    print(f"{sum(entry.bytes for entry in found) / 1e9:.3g} GB in {folder}")
 
 
 def export(policy: str, output: Path) -> None:

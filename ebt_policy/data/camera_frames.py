@@ -1,20 +1,33 @@
-"""Decodes camera pictures into memory once, as uint8: training then never waits for a video decoder."""
+"""Decodes camera pictures once, as uint8: training then never waits for a video decoder."""
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import datasets
 import numpy as np
 import torch
+from filelock import FileLock
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frames
 from lerobot.utils.feature_utils import dataset_to_policy_features
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from ebt_policy.data.frame_cache import (
+    EpisodeFile,
+    FramesOnDisk,
+    cache_folder,
+    check_space,
+    episode_files,
+    new_file,
+)
 from ebt_policy.data.open_dataset import episode_rows
 from ebt_policy.errors import UserError
 from ebt_policy.model.encoders import resized
@@ -22,7 +35,7 @@ from ebt_policy.model.encoders import resized
 BACKEND = (
     "pyav"  # the same pictures on every machine; runs of frames gain nothing from torchcodec's random access
 )
-BLOCK = 64  # frames at their own size that a thread holds while it makes them smaller: 0.3 GB at 480 x 640 in float32
+BLOCK = 16  # frames at their own size that a thread holds in float32: 60 MB at 480 x 640
 TOLERANCE_S = (
     1e-4  # LeRobot's own: how far, in seconds, a picture may lie from the time stamp that asks for it
 )
@@ -38,13 +51,13 @@ def decode_cameras(
     limit_gb: float,
     resize_shape: tuple[int, int] | None = None,
     tolerance_s: float = TOLERANCE_S,
-) -> dict[str, Tensor]:
-    """Every frame of `table` (F rows): camera -> (F, C, H, W) uint8.
+) -> dict[str, Tensor] | dict[str, FramesOnDisk]:
+    """Every frame of `table` (F rows): camera -> (F, C, H, W) uint8, in memory if they fit, else on disk.
 
-    limit_gb: bound on all cameras together, in 10^9 bytes. resize_shape: (H, W) of all of them, None: their own size;
-    resized by the encoder's own function, so the only difference to resizing there is the rounding to uint8.
-    tolerance_s: how far a picture of a video may lie from its row's time stamp. Raises UserError: beyond the bound
-    (with the size needed, before decoding), for a depth camera, for pictures that cannot be decoded (camera and
+    limit_gb: most that all cameras together may take in memory, in 10^9 bytes. resize_shape: (H, W) of all of them,
+    None: their own size; resized by the encoder's own function, so the only difference to resizing there is the rounding
+    to uint8. tolerance_s: how far a picture of a video may lie from its row's time stamp. Raises UserError: where the
+    disk has not enough space (before decoding), for a depth camera, for pictures that cannot be decoded (camera and
     episode), and for pictures of another size than meta/info.json declares.
     """
     if not cameras:
@@ -53,40 +66,60 @@ def decode_cameras(
         raise UserError(f"{camera} is a depth camera: pictures must have 8 bits a channel. Leave it out.")
     features = dataset_to_policy_features({key: meta.features[key] for key in cameras})  # (C, H, W)
     shapes = {key: (f.shape[0], *(resize_shape or f.shape[1:])) for key, f in features.items()}
-    sizes = {key: len(table) * math.prod(shape) / 1e9 for key, shape in shapes.items()}
-    if sum(sizes.values()) > limit_gb:
-        raise UserError(
-            "Decoded pictures need "
-            + ", ".join(f"{size:.3g} GB for {key}" for key, size in sizes.items())
-            + f"; the limit (image_cache_gb) is {limit_gb:g} GB. Raise it if the memory is there, use fewer "
-            "episodes or cameras, or make the pictures smaller (policy.resize_shape, for example [240, 320])."
-        )
-    episodes = table.select_columns("episode_index").with_format("numpy")[:]["episode_index"]
-    borders = np.flatnonzero(np.diff(episodes, prepend=-1, append=-1))
-    cache: dict[str, Tensor] = {}
+    numbers = table.select_columns("episode_index").with_format("numpy")[:]["episode_index"]
+    borders = np.flatnonzero(np.diff(numbers, prepend=-1, append=-1)).tolist()
+    spans = [(int(numbers[a]), a, b) for a, b in pairwise(borders)]
+    decoders = {
+        key: _Decoder(key, picture_reader(meta, table, key, tolerance_s), features[key].shape, resize_shape)
+        for key in cameras
+    }
+    needed = len(table) * sum(math.prod(shape) for shape in shapes.values())
+    if needed <= limit_gb * 1e9:
+        frames = {key: torch.empty((len(table), *shapes[key]), dtype=torch.uint8) for key in cameras}
+
+        def keep(camera: str, episode: int, start: int, stop: int) -> None:
+            for first, pictures in decoders[camera].blocks(episode, start, stop):
+                frames[camera][first : first + len(pictures)] = pictures
+
+        _decode({key: [partial(keep, key, *span) for span in spans] for key in cameras})
+        return frames
+    files = {key: episode_files(meta, table, key, shapes[key], spans, tolerance_s) for key in cameras}
+
+    def write(camera: str, target: EpisodeFile) -> None:
+        with new_file(target.path) as file:
+            for _, pictures in decoders[camera].blocks(target.episode, target.start, target.stop):
+                file.write(pictures.numpy().data)
+
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # of several processes the first one decodes
+        missing = {key: [file for file in files[key] if not file.complete] for key in cameras}
+        check_space(file for part in missing.values() for file in part)
+        if any(missing.values()):
+            Console().print(
+                f"Pictures need {needed / 1e9:.3g} GB, in memory they may take {limit_gb:g} (image_cache_gb): they are "
+                f"decoded once, kept in {folder} and read from there.",
+                soft_wrap=True,
+            )
+        _decode({key: [partial(write, key, file) for file in part] for key, part in missing.items()})
+    lengths = [stop - start for _, start, stop in spans]
+    return {key: FramesOnDisk([file.path for file in files[key]], lengths, shapes[key]) for key in cameras}
+
+
+def _decode(jobs: Mapping[str, Sequence[Callable[[], None]]]) -> None:
+    """Runs the jobs of each camera, one for each episode, in parallel and with progress; the first error ends them."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for camera in cameras:
-            read = picture_reader(meta, table, camera, tolerance_s)
-            declared = features[camera].shape
-            spans = list(zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True))
-            jobs = [
-                pool.submit(_decode, read, declared, resize_shape, camera, int(episodes[a]), a, b)
-                for a, b in spans
-            ]
-            bar = progress.add_task(f"decoding {camera} (episodes)", total=len(jobs))
+        for camera, calls in jobs.items():
+            running = [pool.submit(call) for call in calls]
+            bar = progress.add_task(f"decoding {camera} (episodes)", total=len(running))
             try:
-                for (start, stop), job in zip(spans, jobs, strict=True):
-                    frames = job.result()
-                    if camera not in cache:
-                        cache[camera] = torch.empty((len(table), *frames.shape[1:]), dtype=torch.uint8)
-                    cache[camera][start:stop] = frames
+                for job in running:
+                    job.result()
                     progress.advance(bar)
-                jobs.clear()
             finally:
-                for job in jobs:
+                for job in running:
                     job.cancel()
-    return cache
 
 
 def picture_reader(
@@ -112,38 +145,39 @@ def wrong_size(declared: Sequence[int], found: Sequence[int]) -> str | None:
 SIZE_REMEDY = "Correct this feature's shape in meta/info.json: the policy expects that size on the robot."
 
 
-def _decode(
-    read: Reader,
-    declared: Sequence[int],
-    resize_shape: tuple[int, int] | None,
-    camera: str,
-    episode: int,
-    start: int,
-    stop: int,
-) -> Tensor:
-    """Rows start to stop of one episode, (rows, C, H, W) uint8."""
-    blocks = [range(start, stop)]
-    if resize_shape is not None:
-        blocks = [range(start, stop)[i : i + BLOCK] for i in range(0, stop - start, BLOCK)]
-    parts: list[Tensor] = []
-    for block in blocks:
-        try:
-            pictures = read(episode, block.start, block.stop)
-        except FrameTimestampError as error:
-            raise UserError(
-                f"{camera}, episode {episode}: the video has no picture close enough to some time stamps. Take the "
-                "nearest one where it is at most, say, 20 ms away: --set dataset.tolerance_s=0.02 (`ebt-policy doctor` "
-                "tells how far they are), or leave the episode out."
-            ) from error
-        except Exception as error:  # decoders raise many kinds; the user needs the place
-            raise UserError(
-                f"{camera}, episode {episode}: its pictures cannot be decoded. Copy or record it again, or "
-                f"leave it out. Cause: {error}"
-            ) from error
-        if message := wrong_size(declared, pictures.shape[1:]):
-            raise UserError(f"{camera}, episode {episode}: {message} {SIZE_REMEDY}")
-        parts.append(pictures if resize_shape is None else _resized_uint8(pictures, resize_shape))
-    return torch.cat(parts)
+@dataclass(frozen=True)
+class _Decoder:
+    """Reads the pictures of a camera in blocks, so that a thread never holds more than one of them."""
+
+    camera: str
+    read: Reader
+    declared: Sequence[int]
+    """(C, H, W) in meta/info.json."""
+    resize_shape: tuple[int, int] | None
+
+    def blocks(self, episode: int, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
+        """First row and pictures (b, C, H, W) uint8 of each block of an episode's rows."""
+        rows = BLOCK if self.resize_shape else 4 * BLOCK  # bytes, not float32
+        for first in range(start, stop, rows):
+            try:
+                pictures = self.read(episode, first, min(first + rows, stop))
+            except FrameTimestampError as error:
+                raise UserError(
+                    f"{self.camera}, episode {episode}: the video has no picture close enough to some time stamps. Take "
+                    "the nearest one where it is at most, say, 20 ms away: --set dataset.tolerance_s=0.02 (`ebt-policy "
+                    "doctor` tells how far they are), or leave the episode out."
+                ) from error
+            except Exception as error:  # decoders raise many kinds; the user needs the place
+                raise UserError(
+                    f"{self.camera}, episode {episode}: its pictures cannot be decoded. Copy or record it again, or "
+                    f"leave it out. Cause: {error}"
+                ) from error
+            if message := wrong_size(self.declared, pictures.shape[1:]):
+                raise UserError(f"{self.camera}, episode {episode}: {message} {SIZE_REMEDY}")
+            yield (
+                first,
+                pictures if self.resize_shape is None else _resized_uint8(pictures, self.resize_shape),
+            )
 
 
 def _resized_uint8(pictures: Tensor, size: tuple[int, int]) -> Tensor:

@@ -5,6 +5,8 @@ import torch
 from lerobot.datasets.compute_stats import DEFAULT_QUANTILES, get_feature_stats
 from torch import Tensor
 
+from ebt_policy.data.frame_cache import FramesOnDisk
+
 PICTURES = 1000  # at most, evenly spaced: more change the third digit, and cost seconds
 BLOCK = 64  # pictures counted at a time
 
@@ -18,15 +20,16 @@ def vector_statistics(values: Tensor) -> Statistics:
     return get_feature_stats(array, axis=0, keepdims=array.ndim == 1)
 
 
-def picture_statistics(pictures: Tensor) -> Statistics:
+def picture_statistics(pictures: Tensor | FramesOnDisk) -> Statistics:
     """Of pictures (F, C, H, W) uint8, for each channel and in 0..1 as policies see them: each entry (C, 1, 1).
 
     Counted from up to PICTURES of them, evenly spaced; exact for those.
     """
     frames, channels = pictures.shape[:2]
-    chosen = pictures[torch.linspace(0, frames - 1, min(frames, PICTURES)).long()]
+    chosen = torch.linspace(0, frames - 1, min(frames, PICTURES)).long()
     counts = torch.zeros(channels, 256, dtype=torch.int64)  # pixels of each value
-    for block in chosen.split(BLOCK):
+    for rows in chosen.split(BLOCK):
+        block = pictures[rows]
         for channel in range(channels):
             counts[channel] += torch.bincount(block[:, channel].flatten().long(), minlength=256)
     share = counts.double().numpy() / counts[0].sum().item()  # (C, 256)

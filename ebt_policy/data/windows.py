@@ -1,6 +1,6 @@
 """Demonstrations as windows in memory: one vectorised gather per batch, no file access per sample."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -11,6 +11,7 @@ from lerobot.utils.constants import ACTION, OBS_PREFIX
 from torch import Tensor
 
 from ebt_policy.data.camera_frames import TOLERANCE_S, decode_cameras
+from ebt_policy.data.frame_cache import FramesOnDisk
 from ebt_policy.data.goal_alignment import GoalAlignment
 from ebt_policy.data.open_dataset import open_metadata
 from ebt_policy.data.statistics import Statistics, picture_statistics, vector_statistics
@@ -39,7 +40,7 @@ class Windows:
         self,
         meta: LeRobotDatasetMetadata,
         columns: dict[str, Tensor],
-        pixels: dict[str, Tensor],
+        pixels: Mapping[str, Tensor | FramesOnDisk],
         episode_index: Tensor,
         *,
         deltas: dict[str, Sequence[int] | None],
@@ -47,7 +48,7 @@ class Windows:
         symmetry: Symmetry | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        """columns: feature -> (F, ...); pixels: camera -> (F, C, H, W) uint8; episode_index: (F,), in runs;
+        """columns: feature -> (F, ...); pixels: camera -> (F, C, H, W) uint8, in memory or on disk; episode_index: (F,), in runs;
         deltas: frames relative to the current one for each of these features, None for no window."""
         n_frames = len(episode_index)
         self.meta = meta
@@ -66,7 +67,11 @@ class Windows:
         self.stats = {key: vector_statistics(values) for key, values in columns.items()}
         self.stats |= {key: picture_statistics(frames) for key, frames in pixels.items()}
         self._columns = {key: values.to(device) for key, values in columns.items()}
-        self._pixels = {key: frames.to(device) for key, frames in pixels.items()}
+        self._pixels = {
+            key: frames if isinstance(frames, FramesOnDisk) else frames.to(device)
+            for key, frames in pixels.items()
+        }
+        self._device = device
 
         first, last = _episode_borders(episode_index, n_frames)
         samples = torch.nonzero(torch.arange(len(episode_index)) <= last - drop_n_last_frames).flatten()
@@ -109,9 +114,10 @@ class Windows:
         observation_delta_indices, action_delta_indices: as in a LeRobot policy's config, in frames.
         drop_n_last_frames: frames at the end of each episode that start no sample.
         goal_alignment, symmetry: move each episode onto its goal, then add its mirror image.
-        image_cache_gb: bound on the decoded pictures, which lie on `device` with all else.
+        image_cache_gb: decoded pictures up to this size lie on `device` with all else; larger ones are kept on disk
+            (`frame_cache`) and read for each batch.
         resize_shape: (height, width) of the pictures of all cameras, as in the policy's config; None: their own.
-        Raises UserError: no such dataset, feature or episode; NaN or infinity; pictures beyond the bound.
+        Raises UserError: no such dataset, feature or episode; NaN or infinity; a full disk.
         """
         meta = open_metadata(repo_id, root)
         for key in features:
@@ -168,7 +174,7 @@ class Windows:
 
     def _pictures(self, key: str, rows: Tensor) -> Tensor:
         """rows (B, ...) -> (B, ..., C, H, W) float32 in 0..1; mirrored frames are made here, not stored."""
-        pictures = self._pixels[key][rows % self._real_frames].to(torch.float32) / 255
+        pictures = self._pixels[key][rows % self._real_frames].to(self._device).to(torch.float32).div_(255)
         if self._symmetry is not None:
             mirrored = rows >= self._real_frames
             pictures[mirrored] = self._symmetry.map_pixels(pictures[mirrored])

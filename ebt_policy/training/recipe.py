@@ -26,7 +26,8 @@ class DatasetRecipe:
     symmetry: dict[str, Any] | str | None = None  # a name, or the fields of ebt_policy.data.symmetry.Symmetry
     # Move each demonstration so that it ends on the goal: a name, or the fields of GoalAlignment.
     goal_alignment: dict[str, Any] | str | None = None
-    image_cache_gb: float = 4.0  # bound on the decoded pictures, 10^9 bytes
+    # 10^9 bytes of decoded pictures that may lie in memory; more are kept on disk (`ebt-policy cache`) and read from there.
+    image_cache_gb: float = 4.0
     # How far, in seconds, a picture of a video may lie from its row's time stamp: raise it where time stamps jitter.
     tolerance_s: float = 1e-4
     # Fine-tuning: observation's name in the dataset -> its name in the policy of policy.pretrained_path.

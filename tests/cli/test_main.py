@@ -74,6 +74,19 @@ def test_version_names_what_results_depend_on(monkeypatch, capsys) -> None:
     assert status == 0 and out.startswith("ebt-policy 0.") and "lerobot" in out and "torch" in out
 
 
+def test_cached_pictures_are_shown_and_cleared(monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.setenv("EBT_POLICY_CACHE", str(tmp_path))
+    place = tmp_path / "me--my_arm" / "observation.images.top@24x32"
+    place.mkdir(parents=True)
+    (place / "0.u8").write_bytes(bytes(3 * 24 * 32))
+    status, out, _ = command(monkeypatch, capsys, "cache")
+    assert status == 0 and "me/my_arm  observation.images.top  24x32  1 episodes" in out
+    status, _, error = command(monkeypatch, capsys, "cache", "me/other", "--clear")
+    assert status == 1 and "It has: me/my_arm" in error
+    assert command(monkeypatch, capsys, "cache", "me/my_arm", "--clear")[0] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_extra_is_named(monkeypatch, capsys) -> None:
     from ebt_policy.extras import missing_extra
 

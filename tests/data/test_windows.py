@@ -165,41 +165,6 @@ def test_statistics_are_those_of_the_frames_in_use(tiny_dataset):
     assert action.max() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.fixture(scope="module", params=["image", "video"])
-def camera_dataset(request, tmp_path_factory) -> tuple[str, Path]:
-    """Two episodes of 5 and 7 frames with noise pictures, 24 x 32, and a state of one number."""
-    root = tmp_path_factory.mktemp("cameras") / request.param
-    dataset = LeRobotDataset.create(
-        "tests/camera",
-        fps=10,
-        root=root,
-        features={
-            "observation.images.top": {
-                "dtype": request.param,
-                "shape": (24, 32, 3),
-                "names": ["height", "width", "channels"],
-            },
-            STATE: {"dtype": "float32", "shape": (2,), "names": ["x", "y"]},
-            ACTION: {"dtype": "float32", "shape": (2,), "names": ["x", "y"]},
-        },
-        use_videos=request.param == "video",
-    )
-    rng = np.random.default_rng(0)
-    for length in (5, 7):
-        for _ in range(length):
-            dataset.add_frame(
-                {
-                    "observation.images.top": rng.integers(0, 256, (24, 32, 3), dtype=np.uint8),
-                    STATE: rng.normal(size=2).astype(np.float32),
-                    ACTION: rng.normal(size=2).astype(np.float32),
-                    "task": "look",
-                }
-            )
-        dataset.save_episode()
-    dataset.finalize()
-    return "tests/camera", root
-
-
 CAMERA = ["observation.images.top", STATE, ACTION]
 
 
@@ -211,11 +176,6 @@ def test_pictures_equal_lerobots(camera_dataset, episodes):
         *camera_dataset, episodes=episodes, delta_timestamps=deltas, video_backend="pyav"
     )
     assert_equals_lerobot(windows, reference, list(range(len(reference))))
-
-
-def test_pictures_beyond_the_bound_are_refused_with_the_size_needed(camera_dataset):
-    with pytest.raises(UserError, match=r"2\.76e-05 GB for observation\.images\.top.*image_cache_gb"):
-        Windows.from_lerobot(*camera_dataset, features=CAMERA, image_cache_gb=2e-5, **DELTAS)
 
 
 @pytest.mark.parametrize("block", [2, 64])  # of 5 and 7 frames
