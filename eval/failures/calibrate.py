@@ -73,8 +73,10 @@ def calibrate(
         print(f"{len(seen)} of {episodes} episodes succeeded; only these count.")
     else:
         unseen = unseen_episodes(find_checkpoint(policy), str(dataset), root)
+        print(
+            f"Calibrating on {len(unseen)} recorded episodes that the policy was not trained on.", flush=True
+        )
         seen = recorded_signals(runner, str(dataset), root, unseen)
-        print(f"Calibrating on {len(seen)} recorded episodes that the policy was not trained on.")
         horizon = max(map(len, seen))
     statistic, scores = fit_and_score(seen, signals, horizon, alpha)
     made = calibrated(
