@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from lerobot.configs.train import TrainPipelineConfig
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 
+# In LeRobot's commands simulated environments show pictures only when told to.
+PICTURES_HINT = (
+    "Pictures in lerobot-eval: --env.obs_type=pixels_agent_pos (PushT), --env.cameras (ALOHA, robosuite)."
+)
+
 
 @contextmanager
 def fp32_grad_enabled(device_type: str) -> Iterator[None]:
@@ -227,9 +232,12 @@ class ChunkPolicy(PreTrainedPolicy):
         names = self.config.observation_features()
         missing = [name for name in names if name not in batch]
         if missing:
+            found = sorted(name for name in batch if name.startswith("observation"))
+            pictures = any(len(names[name]) == 3 for name in missing)
             raise UserError(
-                f"The policy expects observation feature(s) {missing}; this batch has {sorted(batch)}. "
+                f"The policy expects observation feature(s) {missing}; this batch has {found}. "
                 "Rename the features of the robot, environment or dataset, or train a policy on these."
+                + (f" {PICTURES_HINT}" if pictures else "")
             )
         return {name: batch[name] for name in names}
 

@@ -235,6 +235,9 @@ def test_loading_does_not_fetch_the_weights_that_training_started_from(tmp_path,
 
 def test_a_missing_observation_is_named() -> None:
     policy = make_policy()
+    seeing = make_policy(features=("observation.state", "observation.images.top"))
+    with pytest.raises(UserError, match=r"this batch has \['observation.state'\].*--env.obs_type"):
+        seeing.select_action({"observation.state": torch.zeros(1, 2), "info": {}})
     with pytest.raises(UserError, match="observation.environment_state"):
         policy.select_action({"observation.state": torch.zeros(1, 2)})
     frames = first_frames(make_batch(1)) | {"observation.state": torch.zeros(1, 3)}

@@ -23,24 +23,25 @@ def calibrate(
     processes: int | None = None,
     device: str = "cpu",
 ) -> None:
-    """When is the policy's score an alarm? Sets a threshold from successful episodes, with a guarantee.
+    """Set the threshold above which a policy's score is an alarm, from successful episodes.
 
-    Of new episodes like them, at most the share alpha alarms, on average over calibrations (split conformal prediction).
-    The file belongs to this checkpoint and these options, and is refused for any other.
+    Guarantee: of new successful episodes of the same kind at most the fraction alpha raises an alarm, on average over
+    calibrations (split conformal prediction). The file is valid for this checkpoint and these options only.
 
     Args:
         policy: A run or checkpoint folder, USER/NAME[@REVISION] on the Hub, or shipped:NAME.
-        env: Environment to run fresh episodes in.
-        dataset: Or: repo id of recorded successful episodes, for instance of your arm.
+        env: Run new episodes in this environment. Give either this or --dataset.
+        dataset: Use the recorded, successful episodes of this dataset (repo id), for example of your arm.
         root: A local folder of the dataset instead of LeRobot's cache.
         output: Where to write the calibration (default: runs/calibration.json).
-        episodes: How many to run; those that fail do not count.
-        seed: Seed of the first.
-        alpha: Rate of false alarms per successful episode.
-        signals: What the score is made of (default: energy overlap acceleration stillness). `rnd`, how unlike the demonstrations
-            what is seen is, finds more failures where it was measured; it needs the dataset that the policy was trained on.
-        max_evaluations: Budget of function evaluations for each decision.
-        processes: Worker processes.
+        episodes: Number of episodes to run in the environment; failed ones are not used.
+        seed: Seed of the first episode.
+        alpha: Accepted rate of false alarms: the fraction of successful episodes with an alarm.
+        signals: Signals that the score consists of (default: energy overlap acceleration stillness). `rnd` measures how much
+            an observation differs from the demonstrations. It found more failures where that was measured; it needs --env
+            and the dataset that the policy was trained on.
+        max_evaluations: Largest number of network evaluations for one decision.
+        processes: Number of worker processes.
         device: Torch device of the policy.
     """
     from ebt_policy.eval.failures.calibrate import calibrate as run
@@ -74,17 +75,17 @@ def trace(
     viewer: Literal["html", "rerun"] = "html",
     save: Path | None = None,
 ) -> None:
-    """Watch recorded episodes: video, energy, quantile, inner steps, alarms and disturbances on one timeline.
+    """Show recorded episodes: video, energy, quantile, inner steps, alarms and disturbances on one timeline.
 
     Record some first: ebt-policy eval --policy shipped:pusht_keypoints_ebt --episodes 8 --record 8 --output runs/eval
 
-    html: RUN/index.html lists all episodes, the worst false alarms and misses first, and links to a page for each that
-    needs neither network nor server. Of several runs the page shows the same seeds side by side, in step. rerun: one episode in
-    the rerun viewer (pip install 'lerobot_policy_ebt[viz]').
+    --viewer html writes RUN/index.html, a list of all episodes with false alarms and missed failures first. It links to a page
+    for each episode; the pages work offline. With several runs, episodes of the same seed are shown side by side.
+    --viewer rerun shows one episode in the rerun viewer (pip install 'lerobot_policy_ebt[viz]').
 
     Args:
-        runs: A folder of `eval --record`, or the timeline (JSON) of one episode in it; or several such folders.
-        viewer: Pages for a browser, or the rerun viewer.
+        runs: One or more folders written by `eval --record`, or the timeline (JSON) of one episode.
+        viewer: html for pages in a browser, rerun for the rerun viewer.
         save: With --viewer rerun: write this file (.rrd) instead of opening the viewer.
     """
     if not runs:
@@ -121,32 +122,31 @@ def serve(
     calibration: Path | None = None,
     overrides: Overrides = (),
 ) -> None:
-    """Decide for an arm that another program, or another computer, moves. Its side needs neither torch nor LeRobot.
+    """Run a policy as a server, for an arm on another computer. The client needs neither torch nor LeRobot.
 
-    There: from ebt_policy.hardware.remote.client import RemotePolicy
+    In the client: from ebt_policy.hardware.remote.client import RemotePolicy
         with RemotePolicy("ws://127.0.0.1:8700") as policy:
             reply = policy.decide({"observation.state": state}, deadline_s=0.2)  # reply.actions (n, A)
 
-    One controller at a time. Messages are typed, checked and of bounded size; none can run code here. The client holds the
-    arm when this server falls silent; keep the safety filter on its side. Only this computer can connect, unless you give a
-    token. What is sent is not encrypted: over a network that others use, stay on 127.0.0.1 and go through
-    `ssh -L 8700:127.0.0.1:8700 THIS_COMPUTER` from the arm's computer.
+    One client controls at a time. Messages are checked, limited in size, and never executed. If the server does not answer,
+    the client holds the arm; the safety filter runs in the client. Without a token only this computer can connect. The
+    connection is not encrypted: in a network with other users keep 127.0.0.1, and run
+    `ssh -L 8700:127.0.0.1:8700 THIS_COMPUTER` on the arm's computer.
 
     Args:
         policy: A run or checkpoint folder, USER/NAME[@REVISION] on the Hub, or shipped:NAME.
         host: Address to listen on; 0.0.0.0 for every network, which needs a token.
         port: Port to listen on; 0 for any free one.
-        token_file: File with the secret that clients must show (default: the environment variable EBT_POLICY_TOKEN).
+        token_file: File with the secret that clients must send (default: the environment variable EBT_POLICY_TOKEN).
             Make one: openssl rand -hex 32 > token
         device: Torch device of the policy.
-        max_evaluations: Budget of function evaluations for each decision.
-        n_action_steps: Actions in each reply (default: as trained).
-        fps: Ticks a second that the policy was trained at; clients with another rate are then refused.
-        heartbeat: Seconds of silence after which either side counts as dead.
-        seed: Of the policy's noise, begun again with each episode.
-        calibration: Watch for failure with the thresholds in this file of `ebt-policy calibrate`: replies then have a score
-            and whether it is an alarm. The rate of false alarms holds for a client that decides each time a reply's
-            actions are used up.
+        max_evaluations: Largest number of network evaluations for one decision.
+        n_action_steps: Number of actions in each reply (default: as trained).
+        fps: Rate of the policy's training data, Hz; clients with another rate are refused.
+        heartbeat: Seconds without a message after which a side considers the other one dead.
+        seed: Seed of the policy's noise; every episode starts from it.
+        calibration: File made by `ebt-policy calibrate`. Replies then contain a score and whether it is an alarm. The rate of
+            false alarms holds for a client that asks again when all actions of a reply are executed.
         overrides: Options of the policy, e.g. --set start=zero
     """
     from ebt_policy.hardware.planners.served import serve as run

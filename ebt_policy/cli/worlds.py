@@ -10,7 +10,7 @@ from ebt_policy.errors import UserError
 
 
 def envs(names: Positional[tuple[str, ...]] = (), seconds: float = 3.0, json: Path | None = None) -> None:
-    """The environments that there are, and how many ticks a second each makes here.
+    """List the environments, and measure how fast each runs on this machine.
 
     Args:
         names: Only these (default: all).
@@ -33,21 +33,21 @@ def collect(
     image_size: tuple[int, int] = (96, 96),
     processes: int | None = None,
 ) -> None:
-    """Demonstrations of a simulated task by its scripted expert, as a LeRobot dataset. Only successes are kept.
+    """Record a scripted expert on a simulated task as a LeRobot dataset. Only successful episodes are kept.
 
-    The same seed gives the same dataset, however many processes and interruptions it took.
+    The same seed gives the same dataset, with any number of processes and after any interruption.
 
     Args:
         task: An environment with an expert, e.g. robosuite_lift.
-        episodes: Successful demonstrations wanted.
-        output: A new folder (default: where LeRobot looks for repo_id).
+        episodes: Number of successful demonstrations to record.
+        output: Folder for the dataset; it must not exist (default: repo_id in LeRobot's cache).
         repo_id: Name of the dataset (default: local/TASK).
-        seed: Seed of the first attempt; the others count up from it.
-        disturbance: Noise on what the expert does (not on what is recorded), in parts of the action's size: the
-            demonstrations then show corrections.
-        cameras: Names of cameras whose pictures are kept as videos (default: none), e.g. agentview
-        image_size: Height and width of the pictures, pixels.
-        processes: Worker processes (default: one for each core).
+        seed: Seed of the first attempt; each further attempt adds one.
+        disturbance: Noise added to the executed (not to the recorded) actions, as a fraction of their size, so that the
+            demonstrations contain corrections.
+        cameras: Names of cameras to record as videos (default: none), e.g. agentview
+        image_size: Height and width of the pictures in pixels.
+        processes: Number of worker processes (default: one for each core).
     """
     from ebt_policy.envs.collect import Collection
     from ebt_policy.envs.collect import collect as run
@@ -70,19 +70,19 @@ def convert(
     env: str | None = None,
     keep_failed: bool = False,
 ) -> None:
-    """Demonstrations in another format as a LeRobot dataset. Only those that end in success are kept.
+    """Convert demonstrations to a LeRobot dataset. Only those that end in success are kept.
 
-    robomimic: HDF5 files of robomimic and robosuite. Recorded states are replayed in the simulator where the file
-    lacks observations, and to see how it ends. Selections (mask/...) go to meta/filter_keys.json; train and valid
-    become splits where they share out all demonstrations.
+    robomimic: HDF5 files of robomimic and robosuite. The recorded states are replayed in the simulator, to see whether the
+    task is solved and to add observations that the file lacks. Filter keys (mask/...) are written to meta/filter_keys.json;
+    train and valid become splits if together they contain all demonstrations.
 
     Args:
-        format: What the file is.
-        file: Demonstrations, e.g. robomimic's low_dim_v15.hdf5 or demo_v15.hdf5
-        output: A new folder (default: where LeRobot looks for repo_id).
-        repo_id: Name of the dataset (default: local/FILE without its ending).
-        env: The environment whose features are wanted, for a real robot or a task by another name; the file must
-            then hold the observations (default: the file's own).
+        format: Format of the file.
+        file: The file, e.g. robomimic's low_dim_v15.hdf5 or demo_v15.hdf5
+        output: Folder for the dataset; it must not exist (default: repo_id in LeRobot's cache).
+        repo_id: Name of the dataset (default: local/ and the file's name without its ending).
+        env: Environment whose features to write (default: the one named in the file). For data of a real robot or of a
+            task with another name; the file must then contain the observations.
         keep_failed: Keep demonstrations that do not end in success.
     """
     from ebt_policy.envs.convert.robomimic import convert as run

@@ -1,4 +1,4 @@
-"""Hindsight for planar tasks: a demonstration that missed its goal by a little, moved so that it would have met it."""
+"""Goal alignment for planar tasks: each demonstration is moved so that its object ends exactly on the goal."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,18 @@ from ebt_policy.errors import UserError
 
 @dataclass(frozen=True)
 class GoalAlignment:
-    """Each demonstration is turned and shifted as a whole so that its object ends on the goal.
+    """Rotates and shifts each whole demonstration so that its object ends on the goal.
 
-    Pushing on a table obeys the same physics wherever the table is looked at from; only walls and the goal tell places
-    apart. So a demonstration moved by the few millimetres by which it missed the goal is as good as a new recording
-    that does not miss it (the idea of hindsight goals, arXiv 1707.01495, with a motion in place of a new goal). Every
-    feature must be made of points (x, y) in one unit; how far each demonstration moved is for the caller to judge
-    (`motion`).
+    Pushing works the same everywhere on a table; only the walls and the goal depend on the place. Most demonstrations miss
+    the goal by a few millimetres. Moved by that much, they are as good as new recordings that do not miss it. (The idea is
+    that of hindsight goals, arXiv 1707.01495; here the demonstration moves and not the goal.) All points (x, y) must have
+    the same unit. `motion` says how far each demonstration is moved: check that it is little.
 
-    object: the feature that holds K points of the object.
-    goal: where those points lie when the task is done, (K, 2).
-    coast: frames for which the object goes on at its last speed after the last recorded one; recordings tend to end
-        when the task counts as solved, with the object still moving.
-    features: all features that are made of points; the others must not depend on where things are.
+    object: the feature with K points of the object.
+    goal: where those points are when the task is done, (K, 2).
+    coast: recordings often end while the object still moves. For this many frames after the last one it is assumed to
+        move on at its last speed.
+    features: all features that consist of points. The others must not depend on positions.
     """
 
     object: str
@@ -34,7 +33,7 @@ class GoalAlignment:
     coast: float = 0.0
 
     def __call__(self, columns: Mapping[str, Tensor], episode_index: Tensor) -> dict[str, Tensor]:
-        """feature -> (F, D), episode_index (F,) in runs -> the same with every episode moved."""
+        """columns: feature -> (F, D). episode_index: (F,), the frames of an episode one after the other. Returns the moved columns."""
         _, run, lengths = episode_index.unique_consecutive(return_inverse=True, return_counts=True)
         turn, centre, shift = self.motion(columns[self.object], lengths)
 
@@ -46,8 +45,10 @@ class GoalAlignment:
         return {key: move(values) if key in self.features else values for key, values in columns.items()}
 
     def motion(self, points: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Object points (F, 2 K) of episodes of `lengths` (N,) frames -> rotation (N, 2, 2), its centre (N, 2), and
-        the shift (N, 2) after it: the least-squares motion (Kabsch) from where the object ends to the goal.
+        """The least-squares motion (Kabsch) of each episode from where its object ends to the goal.
+
+        points: of the object, (F, 2 K). lengths: frames of each episode, (N,). Returns the rotation (N, 2, 2), its centre
+        (N, 2), and the shift (N, 2) that follows it.
         """
         points = points.double().unflatten(-1, (-1, 2))
         last = lengths.cumsum(0) - 1

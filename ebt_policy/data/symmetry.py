@@ -1,4 +1,4 @@
-"""Exact symmetries of a task: each doubles the demonstrations."""
+"""Exact symmetries of a task, such as a mirror image. Each doubles the number of demonstrations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ebt_policy.errors import UserError
 
-# What a mirror does to a picture (..., H, W).
+# How a picture (..., H, W) is mirrored.
 PIXEL_MAPS = {
     "horizontal": lambda pixels: pixels.flip(-1),
     "vertical": lambda pixels: pixels.flip(-2),
@@ -33,11 +33,11 @@ class AffineMap:
 
 @dataclass(frozen=True)
 class Symmetry:
-    """A transformation under which the task is the same task: one affine map per low-dimensional feature.
+    """A transformation that does not change the task: one affine map for each low-dimensional feature.
 
-    features: a map for each `observation.*` and `action` feature that is used (an identity has to be written
-        down: a forgotten feature would silently make wrong demonstrations).
-    pixels: what happens to all cameras, a key of PIXEL_MAPS; empty where they do not share the symmetry.
+    features: a map for each `observation.*` and `action` feature in use. One that does not change needs an identity map;
+        it is not assumed, because a forgotten feature would make wrong demonstrations.
+    pixels: how the pictures of all cameras change, a key of PIXEL_MAPS; empty where the cameras do not have the symmetry.
     """
 
     features: dict[str, AffineMap]
@@ -49,7 +49,7 @@ class Symmetry:
             found = self.features.get(name)
             if found is None:
                 raise UserError(
-                    f"{name}: the symmetry has no map for it. Add one (an identity if it is invariant)."
+                    f"{name}: the symmetry has no map for it. Add one (an identity if it does not change)."
                 )
             if sorted(found.permutation) != list(range(width)):
                 raise UserError(
@@ -72,8 +72,8 @@ class Symmetry:
 def _pusht() -> Symmetry:
     """PushT's mirror on the line x + y = 512: (x, y) -> (512 - y, 512 - x), in units of its 512 x 512 board.
 
-    The goal pose is its own mirror image, and so is the T once its keypoints trade places in pairs. Numbers
-    are exact; pictures agree up to the drawing of edges.
+    The goal pose is its own mirror image. So is the T, if its keypoints are swapped in pairs. Numbers are exact; pictures
+    differ a little at edges.
     """
     point = AffineMap((1, 0), -1.0, 512.0)
     keypoints = tuple(2 * partner + axis for partner in (1, 0, 3, 2, 5, 4, 7, 6) for axis in (1, 0))

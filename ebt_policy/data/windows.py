@@ -1,4 +1,4 @@
-"""Demonstrations as windows in memory: one vectorised gather per batch, no file access per sample."""
+"""Training samples from demonstrations in memory. A batch is one indexing operation; no file is read for it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,14 +25,14 @@ from ebt_policy.suggestions import did_you_mean
 class Windows:
     """A LeRobot dataset cut into training samples, equal to LeRobotDataset's with delta_timestamps.
 
-    Frames (F, doubled where there is a symmetry) lie in memory once per feature; a sample is a frame number,
-    its window is gathered around it and clamped to its episode. B batch, T observation steps, H horizon.
+    Each feature is stored once for all F frames (twice as many with a symmetry). A sample is a frame number and the window
+    of frames around it. At the ends of an episode the first or last frame is repeated. B batch, T observation steps, H horizon.
     """
 
     meta: LeRobotDatasetMetadata
     stats: dict[str, Statistics]
-    """Statistics for the normaliser over the frames in use, mirrored ones included; of cameras over the decoded pictures,
-    in 0..1: what a dataset brings along may be missing, out of date or in 0..255."""
+    """Statistics for the normaliser, over the frames in use and their mirror images. Those of cameras are of the decoded
+    pictures, in 0..1: a dataset's own may be missing, out of date or in 0..255."""
     episode_index: Tensor
     """(len(self),) int64: the dataset's episode of each sample; a mirrored sample keeps its original's."""
 
@@ -48,7 +48,8 @@ class Windows:
         symmetry: Symmetry | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        """columns: feature -> (F, ...); pixels: camera -> (F, C, H, W) uint8, in memory or on disk; episode_index: (F,), in runs;
+        """columns: feature -> (F, ...); pixels: camera -> (F, C, H, W) uint8, in memory or on disk; episode_index: (F,), the
+        frames of an episode one after the other;
         deltas: frames relative to the current one for each of these features, None for no window."""
         n_frames = len(episode_index)
         self.meta = meta
@@ -156,7 +157,7 @@ class Windows:
         """Samples `indices` (B,) int64 in LeRobot's batch convention, raw values, on the device.
 
         `observation.*` (B, T, D), cameras (B, T, C, H, W) in 0..1, `action` (B, H, A), all float32, and for
-        each `<name>_is_pad` (B, T or H) bool: true where the window was clamped at its episode's border.
+        each `<name>_is_pad` (B, T or H) bool: true for frames beyond the episode, which are repetitions.
         Without offsets a feature has no window dimension and no padding flag.
         """
         frames = self._samples[indices.to(self._samples.device)]  # (B,)
@@ -173,7 +174,7 @@ class Windows:
         return batch
 
     def _pictures(self, key: str, rows: Tensor) -> Tensor:
-        """rows (B, ...) -> (B, ..., C, H, W) float32 in 0..1; mirrored frames are made here, not stored."""
+        """rows (B, ...) -> (B, ..., C, H, W) float32 in 0..1; mirror images are computed here, not stored."""
         pictures = self._pixels[key][rows % self._real_frames].to(self._device).to(torch.float32).div_(255)
         if self._symmetry is not None:
             mirrored = rows >= self._real_frames

@@ -1,4 +1,4 @@
-"""The training loop's body: one optimiser step after another, and the held-out loss."""
+"""One optimiser step of training, and the loss on held-out episodes."""
 
 import time
 import warnings
@@ -45,7 +45,7 @@ class Loop:
         self.loss = _compiled(self.eager) if recipe.compile else self.eager
 
     def step(self) -> dict[str, float | Tensor]:
-        """One optimiser step. Returns what to log, nothing where the step was left out as a spike."""
+        """One optimiser step. Returns what to log, nothing where the step was skipped (see `SpikeGuard`)."""
         began = time.perf_counter()
         recipe, trainer = self.recipe, self.trainer
         order = sample_order(trainer.step, recipe.batch_size, len(self.windows), recipe.seed)
@@ -100,7 +100,7 @@ def uses_bf16(recipe: TrainRecipe, device: torch.device, cameras: bool) -> bool:
 
 
 class _Loss(nn.Module):
-    """batch -> (loss, metrics). Our own policies' `loss` is their `forward`, but compiles as one graph."""
+    """batch -> (loss, metrics). Our own policies' `loss` is their `forward`, but it compiles as one graph."""
 
     def __init__(self, policy: PreTrainedPolicy) -> None:
         super().__init__()
@@ -111,17 +111,17 @@ class _Loss(nn.Module):
 
 
 def _compiled(module: nn.Module) -> LossFunction:
-    """The module compiled; eager for good when the first batch does not compile (no C++ compiler, say)."""
+    """The compiled module. If the first batch does not compile (for example without a C++ compiler), it is used uncompiled."""
     chosen: LossFunction | None = None
 
     def call(batch: Batch) -> tuple[Tensor, dict | None]:
         nonlocal chosen
         if chosen is None:
-            # Kernels hold their number of threads, and the compiler's cache does not tell it apart unless told to.
+            # Compiled kernels contain their number of threads; as an option it becomes part of the compiler's cache key.
             chosen = torch.compile(module, options={"cpp.threads": torch.get_num_threads()})
             try:
                 return chosen(batch)
-            # Whatever the compiler raises; a fault of the policy itself shows again below.
+            # The compiler may raise anything; an error of the policy itself is raised again below.
             except Exception as error:
                 chosen = module
                 cause = f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"

@@ -1,4 +1,4 @@
-"""The moving parts of the training loop: parameter groups, sample order, spike guard, weight average."""
+"""Parts of the training loop: order of the samples, spike guard, average of the weights."""
 
 import math
 from collections import deque
@@ -14,10 +14,10 @@ from ebt_policy.errors import UserError
 
 
 def sample_order(step: int, batch_size: int, n_samples: int, seed: int) -> Tensor:
-    """Sample numbers (batch_size,) int64 of one step: every epoch is a permutation of its own.
+    """Sample numbers (batch_size,) int64 of one step. Every epoch is another permutation.
 
-    A pure function of its arguments, so a resumed run needs no state to go on with the same data. A batch that
-    crosses the end of an epoch takes its last samples from the next one, so every batch is full.
+    It depends on its arguments only, so a resumed run continues with the same data. Every batch is full: at the end of an
+    epoch it is filled with samples of the next one.
     """
     position, parts, wanted = step * batch_size, [], batch_size
     while wanted:
@@ -35,9 +35,9 @@ def _permutation(n: int, seed: int, epoch: int) -> Tensor:
 
 
 class SpikeGuard:
-    """Says which steps to leave out: not finite, or a gradient norm far above what is usual.
+    """Skips steps with a loss or gradient that is not finite, or a gradient norm far above the usual one.
 
-    factor: skip above this many times the running median (method.md, stability). window: steps in the median.
+    factor: skip above this many times the running median. window: steps in the median.
     patience: skipped steps in a row before giving up.
     """
 
@@ -48,7 +48,7 @@ class SpikeGuard:
         self.in_a_row = 0
 
     def accepts(self, loss: float, grad_norm: float) -> bool:
-        """Whether to take this step. Raises UserError when too many in a row were refused."""
+        """Whether to take this step. Raises UserError when too many in a row were skipped."""
         usual = median(self.norms) if len(self.norms) >= 20 else math.inf
         if math.isfinite(loss) and math.isfinite(grad_norm) and grad_norm <= self.factor * usual:
             self.norms.append(grad_norm)
@@ -77,7 +77,7 @@ class SpikeGuard:
 class WeightAverage:
     """Exponential moving average of every tensor of a module, into a copy of it.
 
-    The decay is min(decay, (1 + t) / (10 + t)) at update t, so that the first, random weights are soon forgotten.
+    The decay is min(decay, (1 + t) / (10 + t)) at update t, so that the random weights of the start soon have no influence.
     Counters and other integers are copied.
     """
 

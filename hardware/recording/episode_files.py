@@ -15,7 +15,7 @@ EPISODES = Path("meta/recording.jsonl")  # a line for each episode: success, gap
 
 
 def checked(root: Path, fps: int, features: Mapping[str, Mapping[str, Any]]) -> int:
-    """Episodes in the dataset at `root`, after what a killed process had half moved there is removed."""
+    """Number of episodes in the dataset at `root`. Files that a killed process moved only in part are removed first."""
     from lerobot.utils.constants import DEFAULT_FEATURES
 
     try:
@@ -64,9 +64,9 @@ def _tidy(root: Path, episodes: int) -> None:
 
 
 def publish(staging: Path, root: Path) -> None:
-    """Moves the finished files, so that a reader sees the episode all at once when info.json changes."""
+    """Moves the finished files. A reader sees the new episode only when info.json, the last one, has changed."""
     files = sorted(path for path in staging.rglob("*") if path.is_file())
-    for path in files:  # power may fail too
+    for path in files:  # the power may fail too
         with open(path, "rb") as file:
             os.fsync(file.fileno())
     if not root.exists():

@@ -1,4 +1,4 @@
-"""Writes episodes into a LeRobotDataset v3.0 that stays valid at any moment, whatever happens to the process or the disk.
+"""Writes episodes into a LeRobotDataset v3.0 that is valid at any moment, also if the process dies or the disk is full.
 
 LeRobot writes parquet footers and the list of episodes at `finalize`, after which it can write no more, and changes info.json
 in place; closing its writers in between makes it overwrite its own file. So each episode is written by a resumed dataset in a
@@ -49,7 +49,7 @@ class DatasetSpec:
 
 
 class EpisodeWriter:
-    """For one thread. Whatever fails raises, and leaves the dataset as it was after the last saved episode."""
+    """For one thread. An error is raised and leaves the dataset as it was after the last saved episode."""
 
     def __init__(self, spec: DatasetSpec) -> None:
         """Raises UserError where `root` is no dataset, another kind of one, or in use."""
@@ -195,7 +195,7 @@ class EpisodeWriter:
         return self._dataset
 
     def _check_videos(self) -> None:
-        """LeRobot's encoder drops pictures that it cannot take in time, which would shift all that follow against the joints."""
+        """LeRobot's encoder drops pictures that it cannot take in time, which would shift all later ones against the joints."""
         for key in self._dataset.meta.video_keys:
             latest = self._dataset.meta.latest_episode
             length = latest[f"videos/{key}/to_timestamp"][0] - latest[f"videos/{key}/from_timestamp"][0]
@@ -210,7 +210,7 @@ def _wait_for_encoders(dataset: Any) -> None:
     if encoder is None:
         return
     for key, waiting in encoder._frame_queues.items():
-        # A dead encoder never has room; LeRobot raises what killed it at the next picture.
+        # A dead encoder never has room; LeRobot raises its error at the next picture.
         while waiting.full() and encoder._threads[key].is_alive():
             time.sleep(0.002)
 

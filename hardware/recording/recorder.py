@@ -1,7 +1,7 @@
 """Records LeRobot episodes; the control loop never waits for it.
 
-A process of its own writes: encoding video in a thread would hold the interpreter's lock for tenths of a second. It takes frames
-over a pipe, goes on for as long as it has episodes to save when the recorder's process dies, and ignores Ctrl-C.
+Another process writes, because encoding video in a thread would block this process for tenths of a second. It receives frames
+through a pipe. If this process dies, it still saves the finished episodes. It ignores Ctrl-C.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class RecorderEvent:
 
 
 class Recorder:
-    """`add`, `note`, `end_episode` and `discard_episode` return at once, whatever the disk does, and raise nothing. They are for
-    one thread. Arrays that were handed in must not be changed afterwards.
+    """`add`, `note`, `end_episode` and `discard_episode` return at once, even if the disk is slow or full, and raise nothing.
+    Call them from one thread. Do not change arrays that were passed in.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Recorder:
             raise UserError(self.reason)
 
     def add(self, frame: Mapping[str, Any], task: str, stamp: float | None = None) -> bool:
-        """Hands in a frame: every feature of the spec -> its value, images uint8 (H, W, 3). stamp: seconds of the clock, now
+        """Adds a frame: every feature of the spec -> its value, images uint8 (H, W, 3). stamp: seconds of the clock, now
         where None. False where it was dropped; the episode's record in meta/recording.jsonl then says so.
         """
         if not self._takes():
@@ -123,7 +123,7 @@ class Recorder:
         return True
 
     def end_episode(self, success: bool | None = None) -> None:
-        """Saves the episode, in the background. success: None where nobody judged."""
+        """Saves the episode, in the background. success: None if unknown."""
         self._ask("save", success, self._missing)
 
     def discard_episode(self) -> None:
@@ -138,8 +138,8 @@ class Recorder:
         return done and self.state is not RecorderState.FAILED
 
     def close(self, timeout_s: float = 60.0) -> bool:
-        """Saves the episodes that were ended, forgets one that was not, and ends the process, by force after timeout_s.
-        Whether all went well. May be called twice.
+        """Saves the ended episodes, discards one that has not ended, and ends the process, by force after timeout_s.
+        Returns whether all of this succeeded. May be called twice.
         """
         if self.state is RecorderState.CLOSED:
             return True

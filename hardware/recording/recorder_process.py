@@ -16,7 +16,7 @@ from typing import Any
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.recording.episode_writer import DatasetSpec, EpisodeWriter
 
-NICENESS = 5  # the control loop goes first
+NICENESS = 5  # the control loop has priority
 
 
 def record(
@@ -26,7 +26,7 @@ def record(
     spec: DatasetSpec,
 ) -> None:
     """Answers (kind, detail): ready once; saved, short, discarded or failed for each end of an episode; failed also when it
-    happens in between. After a failure it takes what comes and forgets it, so that nobody waits for room in the pipe.
+    happens in between. After a failure it reads and drops all messages, so that the sender never waits for room in the pipe.
     """
     # Ctrl-C reaches all processes of a terminal; this one ends when the pipe does, with what was finished on the disk.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -35,7 +35,9 @@ def record(
         os.nice(NICENESS)
 
     def answer(kind: str, detail: str = "") -> None:
-        with contextlib.suppress(OSError):  # nobody listens any more; what is finished is saved all the same
+        with contextlib.suppress(
+            OSError
+        ):  # nobody listens any more; finished episodes are saved nevertheless
             answers.send((kind, detail))
 
     writer: EpisodeWriter | None = None
@@ -56,7 +58,7 @@ def record(
             result = _handle(writer, kind, arguments)
         except Exception as error:
             failure = _reason(error, spec.root)
-        if failure is not None:  # after the block, when the error no longer holds on to what it went through
+        if failure is not None:  # after the block, when the error no longer keeps objects alive
             answer("failed", failure)
             writer.close()
             writer = None
@@ -83,7 +85,7 @@ def _handle(writer: EpisodeWriter, kind: str, arguments: list[Any]) -> tuple[str
 def _received(source: Connection) -> tuple[Any, ...] | None:
     """The next message, or None when there will be none: the recorder is closed or its process is dead.
 
-    Only the parent process can write into this pipe, so what is unpickled is its own.
+    Only the parent process can write into this pipe, so unpickling is safe.
     """
     try:
         header, buffers = source.recv()

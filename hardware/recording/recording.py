@@ -65,7 +65,7 @@ class Recording:
         self._recorder.note(facts)
 
     def end(self, success: bool | None) -> None:
-        """The episode is saved in the background."""
+        """Ends the episode; it is saved in the background."""
         self._recorder.end_episode(success)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A camera that is read in a thread of its own, so that its newest picture is there at once."""
+"""Reads a camera in its own thread, so that its newest picture is available without waiting."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ebt_policy.errors import UserError
 if TYPE_CHECKING:
     from lerobot.cameras import Camera
 
-READ_TIMEOUT_S = 0.5  # a camera that gives nothing for so long counts as a failed read
+READ_TIMEOUT_S = 0.5  # a read that takes longer has failed
 BACK_OFF_S = (0.05, 2.0)  # wait after the first failure, and at most
-STRIDE = 8  # of the pixels looked at in every picture; all of them only when these agree
+STRIDE = 8  # of the pixels compared in every picture; all are compared only if these are equal
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +43,9 @@ class StreamEvent:
 class CameraStream:
     """Keeps the newest frame of a LeRobot camera.
 
-    LeRobot's `async_read` hands out each new picture once, so it is what the thread waits for. A failed read is tried again with
-    growing pauses; after `retries` in a row the stream is `lost` and the camera is connected anew until it answers. LeRobot's
-    own reading thread dies after twelve failures, and only connecting anew revives it.
+    The thread waits in LeRobot's `async_read`, which returns each new picture once. A failed read is repeated after growing
+    pauses. After `retries` failures in a row the stream is `lost`, and the camera is connected again until it answers, because
+    LeRobot's own reading thread ends after twelve failures.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class CameraStream:
         on_event: Callable[[StreamEvent], None] | None = None,
     ) -> None:
         """max_age_s: older frames are stale. latency_s: measured time from light to receipt, taken off each stamp.
-        frozen_s: pictures that are equal to the byte for longer mean a frozen camera; None for rendered or filed ones, which have
+        frozen_s: if pictures are identical for longer, the camera is frozen; None for rendered or stored pictures, which have
         no noise. on_event must not block (see `EventLog`). Raises UserError for limits that are not positive.
         """
         if not (max_age_s > 0 and latency_s >= 0 and retries >= 1 and (frozen_s is None or frozen_s > 0)):
@@ -75,9 +75,9 @@ class CameraStream:
         self.frozen = False
         self._clock, self._on_event = clock, on_event
         self._latest: Frame | None = None
-        self._same: Frame | None = None  # the first of a row of equal pictures
+        self._same: Frame | None = None  # the first of several identical pictures
         self._digest = 0
-        self._mine = False  # connected here, so to be disconnected here
+        self._mine = False  # connected by this object, which therefore disconnects it
         self._stop = threading.Event()
         self._worker: threading.Thread | None = None
 
@@ -106,8 +106,8 @@ class CameraStream:
     def stop(self, timeout_s: float = 6.0) -> bool:
         """Ends the thread, which disconnects what `start` connected; whether it ended within timeout_s.
 
-        LeRobot's disconnect takes up to 4 s where its driver hangs. A thread that does not end is left behind: it disconnects
-        when its read returns.
+        LeRobot's disconnect takes up to 4 s if its driver hangs. A thread that does not end in time disconnects later, when
+        its read returns.
         """
         self._stop.set()
         if (worker := self._worker) is None:
@@ -129,9 +129,7 @@ class CameraStream:
                     image = self.camera.async_read(timeout_ms=READ_TIMEOUT_S * 1000)
                     self._accept(image, self._captured(image))
                     misses = 0
-                except (
-                    Exception
-                ) as error:  # drivers raise what they like, and the robot must not fall with them
+                except Exception as error:  # drivers may raise anything, and the robot must go on
                     self.failed += 1
                     misses += 1
                     if misses >= self.retries:
@@ -142,8 +140,8 @@ class CameraStream:
                 self._disconnect()
 
     def _captured(self, image: NDArray[Any]) -> float:
-        """When `image` was received. LeRobot stamps with perf_counter but returns no stamp: it is taken from the camera where
-        the picture there is still this one, so that a late wake-up of this thread does not make the picture look younger.
+        """When `image` was received. LeRobot has the time but does not return it. It is read from the camera object if
+        the picture there is still the same, so that the picture does not look newer when this thread wakes up late.
         """
         now, counter = self._clock(), time.perf_counter()
         lock = getattr(self.camera, "frame_lock", None)
@@ -158,7 +156,7 @@ class CameraStream:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"a picture must be uint8 (height, width, 3), found {image.dtype} {image.shape}")
         if not image.flags.owndata:
-            # librealsense lends its buffers, and stops when all of them are held.
+            # A copy: librealsense stops when all of its buffers are in use.
             image = image.copy()
         frame = Frame(image, received - self.latency_s, self.frames)
         self._watch(frame)
@@ -169,7 +167,7 @@ class CameraStream:
             self._notify("back", f"camera {self.name} gives pictures again")
 
     def _watch(self, frame: Frame) -> None:
-        """Tells a frozen camera by pictures that stay the same although their stamps go on: a real sensor has noise."""
+        """Detects a frozen camera: its pictures stay identical while their times go on. A real sensor has noise."""
         if self.frozen_s is None:
             return
         digest = zlib.crc32(np.ascontiguousarray(frame.image[::STRIDE, ::STRIDE]))

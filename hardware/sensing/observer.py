@@ -18,13 +18,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Observer:
-    """Picks from {name: float} and {camera: picture} what the policy needs. Pictures stay uint8, as (3, H, W)."""
+    """Selects the policy's inputs from {name: float} and {camera: picture}. Pictures stay uint8 and become (3, H, W)."""
 
     def __init__(
         self, needs: Shapes, observed: Mapping[str, Any], action_size: int, joints: Sequence[str]
     ) -> None:
         """needs: the policy's features {name: shape}. observed: the robot's `observation_features`, cameras among them.
-        joints: that take the action, in its order. Raises UserError where robot and policy do not fit.
+        joints: names of the action's joints, in its order. Raises UserError where robot and policy do not fit.
         """
         self.states = [name for name, kind in observed.items() if kind is float and not _object(name)]
         self.objects = [name for name, kind in observed.items() if kind is float and _object(name)]

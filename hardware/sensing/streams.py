@@ -1,4 +1,4 @@
-"""Several cameras together: started and stopped in order; pictures only while they are fresh and taken close in time."""
+"""Several cameras together. Gives their pictures only if all are fresh and were taken at nearly the same time."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Stale:
-    """Why there is no snapshot. age_s: of the stream's newest frame, None without one; allowed_s: what was exceeded, age or
-    skew, None where that is not the reason.
+    """Why there is no snapshot. age_s: of the stream's newest frame, None without one; allowed_s: the limit of age or
+    skew that was exceeded, None for another reason.
     """
 
     stream: str
@@ -79,7 +79,7 @@ class Streams:
         self.stop()
 
     def snapshot(self, now: float | None = None) -> Snapshot | Stale:
-        """The newest frames, or the first reason why they are of no use. now: seconds of the clock. Never waits."""
+        """The newest frames, or the first reason why they cannot be used. now: seconds of the clock. Never waits."""
         now = self._clock() if now is None else now
         frames: dict[str, Frame] = {}
         for stream in self.streams:

@@ -1,7 +1,7 @@
 """Plants small faults in the source, one at a time, and reports those that no test notices.
 
     python tests/planted_faults/plant.py                 # all of faults.yaml; continues an interrupted run
-    python tests/planted_faults/plant.py --only descent  # those whose name or file contains the word
+    python tests/planted_faults/plant.py --only descent  # those with a word in their name or file
 
 Works on a temporary copy of the checkout. Each fault is a text replacement in one file, and only the test files named with it
 run. All runs are forked from one process that has imported the large libraries, so a fault takes seconds. At most 5 % of the
@@ -142,10 +142,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default="", help="word in the name or file of the faults to plant")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="words: faults with one of them in their name or file"
+    )
     parser.add_argument("--fresh", action="store_true", help="forget stored results")
     options = parser.parse_args()
-    faults = [f for f in load_faults() if options.only in f.name or options.only in f.file]
+    faults = [f for f in load_faults() if any(word in f.name or word in f.file for word in options.only)]
     results: dict[str, str] = {}
     if RESULTS.is_file() and not options.fresh:
         results = json.loads(RESULTS.read_text())

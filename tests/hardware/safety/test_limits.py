@@ -83,7 +83,9 @@ def test_braking_ends_at_rest_inside():
         position, velocity = limited_step(position, velocity, LIMITS.high, np.zeros(3), LIMITS, DT)
     ticks = 0
     while velocity.any():
+        before = velocity
         position, velocity = braking_step(position, velocity, LIMITS, DT)
+        assert (np.abs(velocity - before) <= LIMITS.acceleration * DT + SLACK).all()
         ticks += 1
     assert ticks <= 26 and (position <= LIMITS.high).all()
 
