@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ebt_policy.errors import UserError
 from ebt_policy.monitoring.calibration import (
@@ -33,6 +35,17 @@ def test_the_fewest_episodes_are_the_published_ones(alpha, needed):
     assert conformal_rank(needed, alpha) == needed
     with pytest.raises(UserError, match=f"{needed} are needed, 1 more"):
         conformal_rank(needed - 1, alpha)
+
+
+@given(st.integers(1, 300), st.integers(1, 99))
+def test_the_rank_is_the_lowest_that_keeps_the_bound_for_a_new_episode(n, percent):
+    """A new episode is above the k-th of n scores with probability 1 - k/(n + 1)."""
+    kept = [k for k in range(1, n + 1) if 100 * (n + 1 - k) <= percent * (n + 1)]
+    if kept:
+        assert conformal_rank(n, percent / 100) == kept[0]
+    else:
+        with pytest.raises(UserError, match="are needed"):
+            conformal_rank(n, percent / 100)
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.1, 0.3])

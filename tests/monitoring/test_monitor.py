@@ -1,5 +1,7 @@
 """One episode watched."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,14 @@ def test_it_alarms_above_the_threshold_and_not_before(monitor: Monitor):
     ]
     assert readings[-1].alarm and not readings[0].alarm
     assert [r.quantile for r in readings] == sorted(r.quantile for r in readings)
+
+
+def test_a_score_equal_to_the_threshold_is_no_alarm(monitor: Monitor):
+    score = monitor.update({"energy": np.e}).score
+    watching = Monitor(replace(monitor.calibration, scores=(score,) * 30))
+    reading = watching.update({"energy": np.e})
+    assert reading.score == watching.calibration.threshold and not reading.alarm
+    assert watching.update({"energy": np.e}).alarm  # the score has risen
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])

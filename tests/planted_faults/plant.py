@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,18 +151,19 @@ def main() -> int:
     results: dict[str, str] = {}
     if RESULTS.is_file() and not options.fresh:
         results = json.loads(RESULTS.read_text())
-    todo = [fault for fault in faults if fault.key() not in results]
+    keys = {fault: fault.key() for fault in faults}  # now: the checkout may change while the copy is tested
+    todo = {fault: key for fault, key in keys.items() if key not in results}
     if todo:
         _plant_all(todo, results)
-    survivors = [fault for fault in faults if results[fault.key()] == "survived"]
+    survivors = [fault for fault, key in keys.items() if results[key] == "survived"]
     for fault in survivors:
         print(f"survived: {fault.name} ({fault.file})")
     print(f"{len(survivors)} of {len(faults)} faults survived; at most {ALLOWED:.0%} may.")
     return int(len(survivors) > ALLOWED * len(faults))
 
 
-def _plant_all(todo: list[Fault], results: dict[str, str]) -> None:
-    """Plants the faults one by one and stores each result at once."""
+def _plant_all(todo: Mapping[Fault, str], results: dict[str, str]) -> None:
+    """Plants the faults (each with the key of its result) one by one and stores each result at once."""
     sys.dont_write_bytecode = True  # a stale cache would hide a fault
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     for name in PRELOAD:
@@ -175,7 +176,7 @@ def _plant_all(todo: list[Fault], results: dict[str, str]) -> None:
         copy, log = Path(folder) / "checkout", Path(folder) / "log.txt"
         copy_checkout(copy)
         sound = set[str]()
-        for i, fault in enumerate(todo, 1):
+        for i, (fault, key) in enumerate(todo.items(), 1):
             for test in fault.tests:
                 if test not in sound:
                     outcome, _ = run_tests(copy, [test], log)
@@ -190,10 +191,10 @@ def _plant_all(todo: list[Fault], results: dict[str, str]) -> None:
                 outcome, seconds = run_tests(copy, fault.tests, log)
             finally:
                 path.write_text(source)
-            results[fault.key()] = "survived" if outcome == "passed" else "killed"
+            results[key] = "survived" if outcome == "passed" else "killed"
             RESULTS.parent.mkdir(exist_ok=True)
             RESULTS.write_text(json.dumps(results, indent=1))
-            print(f"{i}/{len(todo)} {results[fault.key()]:8} {seconds:5.1f} s  {fault.name}", flush=True)
+            print(f"{i}/{len(todo)} {results[key]:8} {seconds:5.1f} s  {fault.name}", flush=True)
 
 
 if __name__ == "__main__":
