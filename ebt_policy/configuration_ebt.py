@@ -31,6 +31,9 @@ class EBTConfig(ChunkPolicyConfig):
     noise_power: float = 1.0
     """[exponent] The part of the chunk that is kept is g = 1 - (1 - u)^power, u uniform. Above 1 there is more training on
     little noise."""
+    noise_levels: tuple[float, float] | None = None
+    """[normalised action units: lowest, highest] Noise in training is added, x = a + s eps, with s between these. The lowest
+    level is the width of the energy's valley. None: the interpolation x = g a + (1 - g) eps, for policies trained before."""
     iterates: int = 0
     """[steps] Objective denoise: half of each batch takes one own step from its noised chunk before the loss, half of that
     two, and so on, up to this many. Thinking longer then does not drift away; two evaluations lose some success
@@ -143,4 +146,6 @@ class EBTConfig(ChunkPolicyConfig):
     @property
     def start_noise(self) -> float:
         """Share of noise in the chunk that descent starts from, once there is a previous one."""
-        return 1 - self.warm_start_share if self.start == "warm" else 1.0
+        if self.start == "warm":
+            return 1 - self.warm_start_share
+        return 1.0 if self.noise_levels is None else self.noise_levels[1] / (1 + self.noise_levels[1])

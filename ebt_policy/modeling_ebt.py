@@ -113,7 +113,10 @@ class EBTPolicy(ChunkPolicy):
             return config.step_size
         if config.start_noise <= config.last_noise:  # nothing to anneal
             return 1.0
-        return 1 - (config.last_noise / config.start_noise) ** (1 / max(1, budget - 1))
+        first, last = config.start_noise, config.last_noise
+        if config.noise_levels is not None:  # as standard deviations
+            first, last = first / (1 - first), last / (1 - last)
+        return 1 - (last / first) ** (1 / max(1, budget - 1))
 
     def _decide(
         self,
@@ -173,7 +176,14 @@ class EBTPolicy(ChunkPolicy):
         random = torch.randn(batch, *shape) if noise is None else noise.normal(shape)
         start = random.to(device)
         if config.start == "warm" and previous is not None:
-            warm = config.warm_start_share * previous[:, None] + (1 - config.warm_start_share) * start
+            share = config.warm_start_share
+            if config.noise_levels is None:
+                warm = share * previous[:, None] + (1 - share) * start
+            else:
+                warm = previous[:, None] + (1 - share) / share * start
+        if config.noise_levels is not None:
+            start = config.noise_levels[1] * start
+        if config.start == "warm" and previous is not None:
             start = torch.where(torch.isfinite(previous).all((1, 2), keepdim=True)[:, None], warm, start)
         return start.flatten(0, 1)
 

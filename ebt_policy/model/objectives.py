@@ -34,10 +34,20 @@ Objective = Callable[[EnergyTransformer, Tensor, Tensor, EBTConfig], tuple[Tenso
 
 
 def noised(chunk: Tensor, config: EBTConfig) -> tuple[Tensor, Tensor]:
-    """x = g a + (1 - g) eps with a level g of its own for each sample: x (B, H, A), g (B, 1, 1)."""
+    """A demonstration with noise, x (B, H, A), and g (B, 1, 1), the share of the demonstration in it.
+
+    Without `noise_levels` x = g a + (1 - g) eps, g in [0, 1]. With them x = a + s eps, s = (1 - g) / g in that range: the
+    demonstration keeps its scale, so that the point to which the denoiser pulls stays where it is (Tweedie: D(x) - x is
+    s^2 times the gradient of the log density of noised demonstrations), and below the lowest level nothing is trained.
+    """
     u = torch.rand(len(chunk), 1, 1, device=chunk.device)
-    g = 1 - (1 - u).pow(config.noise_power)
-    return g * chunk + (1 - g) * torch.randn_like(chunk), g
+    noise = torch.randn_like(chunk)
+    if config.noise_levels is None:
+        g = 1 - (1 - u).pow(config.noise_power)
+        return g * chunk + (1 - g) * noise, g
+    low, high = (level / (1 + level) for level in config.noise_levels)
+    share = low + (high - low) * u
+    return chunk + share / (1 - share) * noise, 1 - share
 
 
 def denoise(
