@@ -86,10 +86,8 @@ class ChunkPolicy(PreTrainedPolicy):
         self.reset()
 
     # -- what a sub-class gives ------------------------------------------------------------------------------------
-    def _loss(
-        self, observations: dict[str, Tensor], chunk: Tensor
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Error of each action entry (B, H, A), a further scalar loss, and metrics."""
+    def _loss(self, observations: dict[str, Tensor], chunk: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Error of each action entry (B, H, A), and metrics."""
         raise NotImplementedError
 
     def _decide(
@@ -123,16 +121,16 @@ class ChunkPolicy(PreTrainedPolicy):
         observations = self._windows(batch)
         if self.training and self.config.observation_noise:
             observations = {name: self._perturbed(value) for name, value in observations.items()}
-        error, further, metrics = self._loss(observations, chunk)
+        error, metrics = self._loss(observations, chunk)
         weight = torch.ones_like(chunk[..., :1])
         if self.config.mask_padding and "action_is_pad" in batch:
             weight = (~batch["action_is_pad"]).to(chunk.dtype)[..., None]
         per_sample = (error * weight).sum((1, 2)) / (weight.sum((1, 2)).clamp(min=1) * chunk.shape[-1])
         if reduction == "none":
-            return per_sample + further, metrics
+            return per_sample, metrics
         # Over all valid entries of the batch, so that a window with one valid action does not weigh like sixteen.
         mean = (error * weight).sum() / (weight.sum().clamp(min=1) * chunk.shape[-1])
-        return mean + further, metrics
+        return mean, metrics
 
     def _perturbed(self, observation: Tensor) -> Tensor:
         """Noise on vectors (B, T, F); images are augmented by their encoder."""

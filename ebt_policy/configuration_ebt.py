@@ -1,13 +1,17 @@
 """EBTConfig: every hyper-parameter of the energy-based transformer policy."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import draccus
+from draccus.parsers.decoding import decode_dataclass
 from lerobot.configs.policies import PreTrainedConfig
 
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
+from ebt_policy.former_options import current
 
-HEADS = ("residual", "scalar", "dot")
-OBJECTIVES = ("denoise", "matching", "unrolled", "two_step")
+HEADS = ("residual", "scalar")
+OBJECTIVES = ("denoise", "matching", "unrolled")
 STARTS = ("zero", "noise", "warm")
 
 
@@ -20,32 +24,18 @@ class EBTConfig(ChunkPolicyConfig):
 
     head: str = "residual"
     """[name] How the network gives an energy. residual: half the squared change that the denoiser D(x, o) makes to the
-    chunk; scalar: one output; dot: product of chunk and output. Residual needs no autograd to act."""
+    chunk; scalar: one output. Residual needs no autograd to act."""
     objective: str = "denoise"
-    """[name] What is trained: denoise, matching, unrolled or two_step. Denoise costs what a diffusion policy costs;
-    docs/results.md compares them."""
+    """[name] What is trained: denoise, matching or unrolled. Denoise costs what a diffusion policy costs; docs/results.md
+    compares them."""
 
-    zero_start_share: float = 0.0
-    """[share of a batch] Samples that start from the zero chunk instead of a noised one. Half of them learn faster and end
-    worse: D becomes a regression that ignores its chunk."""
-    noise_power: float = 1.0
-    """[exponent] The part of the chunk that is kept is g = 1 - (1 - u)^power, u uniform. Above 1 there is more training on
-    little noise."""
-    noise_levels: tuple[float, float] | None = None
-    """[normalised action units: lowest, highest] Noise in training is added, x = a + s eps, with s between these. The lowest
-    level is the width of the energy's valley. None: the interpolation x = g a + (1 - g) eps, for policies trained before."""
-    iterates: int = 0
-    """[steps] Objective denoise: half of each batch takes one own step from its noised chunk before the loss, half of that
-    two, and so on, up to this many. Thinking longer then does not drift away; two evaluations lose some success
-    (docs/experiments.md)."""
-    curl_weight: float = 0.0
-    """[weight] Objective denoise: penalty that turns the denoiser's step towards minus the gradient of the energy. 0: off."""
+    noise_levels: tuple[float, float] | None = (0.15, 2.0)
+    """[normalised action units: lowest, highest] Training adds noise, x = a + s eps, s between these. With a lowest level of
+    0 the energy is flat around the data and minimising it drifts away; much above .2 close choices merge. None: the
+    interpolation x = g a + (1 - g) eps of policies trained before this option."""
     noise_weighting: str = "flow"
     """[name] Loss weight by noise level: uniform, or flow, which is flow matching's 1 / ((1 - g)^2 + 0.05) scaled to mean 1.
     Flow learns more slowly and ends better (docs/experiments.md)."""
-    matching_target: str = "linear"
-    """[name] Gradient that objective=matching learns. linear: (1 - g)(eps - a); truncated: that of Equilibrium Matching,
-    arXiv 2510.02300."""
 
     unrolled_steps: int = 6
     """[steps] Descent steps of objective=unrolled, the recipe of EBT-Policy (arXiv 2510.27545)."""
@@ -66,20 +56,6 @@ class EBTConfig(ChunkPolicyConfig):
     unrolled_every_step_loss: bool = True
     """[yes or no] Compare every step with the expert's chunk, or only the last one."""
 
-    teacher_steps: int = 10
-    """[evaluations] Descent of the teacher of objective=two_step: two evaluations learn to land where it does."""
-    teacher_path: str | None = None
-    """[folder] A pretrained_model folder with the frozen teacher. None: the policy as it is at the first batch (after a
-    resume: the resumed one)."""
-
-    verifier_weight: float = 0.0
-    """[factor] Weight of an InfoNCE loss between expert and corrupted chunks, added to any objective. 0 is off: it costs
-    evaluations, and what it gains has not been measured."""
-    verifier_negatives: int = 8
-    """[chunks] Corrupted chunks for each expert chunk."""
-    verifier_temperature: float = 0.1
-    """[energy] Temperature of its softmax."""
-
     start: str = "warm"
     """[name] Where planning starts. warm: the previous chunk, shifted to now, and noise (the first decision of an episode
     starts from noise); noise; zero. Warm succeeded most often with two evaluations."""
@@ -91,10 +67,8 @@ class EBTConfig(ChunkPolicyConfig):
     """[name] What a step of the residual head follows: denoiser, D(x, o) - x, or gradient, minus the gradient of the energy,
     which costs a backward pass more."""
     step_size: float | None = None
-    """[share of the way] How far a step goes to the denoiser's answer D(x, o). None: so that the last evaluation sees
-    last_noise, whatever the budget (from a warm start .7 for two evaluations, .45 for three)."""
-    relaxation: float | None = None
-    """[share of the way] The former name of step_size, for saved configs; None once it is read."""
+    """[share of the way] How far a step goes to the denoiser's answer D(x, o); the last one goes all of it. None: so that from
+    a warm start one step leaves last_noise (.82); without noise_levels, so that the steps of the budget do."""
     last_noise: float = 0.15
     """[share] Noise that is left at the last evaluation. About .13 was best for two and for three evaluations."""
     gradient_step_size: float = 1.0
@@ -117,22 +91,30 @@ class EBTConfig(ChunkPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.relaxation is not None:
-            self.step_size, self.relaxation = self.relaxation, None
+        if self.objective == "matching":  # it teaches the gradient and leaves D(x, o) untrained
+            self.descends = "gradient"
+        if self.noise_levels is not None and not 0 <= self.noise_levels[0] < self.noise_levels[1]:
+            raise ValueError(
+                f"noise_levels must be two numbers, 0 <= lowest < highest, found {self.noise_levels}."
+            )
         for name, value, allowed in (
             ("head", self.head, HEADS),
             ("objective", self.objective, OBJECTIVES),
             ("start", self.start, STARTS),
             ("descends", self.descends, ("denoiser", "gradient")),
             ("noise_weighting", self.noise_weighting, ("uniform", "flow")),
-            ("matching_target", self.matching_target, ("linear", "truncated")),
         ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, found {value!r}.")
-        if self.head != "residual" and self.objective in ("denoise", "two_step"):
+        if self.head != "residual" and self.objective == "denoise":
             raise ValueError(
                 f"objective {self.objective!r} trains D(x, o) itself and needs head='residual', found "
                 f"{self.head!r}; use objective='matching' or 'unrolled'."
+            )
+        if self.start == "warm" and not 0 < self.warm_start_share <= 1:
+            raise ValueError(
+                f"warm_start_share must be above 0 and at most 1, found {self.warm_start_share}; start='noise' uses no "
+                "previous chunk."
             )
         if not 0 < self.last_noise < 1:
             raise ValueError(f"last_noise must lie between 0 and 1, found {self.last_noise}.")
@@ -145,7 +127,14 @@ class EBTConfig(ChunkPolicyConfig):
 
     @property
     def start_noise(self) -> float:
-        """Share of noise in the chunk that descent starts from, once there is a previous one."""
+        """Share s / (1 + s) of noise in the chunk that descent starts from, once there is a previous one."""
         if self.start == "warm":
             return 1 - self.warm_start_share
         return 1.0 if self.noise_levels is None else self.noise_levels[1] / (1 + self.noise_levels[1])
+
+
+def _decode(saved: dict[str, Any], path: tuple[str, ...] = ()) -> EBTConfig:
+    return decode_dataclass(EBTConfig, current(saved), path)
+
+
+draccus.decode.register(EBTConfig, _decode)  # so that every reader, LeRobot's own too, takes older configs

@@ -1,6 +1,5 @@
 """EBTPolicy: the energy-based transformer behind LeRobot's policy interface."""
 
-import copy
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -33,24 +32,13 @@ class EBTPolicy(ChunkPolicy):
         super().__init__(config, **kwargs)
         self.model = EnergyTransformer(config)
         self.extra_energies: Sequence[ExtraEnergy] = ()
-        self._teacher: list[EnergyTransformer] = []  # in a list, so that it is no part of the state dict
 
     # -- training --------------------------------------------------------------------------------------------------
-    def _loss(
-        self, observations: dict[str, Tensor], chunk: Tensor
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _loss(self, observations: dict[str, Tensor], chunk: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config
-        if config.objective in ("denoise", "two_step"):
+        if config.objective == "denoise":
             context = self.model.context(observations)
-            if config.objective == "denoise":
-                error, metrics = objectives.denoise(self.model, context, chunk, config)
-            else:
-                teacher = self._frozen_teacher()
-                with torch.no_grad():
-                    teacher_context = teacher.context(observations)
-                error, metrics = objectives.two_step(
-                    self.model, context, chunk, config, teacher, teacher_context
-                )
+            error, metrics = objectives.denoise(self.model, context, chunk, config)
         else:
             # Gradients of gradients: no half precision, and not the fused attention kernels, which have no second
             # derivative.
@@ -60,27 +48,7 @@ class EBTPolicy(ChunkPolicy):
             ):
                 context = self.model.context(observations)
                 error, metrics = objectives.OBJECTIVES[config.objective](self.model, context, chunk, config)
-        further = error.new_zeros(())
-        if config.curl_weight and self.training:
-            with (
-                torch.autocast(chunk.device.type, enabled=False),
-                torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
-            ):
-                curl = objectives.curl(self.model, context.float(), chunk, config)
-            further, metrics = config.curl_weight * curl, metrics | {"curl": curl}
-        if config.verifier_weight:
-            loss, more = objectives.verifier(self.model, context, chunk, config)
-            further, metrics = further + config.verifier_weight * loss, metrics | more
-        return error, further, {k: v.detach() for k, v in metrics.items()}
-
-    def _frozen_teacher(self) -> EnergyTransformer:
-        """The policy in `teacher_path`; without one, a copy of this model as it was at the first batch."""
-        if not self._teacher:
-            path = self.config.teacher_path
-            teacher = EBTPolicy.from_pretrained(path).model if path else copy.deepcopy(self.model)
-            device = next(self.parameters()).device
-            self._teacher.append(teacher.requires_grad_(False).eval().to(device))
-        return self._teacher[0]
+        return error, {k: v.detach() for k, v in metrics.items()}
 
     # -- the energy ------------------------------------------------------------------------------------------------
     def energy(self, batch: dict[str, Tensor], chunk: Tensor) -> Tensor:
@@ -107,15 +75,18 @@ class EBTPolicy(ChunkPolicy):
         )
 
     def _step_size(self, budget: int) -> float:
-        """Part of the way to D(x, o) that each of the budget - 1 steps goes: they shrink the noise by equal factors."""
+        """Part of the way to D(x, o) that each step but the last goes: one of them leaves `last_noise`.
+
+        Without `noise_levels` all budget - 1 steps together do: such a policy must not go on at little noise.
+        """
         config = self.config
         if config.step_size is not None:
             return config.step_size
         if config.start_noise <= config.last_noise:  # nothing to anneal
             return 1.0
         first, last = config.start_noise, config.last_noise
-        if config.noise_levels is not None:  # as standard deviations
-            first, last = first / (1 - first), last / (1 - last)
+        if config.noise_levels is not None:
+            return 1 - last / (1 - last) * (1 - first) / first  # of the standard deviations s / (1 + s)
         return 1 - (last / first) ** (1 / max(1, budget - 1))
 
     def _decide(

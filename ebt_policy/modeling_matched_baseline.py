@@ -47,9 +47,7 @@ class MatchedBaselinePolicy(ChunkPolicy):
         return self.trunk(x, self.trunk.modulation(context, level)).float()
 
     # -- training --------------------------------------------------------------------------------------------------
-    def _loss(
-        self, observations: dict[str, Tensor], chunk: Tensor
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _loss(self, observations: dict[str, Tensor], chunk: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         context = self.encoder(observations)
         batch, method = len(chunk), self.config.method
         noise = torch.randn_like(chunk)
@@ -70,7 +68,7 @@ class MatchedBaselinePolicy(ChunkPolicy):
         else:
             level, x, target = torch.zeros(batch, device=chunk.device), torch.zeros_like(chunk), chunk
         error = (self._predict(x, context, level) - target).square()
-        return error, error.new_zeros(()), {"mse": error.detach().mean()}
+        return error, {"mse": error.detach().mean()}
 
     # -- acting ----------------------------------------------------------------------------------------------------
     def _decide(

@@ -37,14 +37,34 @@ def test_four_checkpoints_are_shipped():
     assert len(list_shipped()) == 4
 
 
-def test_a_config_with_former_option_names_is_the_same_config(tmp_path: Path):
-    make_policy(step_size=0.4).save_pretrained(tmp_path)
-    saved = json.loads((tmp_path / "config.json").read_text())
-    saved["relaxation"] = saved.pop("step_size")
-    (tmp_path / "config.json").write_text(json.dumps(saved))
-    config = PreTrainedConfig.from_pretrained(tmp_path)
+FORMER = {"zero_start_share": 0.0, "matching_target": "linear", "teacher_path": None, "verifier_weight": 0.0}
+
+
+def saved_config(folder: Path, changes: dict, without: tuple[str, ...] = ()) -> PreTrainedConfig:
+    make_policy(step_size=0.4).save_pretrained(folder)
+    saved = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in saved.items() if k not in without}))
+    return PreTrainedConfig.from_pretrained(folder)
+
+
+def test_a_config_with_former_options_acts_as_it_was_trained(tmp_path: Path) -> None:
+    former = FORMER | {"noise_power": 1.0, "relaxation": 0.4}
+    config = saved_config(tmp_path, former, without=("noise_levels", "step_size"))
     assert isinstance(config, ebt_policy.EBTConfig)
-    assert (config.step_size, config.relaxation) == (0.4, None)
+    assert (config.step_size, config.noise_levels) == (0.4, None)
+    config.save_pretrained(tmp_path)  # and stays so
+    assert PreTrainedConfig.from_pretrained(tmp_path).noise_levels is None
+
+
+def test_a_config_with_an_unknown_option_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="no_such_option"):
+        saved_config(tmp_path, {"no_such_option": 1})
+
+
+@pytest.mark.parametrize("gone", [{"head": "dot"}, {"objective": "two_step"}])
+def test_what_was_removed_is_named(gone: dict, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="was removed"):
+        saved_config(tmp_path, gone)
 
 
 def test_timelines_with_rungs_are_read(tmp_path: Path):

@@ -26,7 +26,6 @@ class EnergyTransformer(nn.Module):
 
     residual: E = 1/2 ||x - D(x, o)||^2, bounded below, in squared action units, comparable across observations.
     scalar:   E = sum of a linear read-out of the action tokens; a free offset for each observation.
-    dot:      E = <x, D(x, o)>, likewise with a free offset.
     """
 
     def __init__(self, config: EBTConfig) -> None:
@@ -58,10 +57,7 @@ class EnergyTransformer(nn.Module):
         """chunk (B, H, A), context (B, L, 6, D) -> (B,), summed in float32."""
         if self.kind == "scalar":
             return self.trunk.head(self.trunk.tokens(chunk, context)).float().sum((1, 2))
-        output = self.trunk(chunk, context).float()
-        if self.kind == "dot":
-            return (chunk * output).sum((1, 2))
-        return 0.5 * (chunk - output).square().sum((1, 2))
+        return 0.5 * (chunk - self.trunk(chunk, context).float()).square().sum((1, 2))
 
     def gradient(self, chunk: Tensor, context: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
         """Energy (B,) and dE/dchunk (B, H, A). Samples are independent, so the gradient of the sum has one for each."""

@@ -5,7 +5,7 @@ import torch
 from core_fixtures import make_batch, make_policy
 
 
-@pytest.mark.parametrize("head", ["residual", "scalar", "dot"])
+@pytest.mark.parametrize("head", ["residual", "scalar"])
 def test_gradient_agrees_with_finite_differences(head: str) -> None:
     model = make_policy(head=head, objective="matching").model.double()
     observations = {k: v.double() for k, v in make_batch(3).items() if k.startswith("observation")}
@@ -22,7 +22,7 @@ def test_gradient_agrees_with_finite_differences(head: str) -> None:
     )
 
 
-@pytest.mark.parametrize("head", ["residual", "scalar", "dot"])
+@pytest.mark.parametrize("head", ["residual", "scalar"])
 def test_energy_of_a_sample_does_not_depend_on_its_batch_mates(head: str) -> None:
     model = make_policy(head=head, objective="matching").model
     batch = make_batch(5)
@@ -42,15 +42,6 @@ def test_residual_energy_is_half_the_squared_distance_to_the_proposal() -> None:
     torch.testing.assert_close(evaluation.update, model.denoise(batch["action"], context) - batch["action"])
     torch.testing.assert_close(evaluation.energy, model.energy(batch["action"], context))
     assert (evaluation.energy >= 0).all()
-
-
-def test_the_dot_head_is_the_inner_product_with_its_output() -> None:
-    model = make_policy(head="dot", objective="matching").model
-    batch = make_batch(3)
-    context = model.context({k: v for k, v in batch.items() if k.startswith("observation")}).detach()
-    chunk = batch["action"]
-    expected = (chunk * model.trunk(chunk, context)).sum((1, 2))
-    torch.testing.assert_close(model.energy(chunk, context), expected)
 
 
 def test_the_update_of_a_gradient_head_goes_downhill() -> None:

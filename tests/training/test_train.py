@@ -91,7 +91,7 @@ def test_training_learns_and_records_itself(tiny_recipe, tmp_path):
     held_out = [row["held_out_loss"] for row in rows if "held_out_loss" in row]
     assert len(held_out) == 3 and held_out[-1] < held_out[0]
     assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
-    assert {"lr", "grad_norm", "skipped", "mse_from_zero"} <= rows[-1].keys()
+    assert {"lr", "grad_norm", "skipped", "mse"} <= rows[-1].keys()
     record = json.loads((run / "run.json").read_text())
     assert {"torch", "lerobot", "python"} <= record["versions"].keys() and record["seed"] == 0
     assert yaml.safe_load((run / "recipe.yaml").read_text())["policy"]["type"] == "ebt"
