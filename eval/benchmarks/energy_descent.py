@@ -30,7 +30,7 @@ from ebt_policy.model.energy import EnergyTransformer
 from ebt_policy.model.noise import Noise
 from ebt_policy.training.trained_on import held_out_episodes, training_data
 
-LEVELS = (1.0, 0.5, 0.15, 0.05)  # shares of noise in a demonstration
+SHARES = (2 / 3, 0.5, 0.15, 0.05)  # of noise in a demonstration
 ITERATES = (1, 2, 4, 8)  # own steps from noise, with STEP
 STEP = 0.7
 DRAWS, DRAW_WINDOWS = 16, 128
@@ -77,31 +77,30 @@ def cosines(model: EnergyTransformer, chunk: Tensor, context: Tensor) -> Tensor:
     return torch.nn.functional.cosine_similarity(step.flatten(1), -gradient.flatten(1))
 
 
-def descent(model: EnergyTransformer, context: Tensor, chunk: Tensor) -> dict[str, list[float]]:
+def descent(
+    model: EnergyTransformer, context: Tensor, chunk: Tensor, noise_levels: tuple[float, float] | None
+) -> dict[str, list[float]]:
     """Median and 5th percentile of the cosines on noised demonstrations, own iterates, own answers and demonstrations."""
     torch.manual_seed(0)
     found = {}
-    for level in LEVELS:
-        x = (1 - level) * chunk + level * torch.randn_like(chunk)
-        found[f"demonstration, noise {level}"] = cosines(model, x, context)
-    x = torch.randn_like(chunk)
+    for share in SHARES:
+        noise = torch.randn_like(chunk)
+        if noise_levels is None:
+            x = (1 - share) * chunk + share * noise
+        else:
+            x = chunk + share / (1 - share) * noise
+        found[f"demonstration, noise {share}"] = cosines(model, x, context)
+    x = (1.0 if noise_levels is None else noise_levels[1]) * torch.randn_like(chunk)
     for k in range(1, max(ITERATES) + 1):
         with torch.no_grad():
             answer = model.denoise(x, context)
         x = x + STEP * (answer - x)
         if k in ITERATES:
             found[f"iterate {k}"] = cosines(model, x, context)
-    found["answer after 2"] = cosines(model, _answer(model, context, chunk, 2), context)
+        if k == 1:
+            found["answer after 2"] = cosines(model, model.denoise(x, context).detach(), context)
     found["demonstration"] = cosines(model, chunk, context)
     return {name: value.quantile(torch.tensor([0.5, 0.05])).tolist() for name, value in found.items()}
-
-
-@torch.no_grad()
-def _answer(model: EnergyTransformer, context: Tensor, like: Tensor, evaluations: int) -> Tensor:
-    x = torch.randn_like(like)
-    for k in range(evaluations):
-        x = x + (1.0 if k == evaluations - 1 else STEP) * (model.denoise(x, context) - x)
-    return x
 
 
 def reading(runner: Runner, now: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, float]:
@@ -198,7 +197,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=50_000)
     parser.add_argument("--evaluations", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64, 0])
     parser.add_argument("--gradient", action="store_true", help="step along the energy's gradient")
-    parser.add_argument("--step-size", type=float, default=STEP)
+    parser.add_argument(
+        "--step-size", type=float, help="share of the way to D(x, o); default: as the policy acts"
+    )
     parser.add_argument("--windows", type=int, default=512)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -212,13 +213,13 @@ def main() -> None:
         observations = {k: v for k, v in now.items() if k.startswith("observation.")}
         with torch.no_grad():
             context = model.context(policy._observations(observations))
-        figures["cosine"] = descent(model, context, now["action"])
+        figures["cosine"] = descent(model, context, now["action"], policy.config.noise_levels)
         for name, (median, low) in figures["cosine"].items():
             print(f"cosine at {name}: median {median:.3f}, 5th percentile {low:.3f}")
         figures["reading"] = reading(runner, now, before)
         print(*(f"{k} {v:.3f}" for k, v in figures["reading"].items()), sep="\n", flush=True)
     if given.evaluations:
-        options = {"step_size": given.step_size}
+        options = {} if given.step_size is None else {"step_size": given.step_size}
         if given.gradient:
             options["descends"] = "gradient"
         figures["thinking"] = thinking(

@@ -1,5 +1,6 @@
 """Is a step a descent: the cosine, where it is known."""
 
+import pytest
 import torch
 from core_fixtures import make_batch, make_policy
 from torch import Tensor
@@ -30,12 +31,15 @@ def test_a_projection_steps_along_minus_the_gradient_and_a_shear_does_not() -> N
     assert (cosines(Flat(shear), x, None) < 0.95).any()
 
 
-def test_every_kind_of_point_has_a_median_and_a_5th_percentile() -> None:
-    policy = make_policy()
+@pytest.mark.parametrize("noise_levels", [None, (0.15, 2.0)])
+def test_every_kind_of_point_has_a_median_and_a_5th_percentile(
+    noise_levels: tuple[float, float] | None,
+) -> None:
+    policy = make_policy(noise_levels=noise_levels)
     batch = make_batch(8)
     with torch.no_grad():
         context = policy.model.context(policy._observations(batch))
-    found = descent(policy.model, context, batch["action"])
+    found = descent(policy.model, context, batch["action"], noise_levels)
     assert {"demonstration", "iterate 4", "answer after 2"} <= found.keys()
     assert all(-1 <= low <= median <= 1.0001 for median, low in found.values())
 
