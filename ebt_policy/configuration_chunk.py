@@ -9,7 +9,8 @@ from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import DiffuserSchedulerConfig
 from lerobot.utils.constants import ACTION
 
-VISIONS = ("resnet18", "small")
+VISIONS = ("resnet18", "small", "frozen")
+FROZEN_BACKBONES = ("mobilenet_v2",)
 SMALLEST_CROP = 0.5  # of a picture's area; crops that augment keep 3/4 (84 of 96) or more
 USUAL_SHORT_SIDE = 240  # pixels, and
 USUAL_CROP = 0.9  # of each side: what Diffusion Policy's real robots see (arXiv 2303.04137)
@@ -52,17 +53,17 @@ class ChunkPolicyConfig(PreTrainedConfig):
 
     vision: str = "resnet18"
     """[name] Camera encoder. small: five convolutions trained from scratch, for pictures of about 84 to 128 pixels and for
-    CPUs; resnet18: for larger pictures and GPUs."""
+    CPUs; resnet18: for larger pictures and GPUs; frozen: maps of a pretrained MobileNetV2, which is not trained."""
     random_shift: int = 4
-    """[pixels] vision=small: how far training pictures are moved at random in both directions. 0: not at all."""
+    """[pixels] vision small and frozen: how far training pictures are moved at random in both directions. 0: not at all."""
     resize_shape: tuple[int, int] | None = None
     """[pixels: height, width] Size to which pictures are made smaller first. None: as they are."""
     crop_shape: tuple[int, int] | None = None
     """[pixels: height, width] Crop after that, at random in training and in the centre otherwise. None: no crop, since no size
     suits every camera."""
     pretrained_backbone_weights: str | None = None
-    """[name] Weights that vision=resnet18 starts from, e.g. ResNet18_Weights.IMAGENET1K_V1, which are downloaded. None:
-    trained from scratch."""
+    """[name] Weights that vision=resnet18 starts from, e.g. ResNet18_Weights.IMAGENET1K_V1, which are downloaded; None: trained
+    from scratch. With vision=frozen the backbone: mobilenet_v2 (also for None), downloaded or from a package (docs/train.md)."""
     backbone_norm: str = "group"
     """[name] group, or frozen_batch. Batch norm would couple samples, and its running statistics disagree with an average of
     the weights; pretrained weights come with it, so there it is frozen."""
@@ -122,17 +123,10 @@ class ChunkPolicyConfig(PreTrainedConfig):
             raise ValueError(f"vision must be one of {VISIONS}, found {self.vision!r}.")
         if self.random_shift < 0:
             raise ValueError(f"random_shift must be 0 or more pixels, found {self.random_shift}.")
-        if self.vision == "small" and self.pretrained_backbone_weights:
-            raise ValueError(
-                "pretrained_backbone_weights are ResNet-18's: set vision='resnet18', or leave them out."
-            )
+        self._check_weights()
         if self.backbone_norm not in ("group", "frozen_batch"):
             raise ValueError(
                 f"backbone_norm must be 'group' or 'frozen_batch', found {self.backbone_norm!r}."
-            )
-        if self.pretrained_backbone_weights and self.backbone_norm == "group":
-            raise ValueError(
-                "pretrained_backbone_weights come with batch norm: set backbone_norm='frozen_batch'."
             )
         if not 1 <= self.n_action_steps <= self.horizon:
             raise ValueError(
@@ -140,6 +134,26 @@ class ChunkPolicyConfig(PreTrainedConfig):
             )
         self.resize_shape = _height_and_width("resize_shape", self.resize_shape)
         self.crop_shape = _height_and_width("crop_shape", self.crop_shape)
+
+    def _check_weights(self) -> None:
+        """Weights of the camera encoder that suit `vision`. The frozen one brings its own normalisation of pictures."""
+        given = self.pretrained_backbone_weights
+        if self.vision == "frozen":
+            self.pretrained_backbone_weights = given or FROZEN_BACKBONES[0]
+            if self.pretrained_backbone_weights not in FROZEN_BACKBONES:
+                raise ValueError(
+                    f"With vision='frozen' pretrained_backbone_weights must be one of {FROZEN_BACKBONES}, found {given!r}."
+                )
+            self.normalization_mapping["VISUAL"] = NormalizationMode.IDENTITY
+        elif given and (self.vision == "small" or given in FROZEN_BACKBONES):
+            raise ValueError(
+                f"pretrained_backbone_weights={given!r} are not for vision={self.vision!r}. Leave them out, or set "
+                f"vision={'frozen' if given in FROZEN_BACKBONES else 'resnet18'!r}."
+            )
+        elif given and self.backbone_norm == "group":
+            raise ValueError(
+                "pretrained_backbone_weights come with batch norm: set backbone_norm='frozen_batch'."
+            )
 
     @property
     def observation_delta_indices(self) -> list[int]:
@@ -187,6 +201,13 @@ class ChunkPolicyConfig(PreTrainedConfig):
                         else ", or leave it out (--set dataset.observations, in LeRobot policy.input_features)."
                     )
                 )
+        if self.vision == "frozen":
+            for name, shape in self.observation_features().items():
+                if len(shape) == 3 and shape[0] != 3:
+                    raise ValueError(
+                        f"Camera '{name}' has {shape[0]} channels; vision='frozen' takes pictures of three channels. Set "
+                        "vision='small' or 'resnet18'."
+                    )
         cameras = {n: (s[1], s[2]) for n, s in self.observation_features().items() if len(s) == 3}
         for name, size in cameras.items():
             self._validate_camera(name, size, _suitable_shapes(list(cameras.values())), trained)

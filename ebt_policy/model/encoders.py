@@ -10,6 +10,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms import functional as transforms
 
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
+from ebt_policy.model.vision_frozen import MAP_CHANNELS, FrozenBackbone
 from ebt_policy.model.vision_small import CHANNELS, random_shift, small_backbone
 
 
@@ -38,6 +39,19 @@ class PointsAndMean(SpatialSoftmax):
         return torch.cat([super().forward(features), features.mean((2, 3))], -1)
 
 
+class TwoMaps(nn.Module):
+    """One convolution on each of two maps, then PointsAndMean of both: maps (B, C_i, h_i, w_i) -> (B, 4K + 2 x 64)."""
+
+    def __init__(self, channels: tuple[int, int], keypoints: int) -> None:
+        super().__init__()
+        self.mix = nn.ModuleList(nn.Conv2d(c, 64, 3, padding=1) for c in channels)
+        self.pools = nn.ModuleList(PointsAndMean(64, keypoints) for _ in channels)
+
+    def forward(self, maps: tuple[Tensor, Tensor]) -> Tensor:
+        pooled = [pool(mix(m).relu()) for pool, mix, m in zip(self.pools, self.mix, maps, strict=True)]
+        return torch.cat(pooled, -1)
+
+
 def resnet18_backbone(config: ChunkPolicyConfig, channels: int) -> nn.Sequential:
     """ResNet-18 without pooling and classifier: (B, channels, H, W) -> (B, 512, H / 32, W / 32), rounded up."""
     frozen = config.backbone_norm == "frozen_batch"
@@ -53,25 +67,29 @@ class CameraEncoder(nn.Module):
 
     Pictures are resized to `resize_shape` if they have another size (our training data are resized already), then
     cropped: at random in training, in the centre otherwise, as in Diffusion Policy (arXiv 2303.04137, section 3.2).
-    With vision small they are moved by `random_shift` pixels in training.
+    With vision small and frozen they are moved by `random_shift` pixels in training.
     """
 
     def __init__(self, config: ChunkPolicyConfig, channels: int) -> None:
         super().__init__()
         points = config.spatial_softmax_keypoints
-        self.small = config.vision == "small"
-        self.pool: SpatialSoftmax
-        if self.small:
-            self.trunk = small_backbone(channels)
-            self.pool = PointsAndMean(CHANNELS[-1], points)
-            self.project = nn.Linear(2 * points + CHANNELS[-1], config.width)
+        self.trunk: nn.Module
+        self.pool: nn.Module
+        if config.vision == "small":
+            self.trunk, self.pool = small_backbone(channels), PointsAndMean(CHANNELS[-1], points)
+            size = 2 * points + CHANNELS[-1]
+        elif config.vision == "frozen":
+            self.trunk = FrozenBackbone(config.pretrained_backbone_weights is not None)
+            self.pool = TwoMaps(MAP_CHANNELS, points)
+            size = 2 * (2 * points + 64)
         else:
-            self.trunk = resnet18_backbone(config, channels)
-            self.pool = SpatialSoftmax(512, points)
-            self.project = nn.Linear(2 * points, config.width)
+            self.trunk, self.pool = resnet18_backbone(config, channels), SpatialSoftmax(512, points)
+            size = 2 * points
+        self.project = nn.Linear(size, config.width)
+        self.channels_last = config.vision != "resnet18"
         self.size = config.resize_shape
         self.crop = config.crop_shape
-        self.shift = config.random_shift if self.small else 0
+        self.shift = config.random_shift if config.vision != "resnet18" else 0
 
     def forward(self, images: Tensor) -> Tensor:
         if self.size:
@@ -84,7 +102,7 @@ class CameraEncoder(nn.Module):
             )
         if self.training and self.shift:
             images = random_shift(images, self.shift)
-        if self.small:
+        if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.project(self.pool(self.trunk(images)))
 
