@@ -28,6 +28,7 @@ from ebt_policy.inference.plan_memory import PlanMemory
 from ebt_policy.inference.runner import Runner, load_runner
 from ebt_policy.model.energy import EnergyTransformer
 from ebt_policy.model.noise import Noise
+from ebt_policy.model.trace import Trace
 from ebt_policy.training.trained_on import held_out_episodes, training_data
 
 SHARES = (2 / 3, 0.5, 0.15, 0.05)  # of noise in a demonstration
@@ -147,6 +148,13 @@ def reading(runner: Runner, now: Mapping[str, Tensor], before: Mapping[str, Tens
     }
 
 
+def rejected(traces: Sequence[Trace]) -> float:
+    """Share of all evaluations at which the energy had not fallen, so that the step to them was taken back."""
+    used = sum(int(trace.evaluations.sum()) for trace in traces)
+    kept = sum(int(trace.accepted.sum()) for trace in traces)
+    return 1 - kept / max(1, used)
+
+
 def thinking(
     policy: str,
     env: str,
@@ -176,12 +184,16 @@ def thinking(
             "success": result.success_rate,
             "coverage": result.mean_max_coverage,
             "evaluations": result.evaluations_per_decision,
+            "rejected": rejected([trace for row in result.rows for trace in row.traces]),
             "solved": [int(row.success) for row in result.rows],
         }
         if show:
             print(
                 name,
-                *(f"{key} {found[name][key]:.3f}" for key in ("success", "coverage", "evaluations")),
+                *(
+                    f"{key} {found[name][key]:.3f}"
+                    for key in ("success", "coverage", "evaluations", "rejected")
+                ),
                 flush=True,
             )
     return found

@@ -5,7 +5,8 @@ import torch
 from core_fixtures import make_batch, make_policy
 from torch import Tensor
 
-from ebt_policy.eval.benchmarks.energy_descent import cosines, descent
+from ebt_policy.eval.benchmarks.energy_descent import cosines, descent, rejected
+from ebt_policy.model.trace import Trace
 
 
 class Flat:
@@ -53,3 +54,13 @@ def test_gradient_steps_follow_the_gradient() -> None:
     energy, gradient = policy.model.gradient(batch["action"], context)
     torch.testing.assert_close(evaluation.update, -gradient)
     torch.testing.assert_close(evaluation.energy, energy.detach())
+
+
+def test_rejected_counts_steps_that_were_taken_back() -> None:
+    def one(evaluations: int, accepted: list[bool]) -> Trace:
+        steps = [
+            (torch.ones(1), torch.ones(1), torch.ones(1), torch.tensor([float(kept)])) for kept in accepted
+        ]
+        return Trace.from_steps(steps, torch.tensor([evaluations]), torch.zeros(1))
+
+    assert rejected([one(2, [True, True]), one(3, [True, False, True])]) == pytest.approx(1 / 5)
