@@ -293,8 +293,18 @@ def test_metrics_cut_short_by_a_crash_are_read_up_to_the_last_whole_row(tmp_path
         ("fp32", "cuda", False, False),
     ],
 )
-def test_cameras_on_a_cpu_train_in_fp32_unless_asked(tiny_recipe, precision, device, cameras, bf16):
+def test_cameras_on_a_cpu_train_in_fp32_unless_asked(
+    tiny_recipe, precision, device, cameras, bf16, monkeypatch
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     assert uses_bf16(tiny_recipe(precision=precision), torch.device(device), cameras) is bf16
+
+
+def test_a_cpu_without_avx512_trains_in_fp32_unless_asked(tiny_recipe, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert not uses_bf16(tiny_recipe(precision="auto"), torch.device("cpu"), False)
+    assert uses_bf16(tiny_recipe(precision="bf16"), torch.device("cpu"), False)
+    assert uses_bf16(tiny_recipe(precision="auto"), torch.device("cuda"), True)
 
 
 def test_the_start_and_slow_steps_are_told_where_there_is_no_terminal(
