@@ -10,6 +10,8 @@ FORMER = (
     "verifier_weight",
     "verifier_negatives",
     "verifier_temperature",
+    "iterates",
+    "curl_weight",
 )
 """All about training, so a trained policy acts as before without them."""
 

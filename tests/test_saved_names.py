@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from core_fixtures import make_policy
+from draccus.utils import DecodingError
 from lerobot.configs.policies import PreTrainedConfig
 from timelines import decision, timeline
 
 import ebt_policy
+from ebt_policy.errors import UserError
 from ebt_policy.eval.rollout.timeline import read, write
 from ebt_policy.inference.checkpoints import list_shipped
 from ebt_policy.inference.runner import load_runner
@@ -57,8 +59,12 @@ def test_a_config_with_former_options_acts_as_it_was_trained(tmp_path: Path) -> 
 
 
 def test_a_config_with_an_unknown_option_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="no_such_option"):
+    with pytest.raises(DecodingError, match="no_such_option"):
         saved_config(tmp_path, {"no_such_option": 1})
+    for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match="no_such_option.* newer version"):
+        load_runner(tmp_path)
 
 
 @pytest.mark.parametrize("gone", [{"head": "dot"}, {"objective": "two_step"}])

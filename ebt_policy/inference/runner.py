@@ -175,6 +175,7 @@ def load_runner(
     or "ddim:10" sets sampler and steps. Weights load strictly. Raises UserError for whatever the user can
     correct.
     """
+    from draccus.utils import DecodingError, ParsingError
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
@@ -189,8 +190,10 @@ def load_runner(
     folder = find_checkpoint(spec)
     try:
         config = PreTrainedConfig.from_pretrained(folder)
-    except ValueError as error:
-        raise UserError(f"{folder}/config.json cannot be read: {error}") from error
+    except (ValueError, DecodingError, ParsingError) as error:
+        raise UserError(
+            f"{folder}/config.json cannot be read: {error} If a newer version saved it, install that one."
+        ) from error
     changes = dict(overrides or {}) | {"device": device}
     if n_action_steps is not None:
         changes["n_action_steps"] = n_action_steps
