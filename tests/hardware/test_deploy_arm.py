@@ -109,7 +109,7 @@ def test_the_rate_of_the_data_is_taken_or_refused(run):
 
 
 def test_names_of_joints_can_be_given_by_hand():
-    contract = contract_of(PolicyOptions(path="shipped:pusht_keypoints_diffusion", joints=["y", "x"]))
+    contract = contract_of(PolicyOptions(path="shipped:pusht_keypoints_ebt", joints=["y", "x"]))
     assert contract.action_names == ("y", "x")
     with pytest.raises(UserError, match="names 3 joints.*the policy commands 2"):
-        contract_of(PolicyOptions(path="shipped:pusht_keypoints_diffusion", joints=["a", "b", "c"]))
+        contract_of(PolicyOptions(path="shipped:pusht_keypoints_ebt", joints=["a", "b", "c"]))

@@ -91,7 +91,7 @@ def test_a_trained_checkpoint_says_names_rate_robot_and_ranges(tiny_recipe, tmp_
 
 
 def test_a_checkpoint_of_an_older_version_says_what_it_does_not_know():
-    folder = find_checkpoint("shipped:pusht_keypoints_diffusion")
+    folder = find_checkpoint("shipped:pusht_keypoints_ebt")
     assert "action_feature_names" not in json.loads((folder / "config.json").read_text())
     contract = read_robot_contract(folder)
     assert contract.unknown() == ["the order of the joints", "the control rate"]

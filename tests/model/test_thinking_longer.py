@@ -8,7 +8,7 @@ from ebt_policy.inference.runner import load_runner
 from ebt_policy.model.noise import Noise
 
 SEEDS = range(50_000, 50_016)
-POLICY = "shipped:pusht_keypoints_ebt"
+POLICY = "shipped:pusht_keypoints_ebt_noise15"
 
 
 def first_observations() -> dict[str, np.ndarray]:
