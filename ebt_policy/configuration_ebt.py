@@ -93,6 +93,8 @@ class EBTConfig(ChunkPolicyConfig):
         super().__post_init__()
         if self.objective == "matching":  # it teaches the gradient and leaves D(x, o) untrained
             self.descends = "gradient"
+        if self.objective == "unrolled":  # starts from unit noise, and from nothing else
+            self.noise_levels = None
         if self.noise_levels is not None and not 0 <= self.noise_levels[0] < self.noise_levels[1]:
             raise ValueError(
                 f"noise_levels must be two numbers, 0 <= lowest < highest, found {self.noise_levels}."

@@ -41,7 +41,7 @@ def test_a_step_goes_along_minus_the_gradient_of_the_energy() -> None:
     observations = runner.normalised(first_observations())
     model, chunk = runner.policy.model, torch.from_numpy(chunks(2))
     with torch.no_grad():
-        context = model.context({name: value for name, value in observations.items()})
+        context = model.context(observations)
         step = model.denoise(chunk, context) - chunk
     _, gradient = model.gradient(chunk, context)
     cosine = torch.nn.functional.cosine_similarity(step.flatten(1), -gradient.flatten(1))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from core_fixtures import Perfect, make_batch, make_policy
 
+from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import StopReason
 from ebt_policy.model.unrolled import unrolled, unrolled_descent
 
@@ -59,3 +60,9 @@ def test_a_deadline_ends_it_after_the_evaluation_under_way() -> None:
         Perfect(chunk), None, torch.randn_like(chunk), config, 6, deadline=1.0, clock=lambda: next(ticks)
     )
     assert (trace.evaluations == 2).all() and (trace.stop_reason == StopReason.DEADLINE).all()
+
+
+def test_the_papers_recipe_starts_from_unit_noise() -> None:
+    policy = make_policy(**PLAIN, start="noise")
+    drawn = Noise.from_seeds([0, 1]).normal((1, 16, 2))[:, 0]
+    torch.testing.assert_close(policy._start(2, Noise.from_seeds([0, 1]), None, torch.device("cpu")), drawn)
