@@ -45,4 +45,4 @@ def test_a_step_goes_along_minus_the_gradient_of_the_energy() -> None:
         step = model.denoise(chunk, context) - chunk
     _, gradient = model.gradient(chunk, context)
     cosine = torch.nn.functional.cosine_similarity(step.flatten(1), -gradient.flatten(1))
-    assert cosine.median() > 0.98
+    assert cosine.median() > 0.96
