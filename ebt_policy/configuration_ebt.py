@@ -1,14 +1,11 @@
 """EBTConfig: every hyper-parameter of the energy-based transformer policy."""
 
 from dataclasses import dataclass
-from typing import Any
 
-import draccus
-from draccus.parsers.decoding import decode_dataclass
 from lerobot.configs.policies import PreTrainedConfig
 
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
-from ebt_policy.former_options import current
+from ebt_policy.former_options import FormerOptions
 
 HEADS = ("residual", "scalar")
 OBJECTIVES = ("denoise", "matching", "unrolled")
@@ -17,7 +14,7 @@ STARTS = ("zero", "noise", "warm")
 
 @PreTrainedConfig.register_subclass("ebt")
 @dataclass
-class EBTConfig(ChunkPolicyConfig):
+class EBTConfig(FormerOptions, ChunkPolicyConfig):
     """Energy, objective and descent. Chunks are normalised to [-1, 1]; energies are in squared normalised action units, summed
     over the chunk. The text of each option begins with its unit; the documentation and `--help` show it.
     """
@@ -91,6 +88,7 @@ class EBTConfig(ChunkPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.read_former_options()
         if self.objective == "matching":  # it teaches the gradient and leaves D(x, o) untrained
             self.descends = "gradient"
         if self.objective == "unrolled":  # starts from unit noise, and from nothing else
@@ -133,10 +131,3 @@ class EBTConfig(ChunkPolicyConfig):
         if self.start == "warm":
             return 1 - self.warm_start_share
         return 1.0 if self.noise_levels is None else self.noise_levels[1] / (1 + self.noise_levels[1])
-
-
-def _decode(saved: dict[str, Any], path: tuple[str, ...] = ()) -> EBTConfig:
-    return decode_dataclass(EBTConfig, current(saved), path)
-
-
-draccus.decode.register(EBTConfig, _decode)  # so that every reader, LeRobot's own too, takes older configs

@@ -1,36 +1,45 @@
 """Options of EBTConfig that saved policies have and this version has not."""
 
+from dataclasses import dataclass
 from typing import Any
 
-FORMER = (
-    "zero_start_share",
-    "matching_target",
-    "teacher_steps",
-    "teacher_path",
-    "verifier_weight",
-    "verifier_negatives",
-    "verifier_temperature",
-    "iterates",
-    "curl_weight",
-)
-"""All about training, so a trained policy acts as before without them."""
 
+@dataclass
+class FormerOptions:
+    """They are accepted, so that every reader, LeRobot's own too, takes older configs; None once they are read."""
 
-def current(saved: dict[str, Any]) -> dict[str, Any]:
-    """The options of today for those of a saved config.
+    noise_power: float | None = None
+    """[former] Only configs saved before `noise_levels` have it: they get noise_levels None."""
+    relaxation: float | None = None
+    """[former] The former name of step_size."""
+    zero_start_share: float | None = None
+    """[former] About training alone, and gone; so are those below."""
+    matching_target: str | None = None
+    """[former] As above."""
+    teacher_steps: int | None = None
+    """[former] As above."""
+    teacher_path: str | None = None
+    """[former] As above."""
+    verifier_weight: float | None = None
+    """[former] As above."""
+    verifier_negatives: int | None = None
+    """[former] As above."""
+    verifier_temperature: float | None = None
+    """[former] As above."""
+    iterates: int | None = None
+    """[former] As above."""
+    curl_weight: float | None = None
+    """[former] As above."""
 
-    Raises ValueError for a head or an objective that is no more.
-    """
-    options = {name: value for name, value in saved.items() if name not in FORMER}
-    # Saved before `noise_levels`: trained on the interpolation between demonstration and noise.
-    if "noise_power" in options:
-        del options["noise_power"]
-        options.setdefault("noise_levels", None)
-    if "relaxation" in options:  # the former name of step_size
-        relaxation = options.pop("relaxation")
-        if options.get("step_size") is None:
-            options["step_size"] = relaxation
-    for name, value in (("head", "dot"), ("objective", "two_step")):
-        if options.get(name) == value:
-            raise ValueError(f"{name}={value!r} was removed: it gained nothing over the default.")
-    return options
+    def read_former_options(self) -> None:
+        """Turns them into the options of today. Raises ValueError for a head or an objective that is no more."""
+        today: Any = self
+        if self.relaxation is not None:
+            today.step_size = self.relaxation
+        if self.noise_power is not None:
+            today.noise_levels = None
+        for name in FormerOptions.__dataclass_fields__:
+            setattr(self, name, None)
+        for name, value in (("head", "dot"), ("objective", "two_step")):
+            if getattr(self, name) == value:
+                raise ValueError(f"{name}={value!r} was removed: it gained nothing over the default.")

@@ -69,8 +69,9 @@ def test_a_config_with_an_unknown_option_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("gone", [{"head": "dot"}, {"objective": "two_step"}])
 def test_what_was_removed_is_named(gone: dict, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="was removed"):
+    with pytest.raises(Exception) as raised:
         saved_config(tmp_path, gone)
+    assert "was removed" in f"{raised.value} {raised.value.__cause__}"
 
 
 def test_timelines_with_rungs_are_read(tmp_path: Path):
