@@ -177,7 +177,7 @@ def test_thinking_ends_at_the_deadline_of_its_question(checkpoint: Callable):
         planner.plan(PlanRequest([Observation(nothing, 0.0)], seconds, True)) for seconds in (1e-9, np.inf)
     ]
     assert made[0].stop_reason == "deadline"
-    assert made[0].evaluations < made[1].evaluations == 50
+    assert made[0].evaluations < made[1].evaluations <= 50
     assert made[1].stop_reason != "deadline"
 
 
