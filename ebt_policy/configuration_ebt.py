@@ -126,8 +126,14 @@ class EBTConfig(FormerOptions, ChunkPolicyConfig):
             )
 
     @property
+    def noise_shares(self) -> tuple[float, float]:
+        """Lowest and highest share of noise in training, s / (1 + s) for noise_levels s."""
+        if self.noise_levels is None:
+            return 0.0, 1.0
+        low, high = self.noise_levels
+        return low / (1 + low), high / (1 + high)
+
+    @property
     def start_noise(self) -> float:
-        """Share s / (1 + s) of noise in the chunk that descent starts from, once there is a previous one."""
-        if self.start == "warm":
-            return 1 - self.warm_start_share
-        return 1.0 if self.noise_levels is None else self.noise_levels[1] / (1 + self.noise_levels[1])
+        """Share of noise in the chunk that descent starts from, once there is a previous one."""
+        return 1 - self.warm_start_share if self.start == "warm" else self.noise_shares[1]

@@ -26,10 +26,6 @@ class FormerOptions:
     """[former] As above."""
     verifier_temperature: float | None = None
     """[former] As above."""
-    iterates: int | None = None
-    """[former] As above."""
-    curl_weight: float | None = None
-    """[former] As above."""
 
     def read_former_options(self) -> None:
         """Turns them into the options of today. Raises ValueError for a head or an objective that is no more."""

@@ -12,7 +12,7 @@ from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.model import objectives
 from ebt_policy.model.descent import DescentRule, ExtraEnergy, best_of, minimise
 from ebt_policy.model.energy import EnergyTransformer, Evaluation
-from ebt_policy.model.noise import Noise
+from ebt_policy.model.noise import Noise, with_noise
 from ebt_policy.model.trace import Decision, Trace
 from ebt_policy.model.unrolled import unrolled_descent
 
@@ -144,17 +144,11 @@ class EBTPolicy(ChunkPolicy):
         shape = (config.starts, config.horizon, config.action_feature.shape[0])
         if config.start == "zero":
             return torch.zeros(batch, *shape[1:], device=device)
-        random = torch.randn(batch, *shape) if noise is None else noise.normal(shape)
-        start = random.to(device)
+        drawn = (torch.randn(batch, *shape) if noise is None else noise.normal(shape)).to(device)
+        keep_scale = config.noise_levels is not None
+        start = with_noise(torch.zeros_like(drawn), drawn, config.noise_shares[1], keep_scale)
         if config.start == "warm" and previous is not None:
-            share = config.warm_start_share
-            if config.noise_levels is None:
-                warm = share * previous[:, None] + (1 - share) * start
-            else:
-                warm = previous[:, None] + (1 - share) / share * start
-        if config.noise_levels is not None:
-            start = config.noise_levels[1] * start
-        if config.start == "warm" and previous is not None:
+            warm = with_noise(previous[:, None], drawn, config.start_noise, keep_scale)
             start = torch.where(torch.isfinite(previous).all((1, 2), keepdim=True)[:, None], warm, start)
         return start.flatten(0, 1)
 

@@ -114,8 +114,9 @@ def test_a_policy_that_was_trained_on_a_small_crop_loads_and_acts_as_before(tmp_
 def test_shipped_policies_load(name: str) -> None:
     from lerobot.configs.policies import PreTrainedConfig
 
-    found = PreTrainedConfig.from_pretrained(find_checkpoint(f"shipped:{name}"))
-    assert found.resize_shape is None
+    folder = find_checkpoint(f"shipped:{name}")
+    found, saved = PreTrainedConfig.from_pretrained(folder), json.loads((folder / "config.json").read_text())
+    assert found.resize_shape is None and found.crop_shape == (tuple(saved["crop_shape"] or ()) or None)
     found.validate_features(trained=True)
 
 

@@ -11,7 +11,7 @@ from torchvision.transforms import functional as transforms
 
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
 from ebt_policy.model.vision_frozen import MAP_CHANNELS, FrozenBackbone
-from ebt_policy.model.vision_small import CHANNELS, random_shift, small_backbone
+from ebt_policy.model.vision_small import CHANNELS, picked, random_shift, small_backbone
 
 
 class SpatialSoftmax(nn.Module):
@@ -119,16 +119,14 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def random_crop(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """One crop (h, w) for each image of (B, C, H, W), as one gather: no loop over the batch."""
-    batch, channels, height, width = images.shape
-    h, w = size
-    top = torch.randint(0, height - h + 1, (batch, 1), device=images.device)
-    left = torch.randint(0, width - w + 1, (batch, 1), device=images.device)
-    rows = top + torch.arange(h, device=images.device)  # (B, h)
-    columns = left + torch.arange(w, device=images.device)  # (B, w)
-    sample = torch.arange(batch, device=images.device)[:, None, None, None]
-    channel = torch.arange(channels, device=images.device)[None, :, None, None]
-    return images[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    """One crop (h, w) for each image of (B, C, H, W)."""
+    batch, _, *full = images.shape
+
+    def part(length: int, wanted: int) -> Tensor:
+        first = torch.randint(0, length - wanted + 1, (batch, 1), device=images.device)
+        return first + torch.arange(wanted, device=images.device)
+
+    return picked(images, *(part(length, wanted) for length, wanted in zip(full, size, strict=True)))
 
 
 class ObservationEncoder(nn.Module):

@@ -8,6 +8,14 @@ import torch
 from torch import Tensor
 
 
+def with_noise(chunk: Tensor, noise: Tensor, share: Tensor | float, keep_scale: bool) -> Tensor:
+    """(1 - share) chunk + share noise; with keep_scale divided by 1 - share, so that noise is added to the chunk as it is:
+    chunk + s noise, s = share / (1 - share). chunk, noise (B, ...), share a number or (B, 1, 1), below 1 with keep_scale.
+    """
+    x = (1 - share) * chunk + share * noise
+    return x / (1 - share) if keep_scale else x
+
+
 class Noise:
     """One random generator for each row (episode). Drawing advances all of them."""
 

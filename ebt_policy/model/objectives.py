@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.model.energy import EnergyTransformer
+from ebt_policy.model.noise import with_noise
 from ebt_policy.model.unrolled import unrolled
 
 FLOW_FLOOR = 0.05
@@ -35,13 +36,9 @@ def noised(chunk: Tensor, config: EBTConfig) -> tuple[Tensor, Tensor]:
     that density's modes. The level is no input of the model: near the data the lowest one is the likeliest.
     Without them x = (1 - n) a + n eps, n in [0, 1].
     """
-    n = torch.rand(len(chunk), 1, 1, device=chunk.device)
-    noise = torch.randn_like(chunk)
-    if config.noise_levels is None:
-        return (1 - n) * chunk + n * noise, n
-    low, high = (level / (1 + level) for level in config.noise_levels)
-    n = low + (high - low) * n
-    return chunk + n / (1 - n) * noise, n
+    low, high = config.noise_shares
+    n = low + (high - low) * torch.rand(len(chunk), 1, 1, device=chunk.device)
+    return with_noise(chunk, torch.randn_like(chunk), n, config.noise_levels is not None), n
 
 
 def weight(n: Tensor, config: EBTConfig) -> Tensor:

@@ -22,14 +22,18 @@ def small_backbone(channels: int) -> nn.Sequential:
 
 def random_shift(images: Tensor, pixels: int) -> Tensor:
     """Each picture of (B, C, H, W) moved by up to `pixels` in both directions, its edge repeated (DrQ, arXiv 2004.13649)."""
-    batch, channels, height, width = images.shape
-    device = images.device
+    batch, _, height, width = images.shape
 
     def moved(length: int) -> Tensor:
-        offset = torch.randint(-pixels, pixels + 1, (batch, 1), device=device)
-        return (offset + torch.arange(length, device=device)).clamp(0, length - 1)
+        offset = torch.randint(-pixels, pixels + 1, (batch, 1), device=images.device)
+        return (offset + torch.arange(length, device=images.device)).clamp(0, length - 1)
 
-    rows, columns = moved(height), moved(width)  # (B, H), (B, W)
-    sample = torch.arange(batch, device=device)[:, None, None, None]
-    channel = torch.arange(channels, device=device)[None, :, None, None]
+    return picked(images, moved(height), moved(width))
+
+
+def picked(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Rows (B, h) and columns (B, w) of each picture of (B, C, H, W) -> (B, C, h, w): one gather, no loop over the batch."""
+    batch, channels = images.shape[:2]
+    sample = torch.arange(batch, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[None, :, None, None]
     return images[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]

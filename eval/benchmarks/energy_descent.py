@@ -27,7 +27,7 @@ from ebt_policy.inference.checkpoints import find_checkpoint
 from ebt_policy.inference.plan_memory import PlanMemory
 from ebt_policy.inference.runner import Runner, load_runner
 from ebt_policy.model.energy import EnergyTransformer
-from ebt_policy.model.noise import Noise
+from ebt_policy.model.noise import Noise, with_noise
 from ebt_policy.model.trace import Trace
 from ebt_policy.training.trained_on import held_out_episodes, training_data
 
@@ -85,11 +85,7 @@ def descent(
     torch.manual_seed(0)
     found = {}
     for share in SHARES:
-        noise = torch.randn_like(chunk)
-        if noise_levels is None:
-            x = (1 - share) * chunk + share * noise
-        else:
-            x = chunk + share / (1 - share) * noise
+        x = with_noise(chunk, torch.randn_like(chunk), share, noise_levels is not None)
         found[f"demonstration, noise {share}"] = cosines(model, x, context)
     x = (1.0 if noise_levels is None else noise_levels[1]) * torch.randn_like(chunk)
     for k in range(1, max(ITERATES) + 1):

@@ -14,12 +14,17 @@ from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig
 from ebt_policy.hardware.safety.safe_robot import SafeRobot
 
 HZ = 50.0
+TICK = 1 / HZ
 Timed = Callable[[float], object]
 
 
 def position(time: float) -> np.ndarray:
     """Where the policy of these tests wants the arm at a time: each joint at a speed of its own."""
     return np.array([5.0 * time, 10.0 - 2.0 * time, 50.0 + 4.0 * time])
+
+
+def stands(told: np.ndarray) -> bool:
+    return len(told) > 0 and bool((told == told[0]).all())
 
 
 def rows(stamp: float, n: int, fps: float) -> np.ndarray:

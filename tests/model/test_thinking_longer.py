@@ -1,4 +1,4 @@
-"""The shipped PushT policy's energy can be minimised: more evaluations settle near the answer of two and stay there."""
+"""Trained with a lowest noise level, a policy's energy can be minimised; trained down to no noise, its steps lead away."""
 
 import numpy as np
 import torch
@@ -8,7 +8,8 @@ from ebt_policy.inference.runner import load_runner
 from ebt_policy.model.noise import Noise
 
 SEEDS = range(50_000, 50_016)
-POLICY = "shipped:pusht_keypoints_ebt_noise15"
+POLICY, DOWN_TO_NO_NOISE = "shipped:pusht_keypoints_ebt_noise15", "shipped:pusht_keypoints_ebt"
+STEP = 0.8  # of the way to D(x, o), whatever the budget: more evaluations are more descent
 
 
 def first_observations() -> dict[str, np.ndarray]:
@@ -20,29 +21,31 @@ def first_observations() -> dict[str, np.ndarray]:
     return {name: np.stack([one[name] for one in seen])[:, None] for name in seen[0]}
 
 
-def chunks(evaluations: int) -> np.ndarray:
-    runner = load_runner(POLICY, max_evaluations=evaluations)
+def chunks(policy: str, evaluations: int) -> np.ndarray:
+    runner = load_runner(policy, max_evaluations=evaluations, overrides={"step_size": STEP})
     return runner.decide(first_observations(), Noise.from_seeds(SEEDS)).chunk
 
 
-def distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Median over episodes of the RMS difference, normalised action units."""
-    return float(np.median(np.sqrt(np.square(a - b).mean((1, 2)))))
+def moved(policy: str, few: int, many: int) -> float:
+    """Median over episodes of the RMS difference of the answers, normalised action units."""
+    difference = chunks(policy, few) - chunks(policy, many)
+    return float(np.median(np.sqrt(np.square(difference).mean((1, 2)))))
 
 
-def test_many_evaluations_stay_near_the_answer_of_few() -> None:
-    two, eight, many = (chunks(n) for n in (2, 8, 64))
-    assert distance(two, many) < 0.06
-    assert distance(eight, many) < 0.01
+def cosine(policy: str) -> float:
+    """Median cosine of a step with minus the gradient of the energy, at the answers of two evaluations."""
+    runner = load_runner(policy)
+    model, chunk = runner.policy.model, torch.from_numpy(chunks(policy, 2))
+    with torch.no_grad():
+        context = model.context(runner.normalised(first_observations()))
+        step = model.denoise(chunk, context) - chunk
+    _, gradient = model.gradient(chunk, context)
+    return float(torch.nn.functional.cosine_similarity(step.flatten(1), -gradient.flatten(1)).median())
+
+
+def test_descent_comes_to_rest() -> None:
+    assert moved(POLICY, 8, 64) < 0.001 < moved(DOWN_TO_NO_NOISE, 8, 64)
 
 
 def test_a_step_goes_along_minus_the_gradient_of_the_energy() -> None:
-    runner = load_runner(POLICY)
-    observations = runner.normalised(first_observations())
-    model, chunk = runner.policy.model, torch.from_numpy(chunks(2))
-    with torch.no_grad():
-        context = model.context(observations)
-        step = model.denoise(chunk, context) - chunk
-    _, gradient = model.gradient(chunk, context)
-    cosine = torch.nn.functional.cosine_similarity(step.flatten(1), -gradient.flatten(1))
-    assert cosine.median() > 0.96
+    assert cosine(DOWN_TO_NO_NOISE) < 0.95 < cosine(POLICY)
