@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: a tiny dataset that any machine can build, and the real ones where they exist."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 # Under `uv run` Ray would start every worker through uv, which takes seconds each.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+# Each worker of pytest-xdist has a core. More threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Containers often set this. Then every process of the suite compiles 5,000 files of the libraries again: 25 s each.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    sys.dont_write_bytecode = False
 
 import numpy as np
 import pytest

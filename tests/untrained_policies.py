@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from ebt_policy.inference.runner import RunnerDecision
-from ebt_policy.model.noise import Noise
-from ebt_policy.model.trace import Trace
+if TYPE_CHECKING:  # the process that starts pytest-xdist's workers runs no test and imports no torch
+    from ebt_policy.inference.runner import RunnerDecision
+    from ebt_policy.model.noise import Noise
 
 OPTIONS = {
     "ebt": {"width": 16, "layers": 1, "attention_heads": 2},
@@ -82,8 +83,11 @@ class StubRunner:
     n_obs_steps, n_action_steps, horizon, device = 2, 8, 16, "cpu"
 
     def decide(
-        self, observations: dict[str, np.ndarray], noise: Noise, previous: np.ndarray | None = None
-    ) -> RunnerDecision:
+        self, observations: dict[str, np.ndarray], noise: "Noise", previous: np.ndarray | None = None
+    ) -> "RunnerDecision":
+        from ebt_policy.inference.runner import RunnerDecision
+        from ebt_policy.model.trace import Trace
+
         state = observations["observation.state"]
         batch = len(state)
         chunk = noise.normal((self.horizon, 2)).numpy() / 2

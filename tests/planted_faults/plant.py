@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -104,6 +104,12 @@ def copy_checkout(to: Path) -> None:
             shutil.copy2(source, target, follow_symlinks=False)
 
 
+def write_source(path: Path, text: str) -> None:
+    """Writes a module and removes its compiled form, which Python would still use for a text of the same age and size."""
+    path.write_text(text)
+    Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
+
+
 def run_tests(copy: Path, tests: Iterable[str], log: Path) -> tuple[str, float]:
     """("passed", "failed" or "hung", seconds) of the test files in a forked process, stopped at the first failure."""
     began = time.monotonic()
@@ -164,8 +170,6 @@ def main() -> int:
 
 def _plant_all(todo: Mapping[Fault, str], results: dict[str, str]) -> None:
     """Plants the faults (each with the key of its result) one by one and stores each result at once."""
-    sys.dont_write_bytecode = True  # a stale cache would hide a fault
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     for name in PRELOAD:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
@@ -186,11 +190,11 @@ def _plant_all(todo: Mapping[Fault, str], results: dict[str, str]) -> None:
                     sound.add(test)
             path = copy / fault.file
             source = path.read_text()
-            path.write_text(fault.planted(source))
+            write_source(path, fault.planted(source))
             try:
                 outcome, seconds = run_tests(copy, fault.tests, log)
             finally:
-                path.write_text(source)
+                write_source(path, source)
             results[key] = "survived" if outcome == "passed" else "killed"
             RESULTS.parent.mkdir(exist_ok=True)
             RESULTS.write_text(json.dumps(results, indent=1))
