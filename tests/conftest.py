@@ -53,6 +53,16 @@ def tiny_episode(rng: np.random.Generator, length: int) -> dict[str, np.ndarray]
     }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def as_the_command() -> Iterator[None]:
+    """Processes that tests start with multiprocessing import as little as those of the command `ebt-policy`."""
+    import ebt_policy  # noqa: F401  (here it registers the policies)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["ebt-policy"])
+        yield
+
+
 @pytest.fixture(autouse=True)
 def ordinary_priority() -> Iterator[None]:
     """A test that encodes video through LeRobot itself leaves no real-time thread to those that come after it."""

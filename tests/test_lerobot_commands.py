@@ -1,13 +1,19 @@
 """LeRobot's own commands, run as a user would, find the plugin and agree with it on every file."""
 
+import importlib
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.factory import get_policy_class
@@ -35,6 +41,22 @@ def lerobot(command: str, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+def lerobot_here(command: str, *arguments: str) -> str:
+    """The same in this process, which spares the import of LeRobot, after another test has shown that the command starts."""
+    module = importlib.import_module(f"lerobot.scripts.lerobot_{command}")
+    root, printed = logging.getLogger(), io.StringIO()
+    handlers, level = root.handlers[:], root.level  # LeRobot replaces them
+    AcceleratorState._reset_state(reset_partial_state=True)  # it is one for each process
+    try:
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(printed):
+            patch.setattr(sys, "argv", [f"lerobot-{command}", *arguments])
+            module.main()
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        root.handlers[:], root.level = handlers, level
+    return printed.getvalue()
+
+
 def train_arguments(policy: str, dataset: tuple[str, Path], output: Path) -> list[str]:
     repo_id, root = dataset
     options = TINY_POLICIES.get(policy, TINY_POLICIES["ebt"])
@@ -57,8 +79,8 @@ def train_arguments(policy: str, dataset: tuple[str, Path], output: Path) -> lis
     ]
 
 
-def evaluate(checkpoint: Path, output: Path) -> dict:
-    lerobot(
+def evaluate(checkpoint: Path, output: Path, run: Callable[..., str] = lerobot) -> dict:
+    run(
         "eval",
         f"--policy.path={checkpoint / 'pretrained_model'}",
         "--env.type=pusht",
@@ -76,12 +98,12 @@ def test_train_resume_evaluate_and_strict_reload(tiny_dataset, tmp_path):
     assert "step 4: eval_loss=" in printed and " mse:" in printed
 
     half = run / "checkpoints" / "000002" / "pretrained_model" / "train_config.json"
-    printed = lerobot("train", f"--config_path={half}", "--resume=true", "--steps=6")
+    printed = lerobot_here("train", f"--config_path={half}", "--resume=true", "--steps=6")
     assert "step:3 " in printed and "step:6 " in printed
     checkpoint = last_checkpoint(run)
     assert checkpoint is not None and checkpoint.name == "000006"
 
-    result = evaluate(checkpoint, tmp_path / "eval")
+    result = evaluate(checkpoint, tmp_path / "eval", lerobot_here)
     assert result["n_episodes"] == 1
 
     folder = checkpoint / "pretrained_model"
@@ -101,7 +123,7 @@ def test_train_resume_evaluate_and_strict_reload(tiny_dataset, tmp_path):
 def test_a_dataset_with_cameras_trains_with_default_options(two_cameras, tmp_path):
     """One observation step, a video and a picture camera, batches of one sample."""
     arguments = train_arguments("ebt", two_cameras, tmp_path / "run")
-    lerobot("train", *(a for a in arguments if "eval" not in a), "--steps=1", "--batch_size=1")
+    lerobot_here("train", *(a for a in arguments if "eval" not in a), "--steps=1", "--batch_size=1")
     checkpoint = last_checkpoint(tmp_path / "run")
     assert checkpoint is not None and (checkpoint / "pretrained_model" / "model.safetensors").exists()
 

@@ -1,6 +1,7 @@
 """From a recipe to the policy's config: its own defaults, or those of the checkpoint that is fine-tuned."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import SequenceMatcher
@@ -30,6 +31,12 @@ RECIPE_OPTIONS = {
 }
 
 
+@functools.cache
+def register_plugins() -> None:
+    """LeRobot's registration of policies that other packages add, ours among them. It searches all packages: once is enough."""
+    register_third_party_plugins()
+
+
 def policy_config(recipe: TrainRecipe, device: str) -> PreTrainedConfig:
     """The registered config that the recipe's `policy` describes.
 
@@ -37,7 +44,7 @@ def policy_config(recipe: TrainRecipe, device: str) -> PreTrainedConfig:
     that a mapping (normalization_mapping) leaves out are kept, because LeRobot does not normalise what is not listed.
     Raises UserError for unknown types and options, bad values, and a checkpoint that is missing or of another type.
     """
-    register_third_party_plugins()  # ours among them
+    register_plugins()
     known = PreTrainedConfig.get_known_choices()
     kind = recipe.policy["type"]
     if kind not in known:

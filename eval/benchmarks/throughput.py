@@ -17,7 +17,6 @@ from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.datasets.sampler import EpisodeAwareSampler
 from lerobot.utils.constants import ACTION, OBS_PREFIX
-from lerobot.utils.import_utils import register_third_party_plugins
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
@@ -88,7 +87,6 @@ def throughput(
     steps; the first half (start-up, compilation, prefetched batches) is not counted. Prints a table, and writes fields and
     ratios to `json_path` if given.
     """
-    register_third_party_plugins()
     recipe = recipe if isinstance(recipe, TrainRecipe) else load_recipe(recipe)
     console = console or Console()
     config = policy_config(recipe, "cpu")

@@ -11,6 +11,7 @@ FILES = sorted((Path(__file__).parents[2] / "configs" / "arms").glob("*.yaml"))
 # In a process of its own: other tests import cameras and robots, which would hide that the command does not.
 PROGRAM = """
 import json, sys
+sys.argv[0] = "ebt-policy"
 import ebt_policy.hardware.setup.check as checking
 from ebt_policy.cli.deploy import deploy
 seen = []

@@ -99,7 +99,7 @@ def test_keys_and_signals_on_the_twin(tmp_path: Path):
     """Space and SIGUSR1 stop, r resets, and Ctrl-C ends in order with its return code."""
     keyboard, screen = pty.openpty()
     options = ["--policy.path=shipped:aloha_transfer_cube_ebt", "--episodes=100", f"--output={tmp_path}"]
-    code = "import sys; from ebt_policy.cli.main import main; main()"
+    code = "import sys; sys.argv[0] = 'ebt-policy'; from ebt_policy.cli.main import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "deploy", *options],
         stdin=screen,

@@ -113,7 +113,7 @@ def test_files_that_may_not_grow(tmp_path: Path):
     """A real refusal by the system, in the middle of a save: the earlier episode stays whole."""
     root = tmp_path / "d"
     script = f"""
-import sys; sys.path.insert(0, {str(HERE)!r})
+import sys; sys.path.insert(0, {str(HERE)!r}); sys.argv[0] = "ebt-policy"
 if __name__ == "__main__":
     import resource
     import numpy as np
@@ -140,7 +140,7 @@ if __name__ == "__main__":
 
 
 SECOND_EPISODE = f"""
-import sys, time; sys.path.insert(0, {str(HERE)!r})
+import sys, time; sys.path.insert(0, {str(HERE)!r}); sys.argv[0] = "ebt-policy"
 if __name__ == "__main__":
     from fake_recording import frame, spec
     from ebt_policy.hardware.recording.recorder import Recorder
