@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors import safe_open
+from torch import Tensor, nn
 
 from ebt_policy.chunk_policy import ChunkPolicy, detached_fp32, fp32_grad_enabled
 from ebt_policy.configuration_ebt import EBTConfig
@@ -13,6 +14,7 @@ from ebt_policy.model import objectives
 from ebt_policy.model.descent import DescentRule, ExtraEnergy, best_of, minimise
 from ebt_policy.model.energy import EnergyTransformer, Evaluation
 from ebt_policy.model.noise import Noise, with_noise
+from ebt_policy.model.old_plan import OldPlan
 from ebt_policy.model.trace import Decision, Trace
 from ebt_policy.model.unrolled import unrolled_descent
 
@@ -49,6 +51,17 @@ class EBTPolicy(ChunkPolicy):
                 context = self.model.context(observations)
                 error, metrics = objectives.OBJECTIVES[config.objective](self.model, context, chunk, config)
         return error, {k: v.detach() for k, v in metrics.items()}
+
+    @classmethod
+    def _load_as_safetensor(
+        cls, model: nn.Module, model_file: str, map_location: str, strict: bool
+    ) -> nn.Module:
+        """As the base class; policies that were trained before the read-out of the expected error have none."""
+        with safe_open(model_file, framework="pt") as stored:
+            known = any(name.startswith("model.error_readout.") for name in stored.keys())  # noqa: SIM118
+        if isinstance(model, EBTPolicy) and not known:
+            model.model.error_readout = None
+        return super()._load_as_safetensor(model, model_file, map_location, strict)
 
     # -- the energy ------------------------------------------------------------------------------------------------
     def energy(self, batch: dict[str, Tensor], chunk: Tensor) -> Tensor:
@@ -102,6 +115,7 @@ class EBTPolicy(ChunkPolicy):
         with torch.no_grad():
             context = self.model.context(observations)
             start = self._start(len(context), noise, previous, context.device)  # (B N, H, A)
+            old_plan = OldPlan(self.model, context, previous, config.n_action_steps)
             if config.starts > 1:
                 context = context.repeat_interleave(config.starts, 0)
 
@@ -109,7 +123,7 @@ class EBTPolicy(ChunkPolicy):
                 # All rows while none has stopped: no copy of the context then.
                 part = context if len(rows) == len(context) else context[rows]
                 if self.model.is_denoiser:
-                    return self.model.evaluate(chunks, part)
+                    return old_plan.beside(chunks, part)
                 with torch.enable_grad():
                     return self.model.evaluate(chunks, part)
 
@@ -132,6 +146,7 @@ class EBTPolicy(ChunkPolicy):
                 chunks, trace = minimise(energy_function, start, rule, self.extra_energies, expected=expected)
         if config.starts > 1:
             chunks, trace = self._select(chunks, trace)
+        trace.old_plan_energy = None if old_plan.energy is None else old_plan.energy.cpu().numpy()
         trace.seconds = time.perf_counter() - began
         return Decision(chunks, trace)
 
@@ -160,8 +175,10 @@ class EBTPolicy(ChunkPolicy):
         steps = ("energy", "residual_rms", "step_size", "accepted", "stop_reason")
         ends = chunks.view(-1, n, *chunks.shape[1:])
         spread = (ends - ends.mean(1, keepdim=True)).square().mean((1, 2, 3)).sqrt()
+        expected = trace.expected_error
         selected = Trace(
             **{name: getattr(trace, name)[index.numpy()] for name in steps},
+            expected_error=None if expected is None else expected[index.numpy()],
             evaluations=trace.evaluations.reshape(-1, n).sum(1),
             seconds=trace.seconds,
             start_rank=(energies[:, 1:] < energies[:, :1]).sum(1).float().numpy(),

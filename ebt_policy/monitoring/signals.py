@@ -23,6 +23,8 @@ SIGNALS = {
     "energy": "energy of the last accepted point",
     "energy_drop": "first minus final energy",
     "residual": "RMS of the update when descent stopped",
+    "expected_error": "squared error that the network expects of its answer; needs a policy that was trained to tell",
+    "old_plan": "energy of the last plan's remaining actions under the present observation",
     "evaluations": "function evaluations used",
     "overlap": "RMS difference from the previous chunk, on the ticks that both plan",
     "acceleration": "largest second difference of the actions that are executed",
@@ -64,6 +66,12 @@ def decision_signals(
         "energy": _finite_or_inf(final, has_energy),
         "energy_drop": _finite_or_inf(np.maximum(trace.first_energy - final, 0), has_energy),
         "residual": _finite_or_inf(_last_finite(trace.residual_rms), has_energy),
+        "expected_error": nothing
+        if trace.expected_error is None
+        else _finite_or_inf(trace.expected_error.astype(np.float64), True),
+        "old_plan": nothing
+        if trace.old_plan_energy is None
+        else _finite_or_inf(trace.old_plan_energy.astype(np.float64), has_previous),
         "evaluations": trace.evaluations.astype(np.float64),
         "overlap": nothing
         if previous is None or known < 1
