@@ -140,7 +140,7 @@ def pusht_keypoints() -> tuple[str, Path]:
     return "lerobot/pusht_keypoints", root
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_recipe(tiny_dataset: tuple[str, Path]) -> "Callable[..., TrainRecipe]":
     """tiny_recipe("ebt", steps=20, ...) -> a recipe on the tiny dataset that trains in a second, deterministically."""
     from ebt_policy.training.recipe import decode_recipe

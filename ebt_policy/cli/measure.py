@@ -14,7 +14,6 @@ def demo(
     episodes: int = 50,
     seed: int = 100_000,
     output: Path | None = None,
-    open_browser: bool = False,
     processes: int | None = None,
 ) -> None:
     """EBT and Diffusion Policy side by side on PushT, in under three minutes; no dataset, no network.
@@ -27,13 +26,12 @@ def demo(
         episodes: Episodes for each policy, on the same seeds.
         seed: Seed of the first episode; the others count up from it.
         output: Folder for the report (default: runs/demo, or runs/demo_TASK).
-        open_browser: Show the report when it is done.
         processes: Worker processes (default: one for each core).
     """
     from ebt_policy.eval.benchmarks.demo import demo as run
 
     folder = output or Path("runs/demo" if task == "pusht" else f"runs/demo_{task}")
-    run(episodes, seed, folder, task=task, processes=processes, open_browser=open_browser)
+    run(episodes, seed, folder, task=task, processes=processes)
 
 
 def evaluate(
@@ -139,12 +137,10 @@ def evaluate(
 def bench(
     config: Positional[str],
     output: Path | None = None,
-    resume: bool = True,
     rows: tuple[str, ...] = (),
     tasks: tuple[str, ...] = (),
     processes: int | None = None,
-    backend: Literal["processes", "ray"] = "processes",
-    address: str = "local",
+    ray: str | None = None,
 ) -> None:
     """A table of policies: trains what is missing, evaluates all on the same seeds, writes report.md and .html.
 
@@ -155,13 +151,11 @@ def bench(
     Args:
         config: A bench file, or the name of a shipped one, e.g. bench_pusht
         output: Folder (default: runs/<config>). An interrupted bench goes on where it stopped.
-        resume: Keep what is there and still fits.
         rows: Names of the only rows to do, without a report: several processes can share the work.
         tasks: Likewise, the only environments of a bench that has several.
         processes: Worker processes for the episodes.
-        backend: What runs the episodes: processes of this machine, or a Ray cluster (training stays here). The results
-            are the same.
-        address: Of the Ray cluster: auto, host:port or ray://host:port; local starts one on this machine.
+        ray: Run the episodes on this Ray cluster instead (training stays here), with the same results: auto, host:port or
+            ray://host:port; local starts one on this machine.
     """
     from ebt_policy.eval.benchmarks.bench_file import bench_kind
 
@@ -185,7 +179,7 @@ def bench(
     if kind == "arm":
         from ebt_policy.eval.benchmarks.arm_bench import arm_bench
 
-        print(arm_bench(file, output, resume))
+        print(arm_bench(file, output))
         return
     if kind is not None:
         raise UserError(
@@ -194,8 +188,8 @@ def bench(
     from ebt_policy.eval.benchmarks.bench import bench as run
     from ebt_policy.eval.rollout.ray_backend import Cluster
 
-    cluster = Cluster(address, processes) if backend == "ray" else None
-    run(file, output, resume, rows=rows, tasks=tasks, processes=processes, cluster=cluster)
+    cluster = Cluster(ray, processes) if ray else None
+    run(file, output, rows=rows, tasks=tasks, processes=processes, cluster=cluster)
 
 
 def energy(

@@ -3,6 +3,7 @@
 import difflib
 import json
 import shlex
+from functools import lru_cache
 from pathlib import Path
 
 import datasets
@@ -26,7 +27,8 @@ def open_metadata(repo_id: str, root: str | Path | None = None) -> LeRobotDatase
 
     A `root` that was given is never filled from the network: a typing mistake there would download a dataset.
     Raises UserError where there is no such dataset (with the closest names), and for one that is in an older format,
-    damaged or incomplete. A failure leaves nothing on disk.
+    damaged or incomplete. A failure leaves nothing on disk. Do not change the result: as long as the files in meta/ stay as
+    they are, the next call returns the same object, because opening takes long.
     """
     folder = _local_folder(repo_id, root)
     if folder is None and is_offline_mode():
@@ -38,6 +40,25 @@ def open_metadata(repo_id: str, root: str | Path | None = None) -> LeRobotDatase
     if folder is not None:
         _check_info(repo_id, folder)
         _check_complete(repo_id, folder)
+        files = sorted(path for path in (folder / "meta").rglob("*") if path.is_file())
+        return _open_once(repo_id, folder, tuple((path, *_age_and_size(path)) for path in files))
+    return _open(repo_id, None)
+
+
+def _age_and_size(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=2)
+def _open_once(
+    repo_id: str, folder: Path, files: tuple[tuple[Path, int, int], ...]
+) -> LeRobotDatasetMetadata:
+    """files: what is in meta/, so that a changed dataset is opened anew."""
+    return _open(repo_id, folder)
+
+
+def _open(repo_id: str, folder: Path | None) -> LeRobotDatasetMetadata:
     try:
         meta = LeRobotDatasetMetadata(repo_id, root=folder)
     except Exception as error:  # the causes are many (Hub, file system, Parquet), the remedy is one

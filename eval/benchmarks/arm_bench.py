@@ -23,8 +23,8 @@ from ebt_policy.hardware.control.loop import Outcome
 from ebt_policy.provenance import run_record, write_atomic, write_json
 
 
-def arm_bench(config: Path, output: Path | None = None, resume: bool = True) -> str:
-    """Run the parts named in the file; write and return the report. resume: keep parts that were measured before."""
+def arm_bench(config: Path, output: Path | None = None) -> str:
+    """Run the parts named in the file; write and return the report. Parts that were measured before with the same options are kept."""
     bench = read_arm_bench(config)
     folder = output or Path("runs") / config.stem
     measure = {"punctuality": _punctuality, "parity": _parity, "thinking": _thinking}
@@ -32,7 +32,7 @@ def arm_bench(config: Path, output: Path | None = None, resume: bool = True) -> 
     parts = []
     for name in bench.parts:
         file = folder / name / "part.json"
-        done = json.loads(file.read_text()) if resume and file.exists() else {}
+        done = json.loads(file.read_text()) if file.exists() else {}
         if done.get("bench") != json.loads(json.dumps(options)):
             table, figures = measure[name](bench, folder / name)
             done = run_record() | {"bench": options, "markdown": table.markdown(), "figures": figures}

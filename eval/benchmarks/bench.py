@@ -50,7 +50,6 @@ class _Bench:
 def bench(
     config: str | Path,
     output: str | Path | None = None,
-    resume: bool = True,
     *,
     rows: Sequence[str] = (),
     tasks: Sequence[str] = (),
@@ -60,18 +59,14 @@ def bench(
 ) -> Path | None:
     """Run the bench described by the YAML file `config`; returns the path of report.html.
 
-    output: default runs/<name of the file>. resume: keep results that still fit; otherwise the folder has to be new. rows,
-    tasks: train and evaluate only these; then no report is written and None is returned, and several processes can share the
-    work in one folder. processes, cluster: see `evaluate`. Raises UserError for mistakes in the file or a recipe.
+    output: default runs/<name of the file>; results in it that still fit are kept. rows, tasks: train and evaluate only
+    these; then no report is written and None is returned, and several processes can share the work in one folder. processes,
+    cluster: see `evaluate`. Raises UserError for mistakes in the file or a recipe.
     """
     suite = load_suite(config)
     _check_names(config, "row", rows, [row.name for row in suite.benches[0].rows])
     _check_names(config, "task", tasks, [one.env for one in suite.benches])
     folder = Path(output) if output is not None else Path("runs") / suite.name
-    if not resume and folder.exists() and any(folder.iterdir()):
-        raise UserError(
-            f"'{folder}' holds results. Choose another output folder, or go on with them (resume)."
-        )
     for one in suite.benches:
         for row in one.rows:  # check all rows first: an error must not appear after a day of training
             _recipe(one, row, seed=0)

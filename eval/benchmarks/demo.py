@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import webbrowser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -83,7 +82,6 @@ def demo(
     *,
     task: str = "pusht",
     processes: int | None = None,
-    open_browser: bool = False,
     show_progress: bool = True,
 ) -> Path:
     """Run the policies on the seeds seed, seed + 1, ...; prints the comparison and returns the path of report.html.
@@ -140,8 +138,6 @@ def demo(
     console.print(table.rich(console.width))
     console.print(claim(results), highlight=False)
     console.print(f"Report with videos: {page}  ({time.perf_counter() - begin:.0f} s)", highlight=False)
-    if open_browser:
-        webbrowser.open(page.resolve().as_uri())
     return page
 
 

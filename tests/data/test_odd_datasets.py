@@ -57,6 +57,13 @@ def messages(root: Path, **options) -> list[str]:
     return [f"{f.severity} {f.feature}: {f.message}" for f in examine("tests/odd", root, **options).findings]
 
 
+def test_metadata_is_read_once_and_again_after_a_change(plain):
+    first = open_metadata("tests/odd", plain)
+    assert open_metadata("tests/odd", plain) is first
+    edit_info(plain, lambda info: info.update(fps=20))
+    assert (first.fps, open_metadata("tests/odd", plain).fps) == (10, 20)
+
+
 def test_an_older_format_names_lerobots_conversion_command(plain):
     edit_info(plain, lambda info: info.update(codebase_version="v2.1"))
     (plain / "meta" / "tasks.parquet").unlink()

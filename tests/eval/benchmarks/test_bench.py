@@ -136,13 +136,6 @@ def test_results_of_another_setting_are_not_taken_for_these(config: dict, tmp_pa
     assert [e.seed for e in episodes] == [7, 8]
 
 
-def test_without_resume_a_used_folder_is_refused(config: dict, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "something").touch()
-    with pytest.raises(UserError, match="holds results"):
-        bench(write(tmp_path / "bench.yaml", config), tmp_path / "out", resume=False)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
