@@ -37,7 +37,7 @@ def welcome(**changes: object) -> Welcome:
 
 
 class FakeDecider:
-    """Answers with ACTIONS; `answer` may be replaced, and what it was asked is kept."""
+    """Answers with ACTIONS unless `answer` is replaced, and keeps the requests."""
 
     def __init__(self, **changes: object) -> None:
         self.welcome = welcome(**changes)

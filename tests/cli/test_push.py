@@ -1,4 +1,4 @@
-"""What `ebt-policy push` uploads is a whole policy that others can run, with a card, and without this computer's folders."""
+"""`ebt-policy push` uploads a complete policy with a model card and without local paths."""
 
 import json
 from types import SimpleNamespace

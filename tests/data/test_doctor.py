@@ -1,4 +1,4 @@
-"""Each fault, put into a sound dataset, is found and named; a sound dataset has none."""
+"""The doctor finds and names each fault that is put into a sound dataset, and none in the sound one."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""LeRobot datasets keep the names of joints in several forms; they all mean the same list."""
+"""Joint names are read from every form in which LeRobot datasets store them."""
 
 import pytest
 

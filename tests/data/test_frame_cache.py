@@ -1,4 +1,4 @@
-"""Pictures that do not fit into memory: kept on disk, equal to those in memory, never stale, bounded in memory."""
+"""Pictures cached on disk: equal to those in memory, never outdated, and with bounded memory use."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Goal alignment moves whole episodes, rigidly, and ends them on the goal; what it cannot move it refuses."""
+"""Goal alignment moves whole episodes rigidly so that they end on the goal, and refuses features that it cannot move."""
 
 import math
 

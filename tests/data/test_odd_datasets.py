@@ -209,7 +209,7 @@ def test_several_tasks_are_said_to_be_mixed(tmp_path):
 
 
 def jitter(root: Path, seconds: float) -> None:
-    """Adds up to `seconds` to each time stamp."""
+    """Adds at most `seconds` to each time stamp."""
     (path,) = root.glob("data/*/*.parquet")
     table = pq.read_table(path)
     column = table.column_names.index("timestamp")

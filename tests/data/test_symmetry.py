@@ -1,4 +1,4 @@
-"""A symmetry is exact: on the numbers, in the world, and refused where it is not complete."""
+"""A symmetry is exact on the data and in the simulator, and is refused if it does not cover every feature."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Windows equal LeRobot's own samples; a wrong name is an error that leaves no trace."""
+"""Windows equal LeRobot's own samples; a wrong dataset name is an error and creates no files."""
 
 import json
 import shutil

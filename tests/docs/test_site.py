@@ -1,4 +1,4 @@
-"""What the documentation takes from the code."""
+"""The parts of the documentation that are generated from the code."""
 
 import dataclasses
 import sys

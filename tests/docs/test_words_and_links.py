@@ -1,4 +1,4 @@
-"""README and documentation: what a stranger copies works, links lead somewhere, pictures are small."""
+"""README and documentation: copied code runs, links work, pictures are small."""
 
 import functools
 import re

@@ -1,4 +1,4 @@
-"""What tests of disturbances share: episodes of fixed actions, and what was sent and executed in them."""
+"""Helpers for tests of disturbances: play fixed actions and record which were executed."""
 
 import gymnasium as gym
 import numpy as np

@@ -1,4 +1,4 @@
-"""Collecting is deterministic, resumable and honest about failures, whatever the expert."""
+"""Collecting is deterministic, can be resumed, and reports failed attempts, for any expert."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Writing videos leaves the process as it was."""
+"""Writing videos does not change the scheduling of the process."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Experts solve their tasks, differ from seed to seed, and do the same again for the same seed."""
+"""Experts solve their tasks; the same seed gives the same demonstration, another seed another one."""
 
 import numpy as np
 import pytest

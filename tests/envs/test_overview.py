@@ -1,4 +1,4 @@
-"""The overview runs what is there and says what is missing."""
+"""The overview measures the installed environments and names the missing ones."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""OpenGL that is asked for and not there is named, and other mistakes are not taken for it."""
+"""A missing OpenGL is named, and other errors are not taken for it."""
 
 import pytest
 

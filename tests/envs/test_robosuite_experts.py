@@ -1,4 +1,4 @@
-"""The Panda as scripts move it: poses, and motions on a simulator that does as it is told."""
+"""Scripted motions of the Panda: poses, and movements on an ideal simulator."""
 
 from itertools import pairwise
 

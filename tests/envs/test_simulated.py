@@ -1,4 +1,4 @@
-"""ALOHA and robosuite behind the same contract."""
+"""ALOHA and robosuite environments meet the same contract."""
 
 import numpy as np
 import pytest

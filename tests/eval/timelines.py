@@ -1,4 +1,4 @@
-"""Timelines made up for tests: no policy and no simulator ran."""
+"""Invented timelines for tests, without a policy or a simulator."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""For one test: a policy server, `decider` answers, `url` is where; and `twin`, which makes connected twins."""
+"""Fixtures: `url` of a policy server that answers with `decider`, and `twin`, which makes connected twins."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

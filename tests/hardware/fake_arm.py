@@ -1,4 +1,4 @@
-"""A LeRobot robot of two joints and a gripper that goes at once where it is told."""
+"""A LeRobot robot with two joints and a gripper that reaches every commanded position at once."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""A camera that gives exactly what a test tells it to."""
+"""A camera that returns the pictures that a test gives it."""
 
 import queue
 import threading

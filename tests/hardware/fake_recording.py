@@ -1,4 +1,4 @@
-"""Writers with faults, at module level so that the recorder's process can import them, and small episodes."""
+"""Faulty episode writers, which the recorder's process can import from here, and small episodes."""
 
 import errno
 import time

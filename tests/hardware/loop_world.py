@@ -1,4 +1,4 @@
-"""A control loop in simulated time: an arm of two joints and a gripper, and a policy that takes its time."""
+"""A control loop in simulated time: an arm with two joints and a gripper, and a slow policy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Twins for tests: of a world without physics, or of the simulated task itself."""
+"""Twins for tests, with or without the physics of a task."""
 
 import dataclasses
 import threading

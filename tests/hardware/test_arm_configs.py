@@ -1,4 +1,4 @@
-"""The example files for arms are what `ebt-policy deploy --config_path=...` reads."""
+"""`ebt-policy deploy --config_path=...` reads the example files for arms."""
 
 import json
 import subprocess

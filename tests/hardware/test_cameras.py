@@ -1,4 +1,4 @@
-"""Streams around LeRobot's own cameras: OpenCV on a video file, RealSense on a recording made by librealsense itself."""
+"""Streams with LeRobot's own cameras: OpenCV on a video file, RealSense on a recording of librealsense."""
 
 import time
 from pathlib import Path

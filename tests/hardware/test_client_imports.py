@@ -1,4 +1,4 @@
-"""The arm's side runs where neither torch nor LeRobot is installed."""
+"""The client of a policy server runs without torch and LeRobot."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""`deploy` on the twin: what an evaluation measures, files that say what happened, and refusals before anything moves."""
+"""`deploy` on the twin: results equal an evaluation's, the written files, and refusals before anything moves."""
 
 import json
 from collections.abc import Sequence

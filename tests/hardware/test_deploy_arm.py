@@ -1,4 +1,4 @@
-"""`deploy` on an arm that is no twin: between episodes, after stops and faults, and what is refused before it moves."""
+"""`deploy` on an arm: between episodes, after stops and faults, and refusals before it moves."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The guide names commands that exist, and the list of messages knows every event."""
+"""The deployment guide names existing commands, and its list of messages covers every event."""
 
 import re
 from importlib.metadata import entry_points

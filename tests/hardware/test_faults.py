@@ -1,4 +1,4 @@
-"""Every fault of the list has its reaction, in time, and no command ever leaves a limit."""
+"""Every fault in the list causes its reaction in time, and no command leaves its limits."""
 
 import numpy as np
 import pytest

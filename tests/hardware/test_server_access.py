@@ -1,4 +1,4 @@
-"""Who may command the arm: who has the token, fits the policy, speaks the protocol and is alone."""
+"""The server accepts one controller with the right token, features and protocol version."""
 
 import msgspec
 import pytest

@@ -1,4 +1,4 @@
-"""What a twin refuses, and that a simulation that fails is said and leaves nothing behind."""
+"""Options that a twin refuses, and a failing simulation, which is reported and cleaned up."""
 
 import threading
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The list of faults fits the source as it is: each text is found once, and its tests exist."""
+"""Every planted fault still fits the source: its text occurs once, and its tests exist."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""policy.pretrained_path: the checkpoint's options hold, its inputs must be there, by their names or a rename map."""
+"""policy.pretrained_path: the checkpoint's options are kept; its inputs must be in the dataset, by name or rename map."""
 
 import json
 from pathlib import Path

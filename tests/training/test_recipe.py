@@ -1,4 +1,4 @@
-"""Recipes re-create runs, and a mistake in one is named with its cure."""
+"""A saved recipe re-creates its run; a mistake in a recipe is named with its remedy."""
 
 import pytest
 import yaml

@@ -1,4 +1,4 @@
-"""The folder of a run: one process at a time, more steps extend it, a full disk leaves it whole."""
+"""The folder of a run: one process at a time, more steps extend it, a full disk does not damage it."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""A tracker gets what metrics.jsonl gets."""
+"""A tracker gets the same rows as metrics.jsonl."""
 
 import sys
 import types

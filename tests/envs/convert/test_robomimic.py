@@ -1,4 +1,4 @@
-"""robomimic's files become what the environments themselves would have recorded; bad files leave nothing behind."""
+"""Converted robomimic files equal what the environment would have recorded; a bad file leaves no dataset behind."""
 
 import json
 import re

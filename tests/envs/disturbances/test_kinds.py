@@ -1,4 +1,4 @@
-"""Disturbances: a seed decides each, at a tick that the seed alone decides; what cannot be is refused."""
+"""Each disturbance and its tick follow from the seed alone; impossible ones are refused."""
 
 import subprocess
 import sys

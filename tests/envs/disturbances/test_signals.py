@@ -1,4 +1,4 @@
-"""Disturbances of what is commanded and what is seen: delay, drop, gripper, freeze, blackout, noise."""
+"""Disturbances of commands and observations: delay, drop, gripper, freeze, blackout, noise."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The bench of kind arm: what it reads, keeps and refuses. What it measures is for a machine at rest."""
+"""Bench files of kind arm: reading, resuming and errors. The measurements themselves need an idle machine and are not run here."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Is a step a descent: the cosine, where it is known."""
+"""The cosine between a step and the descent direction, on energies where it is known."""
 
 import pytest
 import torch

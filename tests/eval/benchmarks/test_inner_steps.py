@@ -1,4 +1,4 @@
-"""Shares and rates of evaluations on episodes whose answer is known."""
+"""Shares and rates of evaluations, on episodes with known results."""
 
 from pathlib import Path
 

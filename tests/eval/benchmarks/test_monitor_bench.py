@@ -1,4 +1,4 @@
-"""The bench file is checked before anything runs; the bench goes on where it stopped."""
+"""The bench file is checked before anything runs; an interrupted bench continues."""
 
 from pathlib import Path
 

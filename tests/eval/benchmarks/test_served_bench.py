@@ -1,4 +1,4 @@
-"""The bench of the policy server: its file is checked, its figures are those of the times, and it runs against LeRobot's."""
+"""The bench of the policy server: its file is checked, its figures follow from the times, and it runs against LeRobot's server."""
 
 import json
 from pathlib import Path

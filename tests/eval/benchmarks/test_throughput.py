@@ -1,4 +1,4 @@
-"""The comparison runs on any dataset, times both sides, and says by how much."""
+"""The throughput comparison runs on any dataset and reports the ratio of both sides."""
 
 import json
 

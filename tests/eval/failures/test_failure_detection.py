@@ -1,4 +1,4 @@
-"""Figures of detection on scores whose answer is known."""
+"""Detection figures, on scores with known results."""
 
 from dataclasses import replace
 

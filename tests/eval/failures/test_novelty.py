@@ -1,4 +1,4 @@
-"""logpZO is low on what was seen and high elsewhere."""
+"""logpZO is low on training data and high elsewhere."""
 
 import pytest
 import torch

@@ -40,7 +40,7 @@ class FakeStream:
 
 @pytest.fixture
 def stream_of(monkeypatch: pytest.MonkeyPatch) -> type[FakeStream]:
-    """A stand-in for rerun that records what it is told; any blueprint will do."""
+    """A stand-in for rerun that records all calls and accepts any blueprint."""
     rerun, blueprint = ModuleType("rerun"), ModuleType("rerun.blueprint")
     rerun.RecordingStream = FakeStream
     rerun.Scalars = lambda value: value

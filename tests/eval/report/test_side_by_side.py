@@ -1,4 +1,4 @@
-"""Runs next to each other: the seeds that all of them recorded, under the policies' names."""
+"""Runs side by side: the seeds that all of them recorded, under the names of the policies."""
 
 import re
 

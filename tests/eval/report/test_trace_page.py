@@ -75,7 +75,7 @@ def test_a_video_that_is_too_short_is_told(tmp_path):
 
 @dataclass
 class Seen:
-    """A page in the browser and all that it said and asked for."""
+    """A page in the browser, with its console messages and requests."""
 
     page: Any
     complaints: list[str] = field(default_factory=list)

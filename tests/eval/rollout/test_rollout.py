@@ -12,7 +12,7 @@ from ebt_policy.inference.runner import RunnerDecision, load_runner
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import Trace
 
-SEEDS = [100_000 + i for i in range(8)]
+SEEDS = [100_000 + i for i in range(4)]
 
 
 class Recorder:
@@ -45,15 +45,16 @@ def test_results_do_not_depend_on_batching(stub_runner):
 
 
 @pytest.mark.parametrize("kind", ["ebt", "matched_baseline", "diffusion", "act"])
-def test_policies_do_not_depend_on_batching(kind, checkpoint):
+def test_policies_do_not_depend_on_batching(kind, checkpoint, monkeypatch):
+    spec = environment("pusht_keypoints")
+    monkeypatch.setattr(module, "environment", lambda name: dataclasses.replace(spec, max_ticks=24))
     runner = load_runner(checkpoint(kind))
     recorded = Recorder(runner)
-    together = rollout(recorded, "pusht_keypoints", SEEDS[:4])
-    assert (
-        together[0].decisions == 38
-    )  # a slip of rounding may grow in contact, so actions are compared one by one
+    together = rollout(recorded, "pusht_keypoints", SEEDS)
+    assert together[0].decisions == 3
+    # Rounding errors may grow in contact, so the actions of one decision are compared, not whole episodes.
     observations, previous, decision = recorded.calls[0]
-    for row, seed in enumerate(SEEDS[:4]):
+    for row, seed in enumerate(SEEDS):
         one = {name: values[row : row + 1] for name, values in observations.items()}
         alone = runner.decide(one, Noise.from_seeds([seed]), previous)
         np.testing.assert_allclose(alone.actions[0], decision.actions[row], atol=0.05)  # of 512

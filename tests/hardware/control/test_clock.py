@@ -1,4 +1,4 @@
-"""Clocks: of steps, which loses none, and of the wall, which never wakes early."""
+"""Clocks: the simulated one loses no step, the real one never wakes early."""
 
 import time
 

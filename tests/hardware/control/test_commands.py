@@ -1,4 +1,4 @@
-"""What a human says reaches the loop: keys of a terminal, signals, and both on a running deployment."""
+"""Keys and signals reach the control loop, alone and in a running deployment."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""The control loop in simulated time: what the arm is told at every tick, whatever fails beside it."""
+"""The control loop in simulated time: the command of every tick, also while other parts fail."""
 
 from dataclasses import replace
 

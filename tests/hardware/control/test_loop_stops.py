@@ -1,4 +1,4 @@
-"""The control loop in simulated time: a human stops the arm, ends an episode or interrupts the program."""
+"""The control loop in simulated time: stopping the arm, ending an episode and interrupting the program."""
 
 import numpy as np
 import pytest

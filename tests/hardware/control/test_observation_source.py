@@ -1,4 +1,4 @@
-"""Which joints belong to a picture, and where a plan made from both begins."""
+"""Which joint readings belong to a picture, and at what time a plan made from both begins."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Planning beside the loop: nothing that a planner does reaches the loop, except its answers."""
+"""The planner thread: no error or delay of a planner reaches the loop, only its answers."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Actions by time: what is due when, what comes too late, and how one plan gives way to the next."""
+"""The action schedule: which action is due when, late plans, and the transition from one plan to the next."""
 
 import numpy as np
 import pytest

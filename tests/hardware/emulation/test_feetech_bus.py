@@ -1,4 +1,4 @@
-"""The bus behind the pseudo-terminal, spoken to with bare bytes."""
+"""The emulated servo bus, addressed with raw bytes through its pseudo-terminal."""
 
 import os
 import select

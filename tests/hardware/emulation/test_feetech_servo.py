@@ -1,4 +1,4 @@
-"""One servo: its registers and how it moves. Time is told, never waited for."""
+"""One emulated servo: its registers and its motion, in simulated time."""
 
 import pytest
 from hypothesis import example, given, settings

@@ -1,4 +1,4 @@
-"""What the fuzzing sends is malformed, of every kind, and the same for a seed."""
+"""The fuzzer sends malformed messages of every kind, the same ones for the same seed."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Fuzzing of the server finds both survival and failure."""
+"""Fuzzing reports whether the server survived."""
 
 import random
 import socket

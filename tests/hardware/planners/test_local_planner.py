@@ -1,4 +1,4 @@
-"""A policy on this computer as a planner decides what it decides in a rollout."""
+"""The planner of a local policy makes the same decisions as a rollout."""
 
 from collections.abc import Callable
 from functools import partial

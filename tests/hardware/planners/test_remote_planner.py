@@ -1,4 +1,4 @@
-"""A policy on a server as a planner: the same request and answer, and a lost server is no more than no plan."""
+"""The planner of a policy server: the same requests and answers; a lost server only means that there is no plan."""
 
 import time
 

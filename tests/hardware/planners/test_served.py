@@ -1,4 +1,4 @@
-"""A policy over the network decides as it does in a rollout: the same chunk carried on, the same noise."""
+"""A policy behind a server makes the same decisions as in a rollout: same previous chunk, same noise."""
 
 import math
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""A dataset holds every finished episode, whole, whatever failed afterwards and wherever."""
+"""Every finished episode stays complete in the dataset, whatever fails afterwards."""
 
 import errno
 import json

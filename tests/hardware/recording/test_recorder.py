@@ -1,4 +1,4 @@
-"""Recording never makes the loop wait; drops are told; a full disk and a kill leave every finished episode."""
+"""The recorder never blocks the loop, reports dropped frames, and keeps finished episodes after a full disk or a kill."""
 
 import json
 import os

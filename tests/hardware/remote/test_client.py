@@ -1,4 +1,4 @@
-"""The arm's side: it waits no longer than it chose to, notices a lost server and trusts no answer blindly."""
+"""The client: it keeps its deadline, notices a lost server and checks every answer."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""The handshake carries the robot of the training data; the client puts joints in order by name, or refuses."""
+"""The handshake carries the robot of the training data; the client orders joints by name or refuses."""
 
 import logging
 

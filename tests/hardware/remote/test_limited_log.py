@@ -1,4 +1,4 @@
-"""However many lines are asked for, few are written, and the log says how many are missing."""
+"""The limited log writes few lines, and says how many it left out."""
 
 import logging
 

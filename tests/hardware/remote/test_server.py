@@ -1,4 +1,4 @@
-"""The server over real sockets: what it decides on, what it refuses, and that it survives its clients and its policy."""
+"""The server over real sockets: its inputs, its refusals, and that it survives faulty clients and policies."""
 
 import gc
 import itertools

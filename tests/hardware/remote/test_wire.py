@@ -1,4 +1,4 @@
-"""Messages survive the way there and back; nothing else is let in, and nothing that is refused costs memory."""
+"""Messages are decoded as they were encoded; everything else is refused without using memory."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""Robots with arms inside: names, cameras, ranges, temperatures, and letting all of them go."""
+"""Robots that contain several arms: names, cameras, ranges, temperatures, and disconnecting all of them."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The log writes in order, drops what it cannot hold, and never makes anybody wait."""
+"""The event log writes in order, drops lines when it is full, and never blocks."""
 
 import json
 import threading

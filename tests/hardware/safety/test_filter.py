@@ -1,4 +1,4 @@
-"""Every fault has its reaction, in time."""
+"""Every fault causes its reaction, in time."""
 
 import sys
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Commands never leave their limits, and get where they should."""
+"""Commands never leave their limits, and reach their targets."""
 
 import numpy as np
 import pytest

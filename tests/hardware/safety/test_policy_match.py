@@ -1,4 +1,4 @@
-"""A robot against the data that its policy was trained on: by name, in its units, near its poses; before anything moves."""
+"""A robot is compared with the training data before anything moves: joint names, units and poses."""
 
 import itertools
 from pathlib import Path

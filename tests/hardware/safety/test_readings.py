@@ -1,4 +1,4 @@
-"""Positions that no joint can have are refused; what an arm really does is not."""
+"""Impossible joint readings are refused; real motions are not."""
 
 import numpy as np
 import pytest

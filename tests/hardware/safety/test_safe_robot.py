@@ -1,4 +1,4 @@
-"""Any LeRobot robot behind the filter."""
+"""SafeRobot: any LeRobot robot behind the safety filter."""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a robot shows, by the names of the policy; where they do not fit, the message says what is missing."""
+"""A robot's observations under the policy's names, or an error that says what is missing."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Streams give the newest picture at once, or say which camera is stale, lost, frozen or out of step."""
+"""Camera streams return the newest picture without waiting, or name the camera that is stale, lost, frozen or not synchronous."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""`deploy --check`: what it finds, that one fault hides no other, and that nothing is sent."""
+"""`deploy --check` finds every fault at once and sends no command."""
 
 import json
 import time
@@ -20,7 +20,7 @@ from ebt_policy.hardware.setup.checklist import Checklist, fail, ok
 
 
 class Planner:
-    """Thinks for `seconds` and has actions for `execute` ticks."""
+    """A planner that takes `seconds` and returns actions for `execute` ticks."""
 
     action_size = 3
 

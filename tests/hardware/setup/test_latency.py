@@ -1,4 +1,4 @@
-"""Latency as it is measured: known delays are found, on a clock of our own and on emulated servos."""
+"""Latency measurement finds known delays, in simulated time and on emulated servos."""
 
 import json
 import shlex
@@ -31,7 +31,7 @@ def scene(position: float, noise: float, rng: np.random.Generator) -> np.ndarray
 
 
 class LateArm(FakeArm):
-    """Does what it is told `delay_s` later, and shows a picture of where it was `camera_s` ago."""
+    """Executes commands `delay_s` late; its pictures show the pose `camera_s` ago."""
 
     def __init__(
         self, folder: Path, clock: SteppedClock, delay_s: float, camera_s: float, noise: float

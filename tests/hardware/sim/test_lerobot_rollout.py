@@ -1,4 +1,4 @@
-"""LeRobot's own command for running policies moves the twin with the shipped policy."""
+"""`lerobot-rollout` moves the twin with the shipped policy."""
 
 import os
 import re

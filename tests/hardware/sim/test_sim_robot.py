@@ -1,4 +1,4 @@
-"""The twin: the same world as the simulated task's env, at the pace of a clock."""
+"""The twin: the same simulation as the task's environment, in real or simulated time."""
 
 import dataclasses
 import subprocess
