@@ -69,7 +69,7 @@ class EBTConfig(FormerOptions, ChunkPolicyConfig):
     last_noise: float = 0.15
     """[share] Noise that is left at the last evaluation. About .13 was best for two and for three evaluations."""
     gradient_step_size: float = 1.0
-    """[step per gradient] Step size of the heads scalar and dot. Energies are sums over the chunk, so 1 is natural."""
+    """[step per gradient] Step size of the scalar head. Energies are sums over the chunk, so 1 is natural."""
     max_evaluations: int = 2
     """[evaluations] Most network evaluations of one decision. Two get most of the success of eight on PushT."""
     min_evaluations: int = 2
