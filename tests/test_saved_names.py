@@ -35,8 +35,8 @@ def test_shipped_checkpoints_load_and_act(name: str):
     assert actions.shape == (1, runner.n_action_steps, *runner.config.action_feature.shape)
 
 
-def test_five_checkpoints_are_shipped():
-    assert len(list_shipped()) == 5
+def test_six_checkpoints_are_shipped():
+    assert len(list_shipped()) == 6
 
 
 FORMER = {"zero_start_share": 0.0, "matching_target": "linear", "teacher_path": None, "verifier_weight": 0.0}

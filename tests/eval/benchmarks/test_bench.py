@@ -8,9 +8,11 @@ import yaml
 from ebt_policy.errors import UserError
 from ebt_policy.eval.benchmarks.bench import _recipe, bench
 from ebt_policy.eval.benchmarks.bench_config import BenchConfig, load_suite
+from ebt_policy.eval.benchmarks.bench_file import bench_kind
 from ebt_policy.eval.rollout.episodes import read_parquet
 
 SHIPPED = Path(__file__).parents[3] / "configs" / "bench_pusht.yaml"
+ALL_BENCHES = SHIPPED.parent.glob("bench_*.yaml")
 
 
 def load_bench(path: Path | str) -> BenchConfig:
@@ -181,9 +183,24 @@ def test_the_shipped_bench_is_valid_and_matches_trunks() -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["bench_pusht_slow", "bench_shipped", "bench_robosuite", "bench_aloha"])
-def test_the_other_shipped_benches_are_valid(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(p.stem for p in ALL_BENCHES if bench_kind(p) is None))
+def test_all_shipped_benches_of_policies_are_valid(name: str) -> None:
     for config in load_suite(name).benches:
         for row in config.rows:
             recipe = _recipe(config, row, seed=0)
             assert (recipe is None) == (row.checkpoint is not None)
+
+
+def test_pixels_are_benched_with_one_recipe_for_every_method() -> None:
+    config = load_bench("bench_pixels")
+    assert (config.env, config.episodes, config.seed) == ("pusht_pixels", 200, 100_000)
+    settings = [setting.name for row in config.rows for setting in row.settings]
+    assert settings == [
+        *("EBT-1", "EBT-2", "EBT-4", "EBT-8"),
+        *(f"EBT-{n}, no lowest level" for n in (1, 2, 4, 8)),
+        *("Flow-10", "DDPM-100", "DDIM-10", "Two-pass regression (MIP)"),
+    ]
+    assert all(row.training_seeds == (0, 1) for row in config.rows)
+    recipes = [recipe for row in config.rows if (recipe := _recipe(config, row, seed=1))]
+    assert {(r.steps, r.batch_size, r.policy["vision"]) for r in recipes} == {(9000, 256, "small")}
+    assert all(r.dataset == recipes[0].dataset for r in recipes)
