@@ -10,7 +10,7 @@ from ebt_policy.errors import UserError
 
 
 def demo(
-    task: Literal["pusht", "lift", "transfer_cube"] = "pusht",
+    task: Literal["pusht", "pusht_pixels", "lift", "transfer_cube"] = "pusht",
     episodes: int = 50,
     seed: int = 100_000,
     output: Path | None = None,
@@ -18,8 +18,8 @@ def demo(
 ) -> None:
     """EBT and Diffusion Policy side by side on PushT, in under three minutes; no dataset, no network.
 
-    Prints the comparison and writes a report with videos and energy traces. lift (robosuite) and transfer_cube (ALOHA)
-    show EBT alone, in MuJoCo: they need the extra of that name, and OpenGL for the videos.
+    Prints the comparison and writes a report with videos and energy traces. pusht_pixels shows EBT alone, from a camera;
+    lift (robosuite) and transfer_cube (ALOHA) too, in MuJoCo: they need the extra of that name, and OpenGL for the videos.
 
     Args:
         task: Which of the shipped policies to watch.

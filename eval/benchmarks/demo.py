@@ -58,6 +58,7 @@ TASKS = {
         "gym-pusht",
         ("shipped:pusht_keypoints_ebt", "shipped:pusht_keypoints_diffusion"),
     ),
+    "pusht_pixels": DemoTask("pusht_pixels", "PushT from pixels", "gym-pusht", ("shipped:pusht_pixels_ebt",)),
     "lift": DemoTask("robosuite_lift", "Lift", "robosuite", ("shipped:robosuite_lift_ebt",)),
     "transfer_cube": DemoTask(
         "aloha_transfer_cube", "ALOHA TransferCube", "gym-aloha", ("shipped:aloha_transfer_cube_ebt",)

@@ -4,10 +4,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import av
 import pytest
 
+from ebt_policy.cli.measure import demo as demo_command
 from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.benchmarks.demo import TASKS, choose_seeds, demo
@@ -69,6 +71,10 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         demo(0, output=tmp_path)
     with pytest.raises(UserError, match="nothing_here"):
         demo(1, output=tmp_path, policies=[str(tmp_path / "nothing_here")], show_progress=False)
+
+
+def test_the_command_offers_every_demo() -> None:
+    assert get_args(get_type_hints(demo_command)["task"]) == tuple(TASKS)
 
 
 @pytest.mark.parametrize("task", TASKS)
