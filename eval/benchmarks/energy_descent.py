@@ -100,48 +100,49 @@ def descent(
     return {name: value.quantile(torch.tensor([0.5, 0.05])).tolist() for name, value in found.items()}
 
 
-def reading(runner: Runner, now: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, float]:
-    """What the energy at the returned chunk tells of the action error, and how much of it is the draw."""
+def readings(
+    runner: Runner, now: Mapping[str, Tensor], before: Mapping[str, Tensor]
+) -> dict[str, dict[str, float]]:
+    """What each reading tells of the action error (Spearman), and how much of its variance is the draw of the noise."""
     policy: Any = runner.policy
-    expert = now["action"]
+    observations, earlier = (
+        {k: v for k, v in batch.items() if k.startswith("observation.")} for batch in (now, before)
+    )
 
-    def decide(rows: slice, seed: int) -> tuple[Tensor, Tensor]:
-        """The chunk, and the plan of the decision before, shifted to now."""
-        count = len(expert[rows])
-        noise = Noise([torch.Generator().manual_seed(seed * 100_000 + i) for i in range(count)])
-        first = policy.decide({k: v[rows] for k, v in before.items() if torch.is_tensor(v)}, noise)
-        lag = runner.n_action_steps
+    def decide(rows: slice, seed: int) -> tuple[Tensor, dict[str, np.ndarray]]:
+        """Chunks (M, H, A) after a decision n_action_steps earlier, and the logarithm of each reading (M,)."""
+        seen, past = ({k: v[rows] for k, v in batch.items()} for batch in (observations, earlier))
+        noise = Noise(
+            [torch.Generator().manual_seed(seed * 100_000 + i) for i in range(len(now["action"][rows]))]
+        )
         memory = PlanMemory()
-        memory.store(first.chunk.numpy())
-        plan = torch.from_numpy(memory.at(lag))
-        return policy.decide(
-            {k: v[rows] for k, v in now.items() if torch.is_tensor(v)}, noise, plan
-        ).chunk, plan
+        memory.store(policy.decide(past, noise).chunk.numpy())
+        plan = torch.from_numpy(memory.at(runner.n_action_steps))
+        decision = policy.decide(seen, noise, plan)
+        changed = (decision.chunk - plan)[:, : -runner.n_action_steps].square().mean((1, 2)).numpy()
+        found = {
+            "energy at the last evaluation": decision.trace.final_energy,
+            "energy at the returned chunk": policy.energy(seen, decision.chunk).numpy(),
+            "expected error": decision.trace.expected_error,
+            "old plan": decision.trace.old_plan_energy,
+            "change of the plan": changed,
+        }
+        logs = {name: np.log(value) for name, value in found.items() if value is not None}
+        return decision.chunk, logs | {"sum": sum((v - v.mean()) / v.std() for v in list(logs.values())[2:])}
 
-    def energy(chunk: Tensor, rows: slice) -> np.ndarray:
-        return policy.energy({k: v[rows] for k, v in now.items() if torch.is_tensor(v)}, chunk).log().numpy()
-
-    def plan_energy(plan: Tensor) -> np.ndarray:
-        """Of the ticks that the old plan had thought of."""
-        with torch.no_grad():
-            context = policy.model.context(policy._observations(now))
-            away = plan - policy.model.denoise(plan, context)
-        return away[:, : -runner.n_action_steps].square().sum((1, 2)).numpy()
-
-    everything = slice(None)
-    chunk, plan = decide(everything, 0)
+    chunk, told = decide(slice(None), 0)
+    expert = now["action"]
     error = (chunk - expert).square().mean((1, 2)).sqrt().numpy()
     some = slice(0, len(expert), max(1, len(expert) // DRAW_WINDOWS))
-    draws = np.stack([energy(decide(some, seed)[0], some) for seed in range(1, DRAWS + 1)], 1)
-    within = draws.var(1, ddof=1).mean()
-    return {
-        "spearman": float(np.asarray(spearmanr(energy(chunk, everything), error))[0]),
-        "spearman_mean_of_draws": float(np.asarray(spearmanr(draws.mean(1), error[some]))[0]),
-        "spearman_old_plan": float(np.asarray(spearmanr(plan_energy(plan), error))[0]),
-        "draw_share": float(within / draws.var(ddof=1)),
-        "action_error": float(error.mean()),
-        "energy_median": float(np.exp(np.median(energy(chunk, everything)))),
-    }
+    drawn = [decide(some, seed)[1] for seed in range(1, DRAWS + 1)]
+    table = {"action error": {"rms": float(error.mean())}}
+    for name, value in told.items():
+        draws = np.stack([one[name] for one in drawn], 1)
+        table[name] = {
+            "spearman": float(np.asarray(spearmanr(value, error))[0]),
+            "draw_share": float(draws.var(1, ddof=1).mean() / draws.var(ddof=1)),
+        }
+    return table
 
 
 def rejected(traces: Sequence[Trace]) -> float:
@@ -224,8 +225,9 @@ def main() -> None:
         figures["cosine"] = descent(model, context, now["action"], policy.config.noise_levels)
         for name, (median, low) in figures["cosine"].items():
             print(f"cosine at {name}: median {median:.3f}, 5th percentile {low:.3f}")
-        figures["reading"] = reading(runner, now, before)
-        print(*(f"{k} {v:.3f}" for k, v in figures["reading"].items()), sep="\n", flush=True)
+        figures["readings"] = readings(runner, now, before)
+        for name, values in figures["readings"].items():
+            print(f"{name}:", *(f"{k} {v:.3f}" for k, v in values.items()), flush=True)
     if given.evaluations:
         options = {} if given.step_size is None else {"step_size": given.step_size}
         if given.gradient:
