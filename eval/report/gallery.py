@@ -87,7 +87,9 @@ def write_gallery(index: Path, episodes: Sequence[tuple[Path, Timeline]]) -> Non
 
 def _card(path: Path, timeline: Timeline, folder: Path, measure: _Measure) -> Card:
     decisions, ended, disturbed = timeline.decisions, outcome(timeline), disturbance(timeline)
-    energy = max((d.chunk_energy for d in decisions if d.chunk_energy is not None), default=None)
+    energies = [d.old_plan_energy for d in decisions if d.old_plan_energy is not None]
+    energies = energies or [d.chunk_energy for d in decisions if d.chunk_energy is not None]
+    energy = max(energies, default=None)
     quantile = max((d.quantile for d in decisions if d.quantile is not None), default=None)
     evaluations = mean(d.evaluations for d in decisions)
     worst = max(decisions, key=measure.key, default=None)
@@ -143,7 +145,8 @@ def _measure(timelines: Sequence[Timeline]) -> _Measure:
     candidates = (
         _Measure("calibrated quantile", lambda d: d.quantile),
         _Measure("score", lambda d: d.score),
-        _Measure("energy", lambda d: d.chunk_energy),
+        _Measure("energy of the last plan", lambda d: d.old_plan_energy),
+        _Measure("energy", lambda d: d.chunk_energy),  # recordings from before the readings have no other
     )
     return next((m for m in candidates if any(map(m.values, timelines))), candidates[-1])
 

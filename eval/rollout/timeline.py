@@ -31,6 +31,7 @@ class TimelineDecision:
     seconds: wall clock of the decision. stop_reason: name of a StopReason. energy, residual_rms: one entry for each
     point that was evaluated, None where unknown. score: value of the monitored signal, quantile: its calibrated
     quantile in 0..1. recovery: the recovery action taken ("think", "sample", "shorten", "hold", "ask"), "" for none.
+    old_plan_energy, expected_error: readings without added noise (see `Trace`), None where there is none.
     """
 
     tick: int
@@ -43,10 +44,12 @@ class TimelineDecision:
     quantile: float | None
     alarm: bool
     recovery: str
+    old_plan_energy: float | None = None
+    expected_error: float | None = None
 
     @property
     def chunk_energy(self) -> float | None:
-        """Energy of the executed chunk: the lowest one evaluated, because a step that raises the energy is not kept."""
+        """Lowest energy of the descent, at a point that still has most of the noise: for its picture, not to judge by."""
         return min((e for e in self.energy if e is not None), default=None)
 
 
@@ -181,7 +184,13 @@ def _decision(
         quantile=None if quantile is None else finite(float(quantile)),
         alarm=bool(alarm),
         recovery=recovery,
+        old_plan_energy=_first(trace.old_plan_energy),
+        expected_error=_first(trace.expected_error),
     )
+
+
+def _first(values: Any) -> float | None:
+    return None if values is None else finite(float(values[0]))
 
 
 def keep_episodes(
