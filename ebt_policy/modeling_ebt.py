@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from ebt_policy.chunk_policy import ChunkPolicy, detached_fp32, fp32_grad_enabled
 from ebt_policy.configuration_ebt import EBTConfig
@@ -51,17 +50,6 @@ class EBTPolicy(ChunkPolicy):
                 context = self.model.context(observations)
                 error, metrics = objectives.OBJECTIVES[config.objective](self.model, context, chunk, config)
         return error, {k: v.detach() for k, v in metrics.items()}
-
-    @classmethod
-    def _load_as_safetensor(
-        cls, model: nn.Module, model_file: str, map_location: str, strict: bool
-    ) -> nn.Module:
-        """As the base class; policies that were trained before the read-out of the expected error have none."""
-        with safe_open(model_file, framework="pt") as stored:
-            known = any(name.startswith("model.error_readout.") for name in stored.keys())  # noqa: SIM118
-        if isinstance(model, EBTPolicy) and not known:
-            model.model.error_readout = None
-        return super()._load_as_safetensor(model, model_file, map_location, strict)
 
     # -- the energy ------------------------------------------------------------------------------------------------
     def energy(self, batch: dict[str, Tensor], chunk: Tensor) -> Tensor:
@@ -175,10 +163,8 @@ class EBTPolicy(ChunkPolicy):
         steps = ("energy", "residual_rms", "step_size", "accepted", "stop_reason")
         ends = chunks.view(-1, n, *chunks.shape[1:])
         spread = (ends - ends.mean(1, keepdim=True)).square().mean((1, 2, 3)).sqrt()
-        expected = trace.expected_error
         selected = Trace(
             **{name: getattr(trace, name)[index.numpy()] for name in steps},
-            expected_error=None if expected is None else expected[index.numpy()],
             evaluations=trace.evaluations.reshape(-1, n).sum(1),
             seconds=trace.seconds,
             start_rank=(energies[:, 1:] < energies[:, :1]).sum(1).float().numpy(),

@@ -56,8 +56,6 @@ def first_frames(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 class Perfect:
     """An oracle that knows the expert's chunk: D = a, E = 1/2 ||x - a||^2."""
 
-    error_readout = None
-
     def __init__(self, chunk: Tensor) -> None:
         self.chunk = chunk
 

@@ -37,7 +37,7 @@ def calibrate(
         episodes: Number of episodes to run in the environment; failed ones are not used.
         seed: Seed of the first episode.
         alpha: Accepted rate of false alarms: the fraction of successful episodes with an alarm.
-        signals: Signals that the score consists of (default: energy overlap acceleration stillness). `rnd` measures how much
+        signals: Signals that the score consists of (default: old_plan overlap acceleration stillness). `rnd` measures how much
             an observation differs from the demonstrations. It found more failures where that was measured; it needs --env
             and the dataset that the policy was trained on.
         max_evaluations: Largest number of network evaluations for one decision.

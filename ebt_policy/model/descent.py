@@ -6,7 +6,6 @@ Legend: B samples, H horizon, A action dimension. Each sample is independent of 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,13 +70,12 @@ def minimise(
     """
     state, point = _State.at(start, expected), start
     while len(state.rows):
-        evaluation = _evaluate(energy_function, point, state.rows, extra)
-        point = state.step(point, evaluation, rule, extra, clock)
+        energy, update = _evaluate(energy_function, point, state.rows, extra)
+        point = state.step(point, energy, update, rule, extra, clock)
 
     chunk = _forward_backward(state.best, state.update, torch.full_like(state.length, final_step), extra)
     answered = torch.isfinite(state.energy)[:, None, None]
-    trace = Trace.from_steps(state.log, state.used, state.reason, expected_error=state.expected_error)
-    return torch.where(answered, chunk, torch.nan), trace
+    return torch.where(answered, chunk, torch.nan), Trace.from_steps(state.log, state.used, state.reason)
 
 
 @dataclass
@@ -94,7 +92,6 @@ class _State:
     reason: Tensor  # (B,) StopReason
     alive: Tensor  # (B,) bool: not stopped yet
     rows: Tensor  # (b,) their indices
-    expected_error: Tensor | None = None  # (B,) of the answer from `best`, if the energy has it
     log: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
 
     @classmethod
@@ -117,13 +114,13 @@ class _State:
     def step(
         self,
         point: Tensor,
-        evaluation: Evaluation,
+        energy: Tensor,
+        update: Tensor,
         rule: DescentRule,
         extra: Sequence[ExtraEnergy],
         clock: Callable[[], float],
     ) -> Tensor:
         """Accepts or rejects `point` (B, H, A), applies the stopping rules, and returns the next point."""
-        energy, update = evaluation.energy, evaluation.update
         falls = self.alive & (energy < self.energy)  # False for NaN
         rms = update.square().mean((1, 2)).sqrt()
         self.log.append((energy, rms, torch.where(self.alive, self.length, torch.nan), falls))
@@ -140,9 +137,6 @@ class _State:
 
         self.best, self.update = torch.where(kept, point, self.best), torch.where(kept, update, self.update)
         self.energy, self.answer = lowest, answer
-        if evaluation.expected_error is not None:
-            before = torch.nan if self.expected_error is None else self.expected_error
-            self.expected_error = torch.where(falls, evaluation.expected_error, before)
         self.length = torch.where(falls, rule.step_size, 0.5 * self.length)
         self.reason = torch.where(self.alive, stop, self.reason)
         self.alive = self.alive & (stop == int(StopReason.NONE))
@@ -154,23 +148,18 @@ class _State:
 
 def _evaluate(
     energy_function: EnergyFunction, point: Tensor, rows: Tensor, extra: Sequence[ExtraEnergy]
-) -> Evaluation:
-    """Total energy (B,), update (B, H, A) and reading (B,) at `point`; NaN for samples that are not among `rows`."""
-    evaluation = energy_function(point if len(rows) == len(point) else point[rows], rows)
-    if len(rows) < len(point):
-        evaluation = Evaluation(*(_scattered(value, rows, len(point)) for value in vars(evaluation).values()))
+) -> tuple[Tensor, Tensor]:
+    """Total energy (B,) and update (B, H, A) at `point`; NaN for samples that are not among `rows`."""
+    if len(rows) == len(point):
+        evaluation = energy_function(point, rows)
+        energy, update = evaluation.energy, evaluation.update
+    else:
+        evaluation = energy_function(point[rows], rows)
+        energy, update = point.new_full((len(point),), torch.nan), torch.full_like(point, torch.nan)
+        energy[rows], update[rows] = evaluation.energy, evaluation.update
     if extra:
-        evaluation.energy = evaluation.energy + sum(term(point).detach() for term in extra)
-    return evaluation
-
-
-def _scattered(values: Tensor | None, rows: Tensor, size: int) -> Any:
-    """values (b, ...) of some rows -> (size, ...), NaN elsewhere."""
-    if values is None:
-        return None
-    whole = values.new_full((size, *values.shape[1:]), torch.nan)
-    whole[rows] = values
-    return whole
+        energy = energy + sum(term(point).detach() for term in extra)
+    return energy, update
 
 
 def _limits(

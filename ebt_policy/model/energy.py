@@ -15,26 +15,10 @@ from ebt_policy.model.trunk import Trunk
 
 @dataclass
 class Evaluation:
-    """Energy (B,) and update (B, H, A) at one point x: D(x, o) - x with a denoiser, minus the gradient otherwise.
-
-    expected_error (B,): see `ErrorReadout`; None where the policy has none.
-    """
+    """Energy (B,) and update (B, H, A) at one point x: D(x, o) - x with a denoiser, minus the gradient otherwise."""
 
     energy: Tensor
     update: Tensor
-    expected_error: Tensor | None = None
-
-
-class ErrorReadout(nn.Module):
-    """Predicts, from the trunk's tokens at x, how far D(x, o) will lie from the demonstration. Nothing flows back to the trunk."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Token vectors (B, P, D) -> logarithm of the expected squared error of an action entry (B,)."""
-        return self.net(tokens.detach().mean(1)).squeeze(-1)
 
 
 class EnergyTransformer(nn.Module):
@@ -50,8 +34,6 @@ class EnergyTransformer(nn.Module):
         self.descends = config.descends
         self.encoder = ObservationEncoder(config)
         self.trunk = Trunk(config)
-        # None also in policies that were trained before it existed.
-        self.error_readout = ErrorReadout(config.width) if config.objective == "denoise" else None
         if self.kind == "scalar":
             self.trunk.head = nn.Linear(config.width, 1)
             nn.init.normal_(
@@ -87,13 +69,7 @@ class EnergyTransformer(nn.Module):
     def evaluate(self, chunk: Tensor, context: Tensor) -> Evaluation:
         """Energy and update of chunks (B, H, A). Residual head: one forward pass; others: forward and backward."""
         if self.is_denoiser:
-            error = None
-            if self.error_readout is None:
-                answer = self.denoise(chunk, context)
-            else:
-                tokens = self.trunk.tokens(chunk, context)
-                answer, error = self.trunk.output(tokens), self.error_readout(tokens).float().exp()
-            update = answer.float() - chunk
-            return Evaluation(0.5 * update.square().sum((1, 2)), update, error)
+            update = self.denoise(chunk, context).float() - chunk
+            return Evaluation(0.5 * update.square().sum((1, 2)), update)
         energy, gradient = self.gradient(chunk, context)
         return Evaluation(energy.detach(), -gradient)

@@ -36,5 +36,4 @@ class OldPlan:
         known = torch.isfinite(plan).all((1, 2))
         energy = 0.5 * both.update[b:, : self._planned].square().sum((1, 2))
         self.energy = torch.where(known, energy, torch.nan)
-        error = both.expected_error
-        return Evaluation(both.energy[:b], both.update[:b], None if error is None else error[:b])
+        return Evaluation(both.energy[:b], both.update[:b])

@@ -30,7 +30,7 @@ class StopReason(IntEnum):
     ENERGY = 7  # the energy is low enough
 
 
-READINGS = ("start_rank", "start_spread", "expected_error", "old_plan_energy")  # a number a sample, or absent
+READINGS = ("start_rank", "start_spread", "old_plan_energy")  # a number a sample, or absent
 
 
 @dataclass(eq=False)  # arrays have no single truth value
@@ -44,9 +44,8 @@ class Trace:
     seconds: wall clock of the whole decision, encoding included, shared by the B samples.
     start_rank, start_spread (B,) float32, only where several starts were descended from: how many of the others ended
     at a lower energy than the first, and the RMS disagreement of where they ended.
-    expected_error (B,) float32: squared error that the network expects of an action entry of the returned chunk, in
-    normalised units. old_plan_energy (B,) float32: energy, under the present observation, of the actions that the last
-    decision planned from now on, without noise; NaN where there was none. None where the policy has no such reading.
+    old_plan_energy (B,) float32: energy, under the present observation, of the actions that the last decision planned
+    from now on, without added noise; NaN where there was none. None where the policy has no such reading.
     """
 
     energy: NDArray[np.float32]
@@ -58,36 +57,27 @@ class Trace:
     seconds: float = 0.0
     start_rank: NDArray[np.float32] | None = None
     start_spread: NDArray[np.float32] | None = None
-    expected_error: NDArray[np.float32] | None = None
     old_plan_energy: NDArray[np.float32] | None = None
 
     @classmethod
     def from_steps(
-        cls,
-        steps: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
-        evaluations: Tensor,
-        stop_reason: Tensor,
-        **readings: Tensor | None,
+        cls, steps: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], evaluations: Tensor, stop_reason: Tensor
     ) -> Trace:
         """From one (energy, residual_rms, step_size, accepted), each (B,), for every point that was evaluated.
 
-        readings: optional fields of one number a sample, each (B,). One copy off the device for all of it, so that a trace
-        is cheap enough to be always on.
+        One copy off the device for all of them, so that a trace is cheap enough to be always on.
         """
-        known: dict[str, Any] = {name: value for name, value in readings.items() if value is not None}
         columns = [column.float() for step in steps for column in step]
-        columns += [evaluations.float(), stop_reason.float(), *(value.float() for value in known.values())]
-        table = torch.stack(columns, 1).cpu().numpy()  # (B, 4 S + 2 + readings)
-        per_step = 4 * len(steps)
-        recorded = table[:, :per_step].reshape(len(table), -1, 4)
+        columns += [evaluations.float(), stop_reason.float()]
+        table = torch.stack(columns, 1).cpu().numpy()  # (B, 4 S + 2)
+        recorded = table[:, :-2].reshape(len(table), -1, 4)
         return cls(
             energy=recorded[..., 0],
             residual_rms=recorded[..., 1],
             step_size=recorded[..., 2],
             accepted=recorded[..., 3] > 0,
-            evaluations=table[:, per_step].astype(np.int64),
-            stop_reason=table[:, per_step + 1].astype(np.int8),
-            **dict(zip(known, table.T[per_step + 2 :], strict=True)),
+            evaluations=table[:, -2].astype(np.int64),
+            stop_reason=table[:, -1].astype(np.int8),
         )
 
     @classmethod

@@ -84,13 +84,9 @@ class Trunk(nn.Module):
             x = block(x, m)
         return self.norm(x)
 
-    def output(self, tokens: Tensor) -> Tensor:
-        """Token vectors (B, P, D) -> (B, H, A)."""
-        return self.head(tokens).reshape(-1, self.horizon, self.action_dim)
-
     def forward(self, chunk: Tensor, modulation: Tensor) -> Tensor:
         """chunk (B, H, A), modulation (B, L, 6, D) -> (B, H, A)."""
-        return self.output(self.tokens(chunk, modulation))
+        return self.head(self.tokens(chunk, modulation)).reshape(-1, self.horizon, self.action_dim)
 
 
 class TimeEmbedding(nn.Module):

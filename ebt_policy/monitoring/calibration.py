@@ -20,7 +20,7 @@ import numpy as np
 from scipy.stats import beta
 
 from ebt_policy.errors import UserError
-from ebt_policy.monitoring.signals import Statistic
+from ebt_policy.monitoring.signals import NOISY, Statistic
 from ebt_policy.provenance import write_json
 
 FORMAT = 1
@@ -151,6 +151,13 @@ def read_calibration(path: Path | str, checkpoint_sha256: str | None = None) -> 
         made = calibrated(kept.pop("scores"), **kept)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}). Make it again with `ebt-policy calibrate`.") from error
+    noisy = [name for name in made.statistic.signals if name in NOISY]
+    if noisy:
+        raise UserError(
+            f"{path} was made from {', '.join(noisy)}, at a point that still has most of the noise drawn for the decision: "
+            "chance decided when it alarms. Calibrate again; the default reads the energy of the last plan instead: "
+            "ebt-policy calibrate."
+        )
     if checkpoint_sha256 is not None and made.checkpoint_sha256 != checkpoint_sha256:
         raise UserError(
             f"{path} was made for another checkpoint ({made.checkpoint_sha256[:12]}, this one is "

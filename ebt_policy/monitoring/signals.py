@@ -23,7 +23,6 @@ SIGNALS = {
     "energy": "energy of the last accepted point",
     "energy_drop": "first minus final energy",
     "residual": "RMS of the update when descent stopped",
-    "expected_error": "squared error that the network expects of its answer; needs a policy that was trained to tell",
     "old_plan": "energy of the last plan's remaining actions under the present observation",
     "evaluations": "function evaluations used",
     "overlap": "RMS difference from the previous chunk, on the ticks that both plan",
@@ -35,7 +34,9 @@ SIGNALS = {
     "rnd": "novelty of the observation against the demonstrations; needs a trained network",
 }
 LEARNED = ("transition", "rnd")  # need a network trained on the demonstrations: see learned_signals.py
-DEFAULT_SIGNALS = ("energy", "overlap", "acceleration", "stillness")
+# Taken where the chunk still has the noise that the step rule leaves: nearly all of their variance is the draw. For benches.
+NOISY = ("energy", "energy_drop", "residual")
+DEFAULT_SIGNALS = ("old_plan", "overlap", "acceleration", "stillness")
 _FLOOR = 1e-4  # of a signal, before its logarithm
 _REST = 1e-3  # RMS movement of a state in [-1, 1] that counts as none
 
@@ -66,9 +67,6 @@ def decision_signals(
         "energy": _finite_or_inf(final, has_energy),
         "energy_drop": _finite_or_inf(np.maximum(trace.first_energy - final, 0), has_energy),
         "residual": _finite_or_inf(_last_finite(trace.residual_rms), has_energy),
-        "expected_error": nothing
-        if trace.expected_error is None
-        else _finite_or_inf(trace.expected_error.astype(np.float64), True),
         "old_plan": nothing
         if trace.old_plan_energy is None
         else _finite_or_inf(trace.old_plan_energy.astype(np.float64), has_previous),

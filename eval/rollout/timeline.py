@@ -31,7 +31,7 @@ class TimelineDecision:
     seconds: wall clock of the decision. stop_reason: name of a StopReason. energy, residual_rms: one entry for each
     point that was evaluated, None where unknown. score: value of the monitored signal, quantile: its calibrated
     quantile in 0..1. recovery: the recovery action taken ("think", "sample", "shorten", "hold", "ask"), "" for none.
-    old_plan_energy, expected_error: readings without added noise (see `Trace`), None where there is none.
+    old_plan_energy: see `Trace`; None where there is none.
     """
 
     tick: int
@@ -45,7 +45,6 @@ class TimelineDecision:
     alarm: bool
     recovery: str
     old_plan_energy: float | None = None
-    expected_error: float | None = None
 
     @property
     def chunk_energy(self) -> float | None:
@@ -173,6 +172,7 @@ def _decision(
 ) -> TimelineDecision:
     from ebt_policy.model.trace import StopReason
 
+    old_plan = trace.old_plan_energy
     return TimelineDecision(
         tick=int(tick),
         seconds=float(trace.seconds),
@@ -184,13 +184,8 @@ def _decision(
         quantile=None if quantile is None else finite(float(quantile)),
         alarm=bool(alarm),
         recovery=recovery,
-        old_plan_energy=_first(trace.old_plan_energy),
-        expected_error=_first(trace.expected_error),
+        old_plan_energy=None if old_plan is None else finite(float(old_plan[0])),
     )
-
-
-def _first(values: Any) -> float | None:
-    return None if values is None else finite(float(values[0]))
 
 
 def keep_episodes(

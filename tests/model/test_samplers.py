@@ -132,7 +132,6 @@ def perfect_ebt(batch: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, **opt
     )  # no old plan beside: the oracle knows one chunk a sample
     assert isinstance(policy, EBTPolicy)
     oracle = Perfect(batch["action"])
-    monkeypatch.setattr(policy.model, "error_readout", None)  # it reads the trunk, which the oracle replaces
     monkeypatch.setattr(policy.model, "denoise", oracle.denoise)
     monkeypatch.setattr(policy.model, "gradient", oracle.gradient)
     return policy

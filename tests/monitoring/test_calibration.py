@@ -21,7 +21,7 @@ from ebt_policy.monitoring.calibration import (
 )
 from ebt_policy.monitoring.signals import Statistic
 
-STATISTIC = Statistic(("energy",), (0.0,), (1.0,))
+STATISTIC = Statistic(("old_plan",), (0.0,), (1.0,))
 
 
 def of(scores, alpha=0.1, **changes) -> Calibration:
@@ -90,6 +90,14 @@ def test_it_returns_from_its_file_and_belongs_to_one_checkpoint(tmp_path: Path):
     assert json.loads((tmp_path / "c.json").read_text())["threshold"] == calibration.threshold
     with pytest.raises(UserError, match="another checkpoint"):
         read_calibration(tmp_path / "c.json", "b" * 64)
+
+
+@pytest.mark.parametrize("signal", ["energy", "energy_drop", "residual"])
+def test_one_made_from_the_draw_of_the_noise_is_refused_with_the_reason(tmp_path: Path, signal: str) -> None:
+    statistic = Statistic((signal, "overlap"), (0.0, 0.0), (1.0, 1.0))
+    of(np.arange(30.0), statistic=statistic).write(tmp_path / "c.json")
+    with pytest.raises(UserError, match=f"made from {signal}, at a point that still has most of the noise"):
+        read_calibration(tmp_path / "c.json")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1, "scores": [1, 2]}', '{"format": 1}'])
