@@ -129,6 +129,11 @@ class Trace:
     def _of_chunk(self) -> NDArray[np.bool_]:
         return self.accepted & ~np.isnan(self.energy)
 
+    def old_plan(self, index: int) -> float | None:
+        """`old_plan_energy` of one sample; None where there is none."""
+        value = np.nan if self.old_plan_energy is None else float(self.old_plan_energy[index])
+        return value if np.isfinite(value) else None
+
     def row(self, index: int) -> Trace:
         """The same decision for one sample, its padding cut off: a Trace with B = 1 and S = its own steps."""
         rows = slice(index, index + 1)

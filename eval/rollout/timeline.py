@@ -172,7 +172,6 @@ def _decision(
 ) -> TimelineDecision:
     from ebt_policy.model.trace import StopReason
 
-    old_plan = trace.old_plan_energy
     return TimelineDecision(
         tick=int(tick),
         seconds=float(trace.seconds),
@@ -184,7 +183,7 @@ def _decision(
         quantile=None if quantile is None else finite(float(quantile)),
         alarm=bool(alarm),
         recovery=recovery,
-        old_plan_energy=None if old_plan is None else finite(float(old_plan[0])),
+        old_plan_energy=trace.old_plan(0),
     )
 
 

@@ -40,8 +40,9 @@ class PlanRequest:
 class Plan:
     """actions (n, A) in the robot's units, row 0 for the observation made at `stamp`.
 
-    execute: ticks after which to plan again. seconds: that planning took. energy, score, quantile: None where the policy
-    or its calibration has none. energies: of every point evaluated. recovery: the recovery action taken, "" for none. ask: a human is needed.
+    execute: ticks after which to plan again. seconds: that planning took. energy: of the last plan, see
+    `Trace.old_plan_energy`. energy, score, quantile: None where the policy, its calibration or (energy) the first decision has
+    none. energies: of every point evaluated. recovery: the recovery action taken, "" for none. ask: a human is needed.
     """
 
     actions: np.ndarray

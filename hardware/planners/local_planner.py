@@ -68,7 +68,6 @@ class LocalPlanner:
             self._memory.forget()
             return NoPlan("the policy's actions hold NaN or infinity")
         reading = self._watch.readings[-1] if self._watch.readings else None
-        energy = float(trace.final_energy[0])
         return Plan(
             actions=actions,
             stamp=stamp,
@@ -76,7 +75,7 @@ class LocalPlanner:
             seconds=time.perf_counter() - begin,
             evaluations=int(trace.evaluations[0]),
             stop_reason=StopReason(int(trace.stop_reason[0])).name.lower(),
-            energy=None if np.isnan(energy) else energy,
+            energy=trace.old_plan(0),
             energies=tuple(float(e) for e in trace.row(0).energy[0]),
             score=None if reading is None else reading.score,
             quantile=None if reading is None else reading.quantile,

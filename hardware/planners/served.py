@@ -115,11 +115,10 @@ class ServedRunner:
         self._memory.store(decision.chunk, tick)
         self._tick = tick
         trace = decision.trace
-        energy = float(trace.final_energy[0])
         return Decided(
             decision.actions[0],
             int(trace.evaluations[0]),
-            None if np.isnan(energy) else energy,
+            trace.old_plan(0),
             StopReason(int(trace.stop_reason[0])).name.lower(),
             score,
             alarm,

@@ -62,7 +62,8 @@ _quiet.setLevel(logging.CRITICAL)
 class Decided:
     """One decision of the policy.
 
-    actions: (n, A) in the robot's units. evaluations: forward passes of the network. energy: None if the policy has none.
+    actions: (n, A) in the robot's units. evaluations: forward passes of the network. energy: of the last plan, None where
+    there is none.
     score, alarm: output of the monitor after this decision; None and False without a monitor.
     """
 
