@@ -15,15 +15,15 @@ class OldPlan:
     def __init__(
         self, model: EnergyTransformer, context: Tensor, previous: Tensor | None, n_action_steps: int
     ) -> None:
-        """context (B, L, 6, D). previous (B, H, A): the last chunk shifted to now, rows of NaN where there is none; its last n
-        actions are padding. Without a denoiser, or if everything was executed, there is no reading.
+        """context (B, L, 6, D). previous (B, H, A): the last chunk shifted to now, its last action repeated at the end, rows of
+        NaN where there is none. Without a denoiser, or if everything was executed, there is no reading.
         """
         self._model, self._context = model, context
         self.energy: Tensor | None = None
-        """(B,) 1/2 ||x - D(x, o)||^2 over the actions that were planned and not executed; NaN without an old plan. Not
-        comparable between policies of different n."""
-        self._planned = 0 if previous is None else previous.shape[1] - n_action_steps
-        self._plan = previous if model.is_denoiser and self._planned > 0 else None
+        """(B,) 1/2 ||x - D(x, o)||^2 over the first H - n actions; NaN without an old plan. Of a late decision, whose plan reaches
+        less far, over those that are left, scaled as if they were H - n. Not comparable between policies of different n."""
+        self._ticks = 0 if previous is None else previous.shape[1] - n_action_steps
+        self._plan = previous if model.is_denoiser and self._ticks > 0 else None
 
     def beside(self, chunks: Tensor, context: Tensor) -> Evaluation:
         """Evaluates chunks (b, H, A) under their context, and with the first of them the old plan."""
@@ -33,7 +33,15 @@ class OldPlan:
         both = self._model.evaluate(
             torch.cat([chunks, plan.nan_to_num()]), torch.cat([context, self._context])
         )
-        known = torch.isfinite(plan).all((1, 2))
-        energy = 0.5 * both.update[b:, : self._planned].square().sum((1, 2))
-        self.energy = torch.where(known, energy, torch.nan)
+        planned = _planned(plan)[:, : self._ticks]
+        energy = 0.5 * (both.update[b:, : self._ticks].square().sum(2) * planned).sum(1)
+        energy = energy * self._ticks / planned.sum(1)
+        self.energy = torch.where(torch.isfinite(plan).all((1, 2)), energy, torch.nan)
         return Evaluation(both.energy[:b], both.update[:b])
+
+
+def _planned(plan: Tensor) -> Tensor:
+    """(B, H) which actions of shifted chunks (B, H, A) are the plan's own, and not its last one repeated."""
+    repeated = (plan == plan[:, -1:]).all(2)
+    trailing = repeated.flip(1).cumprod(1).flip(1).bool()
+    return ~trailing | (torch.arange(plan.shape[1], device=plan.device) == (~trailing).sum(1, keepdim=True))

@@ -6,6 +6,7 @@ import torch
 from core_fixtures import make_batch, make_policy
 from torch import Tensor
 
+from ebt_policy.inference.plan_memory import PlanMemory
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.old_plan import OldPlan
 
@@ -29,6 +30,20 @@ def test_the_old_plan_is_evaluated_without_noise_on_the_ticks_that_it_planned() 
     found = decision.trace.old_plan_energy
     np.testing.assert_allclose(found[[0, 2]], expected[[0, 2]].numpy(), rtol=1e-4)
     assert np.isnan(found[1])
+
+
+@pytest.mark.parametrize("late", [0, 3, 7])
+def test_of_a_late_decision_only_what_the_plan_still_covers_counts(late: int) -> None:
+    policy, batch = make_policy(), make_batch(2)
+    memory = PlanMemory()
+    memory.store(batch["action"].numpy())
+    plan = torch.from_numpy(memory.at(PLANNED + late))
+    decision = policy.decide(observations(batch), Noise.from_seeds(range(2)), plan)
+    with torch.no_grad():
+        away = plan - policy.model.denoise(plan, policy.model.context(observations(batch)))
+    left = PLANNED - late
+    expected = 0.5 * away[:, :left].square().sum((1, 2)) * PLANNED / left
+    np.testing.assert_allclose(decision.trace.old_plan_energy, expected.numpy(), rtol=1e-4)
 
 
 def test_there_is_none_without_an_old_plan_or_where_everything_was_executed() -> None:
