@@ -1,7 +1,9 @@
 """Fixtures shared by all tests: a tiny dataset that any machine can build, and the real ones where they exist."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Containers often set this. Then every process of the suite compiles 5,000 files of the libraries again: 25 s each.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     sys.dont_write_bytecode = False
+# A suite that a script starts in the background has Ctrl-C ignored, and so would have every process that a test interrupts.
+if (
+    threading.current_thread() is threading.main_thread()
+    and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest
