@@ -47,7 +47,8 @@ class Reply:
 
     actions: (n, A) in the robot's joint order, row 0 for the observed tick. stamp: time of the observation, in seconds of
     time.monotonic. round_trip_s, wait_s, decide_s: in total, in the server's queue, in the policy. energy: of the last
-    plan, None where there is none. score, alarm: see `wire.Act`; None and False without a monitor (`Expectation.watched` demands one).
+    plan, None where there is none. score, alarm: see `wire.Act`; None and False without a monitor
+    (`Expectation.watched` demands one).
     """
 
     actions: np.ndarray

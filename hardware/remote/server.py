@@ -63,8 +63,7 @@ class Decided:
     """One decision of the policy.
 
     actions: (n, A) in the robot's units. evaluations: forward passes of the network. energy: of the last plan, None where
-    there is none.
-    score, alarm: output of the monitor after this decision; None and False without a monitor.
+    there is none. score, alarm: output of the monitor after this decision; None and False without a monitor.
     """
 
     actions: np.ndarray

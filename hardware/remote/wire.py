@@ -194,8 +194,8 @@ class Act(_Message, frozen=True):
 
     actions: (n, A) in the robot's units, row 0 for the observed tick. wait_ms, decide_ms: time in the queue and in the
     policy. evaluations: forward passes of the network. energy: of the last plan, see
-    `Trace.old_plan_energy`; None where there is none. stop_reason: why the policy stopped refining. score: of the episode so far (since the last reset, failed decision or new connection);
-    None without a monitor, or if it is not finite. alarm: the score is above Welcome.alarm_above, or not a number.
+    `Trace.old_plan_energy`; None where there is none. stop_reason: why the policy stopped refining. score: of the
+    episode so far (since the last reset, failed decision or new connection); None without a monitor, or if it is not finite. alarm: the score is above Welcome.alarm_above, or not a number.
     """
 
     sequence: Count
