@@ -11,6 +11,7 @@ DISTRIBUTIONS = {
     "rerun": "rerun-sdk",
     "scservo_sdk": "feetech-servo-sdk",
     "gym_aloha": "gym-aloha",
+    "gymnasium_robotics": "gymnasium-robotics",
     "OpenGL": "mujoco",
 }
 

@@ -22,6 +22,7 @@ PACKAGES = (
     "gymnasium",
     "gym-pusht",
     "gym-aloha",
+    "gymnasium-robotics",
     "robosuite",
     "mujoco",
     "pymunk",

@@ -6,11 +6,12 @@ Models, simulators and drivers load when they are first used.
 from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.configuration_matched_baseline import MatchedBaselineConfig
 from ebt_policy.envs.configuration_pusht import EBTPushTEnv
-from ebt_policy.envs.configuration_simulated import EBTAlohaEnv, EBTRobosuiteEnv
+from ebt_policy.envs.configuration_simulated import EBTAdroitEnv, EBTAlohaEnv, EBTRobosuiteEnv
 from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig
 from ebt_policy.hardware.sim.config_sim_robot import SimRobotConfig
 
 __all__ = [
+    "EBTAdroitEnv",
     "EBTAlohaEnv",
     "EBTConfig",
     "EBTPushTEnv",

@@ -1,4 +1,4 @@
-"""ALOHA and robosuite for LeRobot's commands: `--env.type=ebt_aloha` and `--env.type=robosuite`."""
+"""Adroit, ALOHA and robosuite for LeRobot's commands: `--env.type=adroit`, `ebt_aloha` and `robosuite`."""
 
 from __future__ import annotations
 
@@ -92,6 +92,17 @@ class _SimulatedEnv(EnvConfig):
     def _module(self) -> ModuleType:
         """The module with TASKS and make(task, ...)."""
         return importlib.import_module(f"ebt_policy.envs.{self.MODULE}")
+
+
+@EnvConfig.register_subclass("adroit")
+@dataclass
+class EBTAdroitEnv(_SimulatedEnv):
+    """gymnasium-robotics' Adroit hand at 100 Hz: the task `door`."""
+
+    MODULE: ClassVar[str] = "adroit"
+    PREFIX: ClassVar[str] = "adroit"
+    task: str | None = "door"
+    fps: int = 100
 
 
 @EnvConfig.register_subclass("ebt_aloha")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,17 +50,31 @@ def ordinary_scheduling() -> Iterator[None]:
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
-def write_episodes(folder: Path, repo_id: str, fps: int, task: str, episodes: Iterable[Episode]) -> int:
+def write_episodes(
+    folder: Path,
+    repo_id: str,
+    fps: int,
+    task: str,
+    episodes: Iterable[Episode],
+    names: Mapping[str, Sequence[str]] | None = None,
+) -> int:
     """Write `episodes` one by one as a LeRobot dataset into the new `folder`; returns their number.
 
     The first episode determines the features: uint8 (T, H, W, 3) becomes a video, everything else float32 (T, ...). Without
-    episodes nothing is written.
+    episodes nothing is written. names: feature -> the name of each of its entries.
     """
     with ordinary_scheduling():
-        return _write_episodes(folder, repo_id, fps, task, episodes)
+        return _write_episodes(folder, repo_id, fps, task, episodes, names or {})
 
 
-def _write_episodes(folder: Path, repo_id: str, fps: int, task: str, episodes: Iterable[Episode]) -> int:
+def _write_episodes(
+    folder: Path,
+    repo_id: str,
+    fps: int,
+    task: str,
+    episodes: Iterable[Episode],
+    names: Mapping[str, Sequence[str]],
+) -> int:
     import datasets
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -69,7 +83,7 @@ def _write_episodes(folder: Path, repo_id: str, fps: int, task: str, episodes: I
     try:
         for episode in episodes:
             if dataset is None:
-                features = {name: _feature(values) for name, values in episode.items()}
+                features = {name: _feature(values, names.get(name)) for name, values in episode.items()}
                 dataset = LeRobotDataset.create(repo_id, fps, features, root=folder)
             for tick in range(len(episode["action"])):
                 dataset.add_frame({name: values[tick] for name, values in episode.items()} | {"task": task})
@@ -83,8 +97,8 @@ def _write_episodes(folder: Path, repo_id: str, fps: int, task: str, episodes: I
     return 0 if dataset is None else dataset.meta.total_episodes
 
 
-def _feature(values: NDArray[Any]) -> dict[str, Any]:
-    """LeRobot's description of the feature with `values` (T, ...)."""
+def _feature(values: NDArray[Any], names: Sequence[str] | None) -> dict[str, Any]:
+    """LeRobot's description of the feature with `values` (T, ...). names: of its entries."""
     if values.dtype == np.uint8 and values.ndim == 4:
         return {"dtype": "video", "shape": values.shape[1:], "names": ["height", "width", "channels"]}
-    return {"dtype": "float32", "shape": values.shape[1:], "names": None}
+    return {"dtype": "float32", "shape": values.shape[1:], "names": names and list(names)}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import gymnasium as gym
 
 _MODULES = {  # name -> module with SPECS[name]
+    "adroit_door": "adroit",
     "pusht_keypoints": "pusht",
     "pusht_pixels": "pusht",
     "aloha_transfer_cube": "aloha",

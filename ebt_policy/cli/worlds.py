@@ -63,7 +63,7 @@ def collect(
 
 
 def convert(
-    format: Positional[Literal["robomimic"]],
+    format: Positional[Literal["robomimic", "adroit"]],
     file: Positional[Path],
     output: Path | None = None,
     repo_id: str | None = None,
@@ -76,6 +76,8 @@ def convert(
     task is solved and to add observations that the file lacks. Filter keys (mask/...) are written to meta/filter_keys.json;
     train and valid become splits if together they contain all demonstrations.
 
+    adroit: the .npz file of people's demonstrations of Adroit Door. Their actions are replayed in the simulator.
+
     Args:
         format: Format of the file.
         file: The file, e.g. robomimic's low_dim_v15.hdf5 or demo_v15.hdf5
@@ -85,11 +87,18 @@ def convert(
             task with another name; the file must then contain the observations.
         keep_failed: Keep demonstrations that do not end in success.
     """
-    from ebt_policy.envs.convert.robomimic import convert as run
-
     name = repo_id or f"local/{file.stem}"
     folder = output or _lerobot_folder(name)
-    record = run(file, folder, name, env=env, keep_failed=keep_failed)
+    if format == "adroit":
+        from ebt_policy.envs.convert import adroit
+
+        if env not in (None, adroit.ENV):
+            raise UserError(f"--env is '{env}'; demonstrations in format adroit are of {adroit.ENV}.")
+        record = adroit.convert(file, folder, name, keep_failed=keep_failed)
+    else:
+        from ebt_policy.envs.convert import robomimic
+
+        record = robomimic.convert(file, folder, name, env=env, keep_failed=keep_failed)
     for warning in record["warnings"]:
         print(f"Warning: {warning}", file=sys.stderr)
     print(f"{len(record['kept'])} of {record['attempted']} demonstrations: {folder} (repo id {name})")

@@ -1,4 +1,4 @@
-"""ALOHA and robosuite environments meet the same contract."""
+"""Adroit, ALOHA and robosuite environments meet the same contract."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from ebt_policy.envs.aloha import make as make_aloha
 from ebt_policy.envs.robosuite_tasks import make as make_robosuite
 from ebt_policy.envs.simulated import Diverged, Score, SimulatedEnv
 
-NAMES = ["aloha_transfer_cube", "aloha_insertion", "robosuite_lift"]
+NAMES = ["adroit_door", "aloha_transfer_cube", "aloha_insertion", "robosuite_lift"]
 SLOW = [
     "robosuite_stack",
     "robosuite_pickplacecan",

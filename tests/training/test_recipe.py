@@ -11,7 +11,9 @@ from ebt_policy.training.recipe import decode_recipe, dump_recipe, load_recipe, 
 MINIMAL = {"policy": {"type": "ebt"}, "dataset": {"repo_id": "a/b"}}
 
 
-@pytest.mark.parametrize("name", ["pusht_keypoints", "pusht_pixels", "robosuite", "aloha", "aloha_sim_hub"])
+@pytest.mark.parametrize(
+    "name", ["pusht_keypoints", "pusht_pixels", "robosuite", "aloha", "adroit_door", "aloha_sim_hub"]
+)
 def test_shipped_recipes_describe_registered_policies(name):
     assert name in recipe_names()
     config = policy_config(load_recipe(name), "cpu")
