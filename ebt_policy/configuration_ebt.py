@@ -30,9 +30,6 @@ class EBTConfig(FormerOptions, ChunkPolicyConfig):
     """[normalised action units: lowest, highest] Training adds noise, x = a + s eps, s between these. With a lowest level of
     0 the energy is flat around the data and minimising it drifts away; much above .2 close choices merge. None: the
     interpolation x = g a + (1 - g) eps of policies trained before this option."""
-    noise_weighting: str = "flow"
-    """[name] Loss weight by noise level: uniform, or flow, which is flow matching's 1 / ((1 - g)^2 + 0.05) scaled to mean 1.
-    Flow learns more slowly and ends better (docs/experiments.md)."""
 
     unrolled_steps: int = 6
     """[steps] Descent steps of objective=unrolled, the recipe of EBT-Policy (arXiv 2510.27545)."""
@@ -44,14 +41,9 @@ class EBTConfig(FormerOptions, ChunkPolicyConfig):
     """[factor] Nesterov momentum of the descent, as in the paper."""
     unrolled_langevin: tuple[float, float] = (0.2, 0.002)
     """[normalised action units] Noise added at the first and at the last step; a cosine between them, as in the paper."""
-    unrolled_normalise_input: bool = True
-    """[yes or no] Normalise the chunk of each sample before every step, where the published code does it over the batch."""
-    unrolled_energy_scaled_step: bool = True
-    """[yes or no] Steps grow with the energy, as in the paper."""
-    unrolled_temperature: float = 1.0
-    """[energy per action entry] How fast they grow: the step is multiplied by exp(energy / temperature), limited."""
-    unrolled_every_step_loss: bool = True
-    """[yes or no] Compare every step with the expert's chunk, or only the last one."""
+    unrolled_temperature: float | None = 1.0
+    """[energy per action entry] Steps grow with the energy, as in the paper: by exp(energy / temperature), limited. None: they
+    do not."""
 
     start: str = "warm"
     """[name] Where planning starts. warm: the previous chunk, shifted to now, and noise (the first decision of an episode
@@ -64,25 +56,21 @@ class EBTConfig(FormerOptions, ChunkPolicyConfig):
     """[name] What a step of the residual head follows: denoiser, D(x, o) - x, or gradient, minus the gradient of the energy,
     which costs a backward pass more."""
     step_size: float | None = None
-    """[share of the way] How far a step goes to the denoiser's answer D(x, o); the last one goes all of it. None: so that from
-    a warm start one step leaves last_noise (.82); without noise_levels, so that the steps of the budget do."""
+    """[share of the way] How far a step goes to the denoiser's answer D(x, o), or along minus the gradient; the last one goes all
+    of it. None: so that from a warm start one step leaves last_noise (.82); without noise_levels, so that the steps of the
+    budget do; head=scalar: 1, since energies are sums over the chunk."""
     last_noise: float = 0.15
     """[share] Noise that is left at the last evaluation. About .13 was best for two and for three evaluations."""
-    gradient_step_size: float = 1.0
-    """[step per gradient] Step size of the scalar head. Energies are sums over the chunk, so 1 is natural."""
     max_evaluations: int = 2
     """[evaluations] Most network evaluations of one decision. Two get most of the success of eight on PushT."""
     min_evaluations: int = 2
     """[evaluations] No stopping rule fires before so many."""
-    stop_residual: float | None = None
-    """[normalised action units] Stop when the RMS change that the denoiser still makes is below this. None: rule off."""
     stop_settled: float | None = None
     """[normalised action units] Stop when the RMS change of the answer since the last evaluation is below this. .03 is the
     adaptive row of docs/results.md. None: rule off."""
-    stop_relative_energy: float | None = None
-    """[share] Stop when a step lowers the energy by less than this share. None: rule off."""
     stop_energy: float | None = None
-    """[energy] Stop when the energy is at most this. None: rule off."""
+    """[energy] Stop where the energy of the last plan under the present observation is at most this: what was planned is still
+    right. `deploy --policy.stop=energy` takes it from a calibration. None: rule off."""
     deadline_s: float | None = None
     """[seconds] Wall-clock limit of one decision. None: no limit."""
 
@@ -102,7 +90,6 @@ class EBTConfig(FormerOptions, ChunkPolicyConfig):
             ("objective", self.objective, OBJECTIVES),
             ("start", self.start, STARTS),
             ("descends", self.descends, ("denoiser", "gradient")),
-            ("noise_weighting", self.noise_weighting, ("uniform", "flow")),
         ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, found {value!r}.")

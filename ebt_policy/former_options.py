@@ -20,6 +20,20 @@ class FormerOptions:
     """[former] As above."""
     teacher_path: str | None = None
     """[former] As above."""
+    noise_weighting: str | None = None
+    """[former] As above."""
+    unrolled_normalise_input: bool | None = None
+    """[former] As above."""
+    unrolled_every_step_loss: bool | None = None
+    """[former] As above."""
+    unrolled_energy_scaled_step: bool | None = None
+    """[former] False became unrolled_temperature None."""
+    gradient_step_size: float | None = None
+    """[former] The step_size of the scalar head."""
+    stop_residual: float | None = None
+    """[former] A stopping rule that gained nothing; so is the next."""
+    stop_relative_energy: float | None = None
+    """[former] As above."""
     verifier_weight: float | None = None
     """[former] As above."""
     verifier_negatives: int | None = None
@@ -32,6 +46,10 @@ class FormerOptions:
         today: Any = self
         if self.relaxation is not None:
             today.step_size = self.relaxation
+        if self.gradient_step_size is not None and today.head == "scalar":
+            today.step_size = self.gradient_step_size
+        if self.unrolled_energy_scaled_step is False:
+            today.unrolled_temperature = None
         if self.noise_power is not None:
             today.noise_levels = None
         for name in FormerOptions.__dataclass_fields__:

@@ -64,13 +64,11 @@ class EBTPolicy(ChunkPolicy):
         config = self.config
         budget = config.max_evaluations if max_evaluations is None else max_evaluations
         return DescentRule(
-            step_size=self._step_size(budget) if config.head == "residual" else config.gradient_step_size,
+            step_size=self._step_size(budget),
             max_evaluations=budget,
             min_evaluations=min(config.min_evaluations, budget),
-            residual=config.stop_residual,
             settled=config.stop_settled,
             settled_ticks=config.n_action_steps,
-            relative_energy=config.stop_relative_energy,
             energy=config.stop_energy,
             deadline=deadline,
         )
@@ -83,7 +81,7 @@ class EBTPolicy(ChunkPolicy):
         config = self.config
         if config.step_size is not None:
             return config.step_size
-        if config.start_noise <= config.last_noise:  # nothing to anneal
+        if config.head == "scalar" or config.start_noise <= config.last_noise:  # nothing to anneal
             return 1.0
         first, last = config.start_noise, config.last_noise
         if config.noise_levels is not None:
@@ -131,7 +129,14 @@ class EBTPolicy(ChunkPolicy):
                         deadline,
                     )
             else:
-                chunks, trace = minimise(energy_function, start, rule, self.extra_energies, expected=expected)
+                chunks, trace = minimise(
+                    energy_function,
+                    start,
+                    rule,
+                    self.extra_energies,
+                    expected=expected,
+                    reading=lambda: old_plan.energy,
+                )
         if config.starts > 1:
             chunks, trace = self._select(chunks, trace)
         trace.old_plan_energy = None if old_plan.energy is None else old_plan.energy.cpu().numpy()
@@ -160,7 +165,7 @@ class EBTPolicy(ChunkPolicy):
         n = self.config.starts
         energies = torch.from_numpy(trace.final_energy).view(-1, n)
         index = torch.arange(len(energies)) * n + best_of(energies)
-        steps = ("energy", "residual_rms", "step_size", "accepted", "stop_reason")
+        steps = ("energy", "residual_rms", "step_size", "stop_reason")
         ends = chunks.view(-1, n, *chunks.shape[1:])
         spread = (ends - ends.mean(1, keepdim=True)).square().mean((1, 2, 3)).sqrt()
         selected = Trace(

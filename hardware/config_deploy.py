@@ -16,8 +16,8 @@ class PolicyOptions:
     """path: a run, a checkpoint, USER/NAME[@REVISION] on the Hub, or shipped:NAME. server: instead, the ws:// address of `ebt-policy serve`; token_file: for it.
     calibration: a file of `ebt-policy calibrate`; with it the policy alarms, and takes the recovery actions of `ladder` when it
     does: hold, then ask for a human, unless said otherwise.
-    stop: "budget" thinks for max_evaluations; "energy" for one where that begins as low as in half of the successful decisions,
-    by the calibration, else for max_evaluations. set: any option of the policy. joints: names of the policy's joints in the
+    stop: "budget" thinks for max_evaluations; "energy" for one where the energy of the last plan is as low as in half of
+    the successful decisions, by the calibration, else for max_evaluations. set: any option of the policy. joints: names of the policy's joints in the
     order of its actions, for a checkpoint that says none, or others than the robot's.
     """
 

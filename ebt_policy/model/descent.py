@@ -18,7 +18,6 @@ EnergyFunction = Callable[[Tensor, Tensor], Evaluation]
 # An extra energy from the caller: normalised chunks (b, H, A) -> (b,), differentiable
 ExtraEnergy = Callable[[Tensor], Tensor]
 
-MAX_HALVINGS = 3
 PROX_STEPS = 20
 
 
@@ -29,22 +28,18 @@ class DescentRule:
     step_size: fraction of `Evaluation.update` that a step goes; with a denoiser, 1/2 halves the noise with each step.
     max_evaluations, min_evaluations: function evaluations (forward passes of the trunk) for each sample. The rules below
         apply from min_evaluations on, the deadline always.
-    residual: stop when the RMS of `update` is at most this. None: off, as for all rules below.
     settled: stop when the answer changed by at most this (RMS) from one evaluation to the next. The answer is the chunk
-        after a full step. The first evaluation is compared with `expected` of `minimise`, if given.
+        after a full step. The first evaluation is compared with `expected` of `minimise`, if given. None: off, as below.
     settled_ticks: compare only this many leading ticks for `settled`. None: all.
-    relative_energy: stop when a step lowered the energy by less than this fraction.
-    energy: stop when the energy is at most this.
+    energy: stop where the reading that `minimise` is given is at most this.
     deadline: stop when the clock passes this time, seconds of the clock given to `minimise`.
     """
 
     step_size: float = 0.5
     max_evaluations: int = 2
     min_evaluations: int = 1
-    residual: float | None = None
     settled: float | None = None
     settled_ticks: int | None = None
-    relative_energy: float | None = None
     energy: float | None = None
     deadline: float | None = None
 
@@ -56,24 +51,27 @@ def minimise(
     extra: Sequence[ExtraEnergy] = (),
     final_step: float = 1.0,
     expected: Tensor | None = None,
+    reading: Callable[[], Tensor | None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Tensor, Trace]:
     """Descends the energy from `start` (B, H, A); returns the chunks (B, H, A) and the trace.
 
-    A step is kept only if the energy falls; otherwise it is halved, at most three times. The result goes one last step
-    of length `final_step` from the best chunk: with a denoiser and final_step 1 it is D(x, o), for the price of E(x, o).
-    A sample without a finite energy gets a chunk of NaN: the start alone is no answer.
+    Each evaluation but the last is followed by a step of rule.step_size; the last one by a step of length `final_step`: with
+    a denoiser and final_step 1 it gives D(x, o), for the price of E(x, o). A sample whose energy is not finite stops there: with
+    the last step before it, or a chunk of NaN if there is none, since the start alone is no answer.
 
     extra: energies that are added, such as joint limits, by forward-backward splitting: after each step a proximal step
     on them, which costs no function evaluation. expected (B, H, A): what the last decision planned for now, NaN where it
-    planned nothing; only the rule `settled` uses it.
+    planned nothing; only the rule `settled` uses it. reading: called after each evaluation, an energy (B,) without added
+    noise, NaN where it is not known; only the rule `energy` uses it.
     """
     state, point = _State.at(start, expected), start
     while len(state.rows):
         energy, update = _evaluate(energy_function, point, state.rows, extra)
-        point = state.step(point, energy, update, rule, extra, clock)
+        point = state.step(point, energy, update, rule, extra, reading(), clock)
 
-    chunk = _forward_backward(state.best, state.update, torch.full_like(state.length, final_step), extra)
+    length = torch.full_like(state.energy, final_step)
+    chunk = _forward_backward(state.point, state.update, length, extra)
     answered = torch.isfinite(state.energy)[:, None, None]
     return torch.where(answered, chunk, torch.nan), Trace.from_steps(state.log, state.used, state.reason)
 
@@ -82,30 +80,26 @@ def minimise(
 class _State:
     """Where the descent of each sample is."""
 
-    best: Tensor  # (B, H, A) chunk of the lowest energy so far
-    update: Tensor  # (B, H, A) at `best`
-    energy: Tensor  # (B,) of `best`; infinity before the first accepted evaluation
-    answer: Tensor  # (B, H, A) `best` after a full step, NaN where there is none
-    length: Tensor  # (B,) of the next step, as a fraction of `update`
+    point: Tensor  # (B, H, A) the last chunk with a finite energy
+    update: Tensor  # (B, H, A) at `point`
+    energy: Tensor  # (B,) of `point`; infinity before the first evaluation
+    answer: Tensor  # (B, H, A) `point` after a full step, NaN where there is none
     used: Tensor  # (B,) function evaluations
-    halvings: Tensor  # (B,) since the last accepted step
     reason: Tensor  # (B,) StopReason
     alive: Tensor  # (B,) bool: not stopped yet
     rows: Tensor  # (b,) their indices
-    log: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
+    log: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
     @classmethod
     def at(cls, start: Tensor, expected: Tensor | None) -> "_State":
         rows = torch.arange(len(start), device=start.device)
         count = torch.zeros_like(rows)
         return cls(
-            best=start,
+            point=start,
             update=torch.zeros_like(start),
             energy=start.new_full((len(start),), torch.inf),
             answer=torch.full_like(start, torch.nan) if expected is None else expected,
-            length=start.new_zeros(len(start)),
             used=count,
-            halvings=count,
             reason=count,
             alive=torch.ones_like(rows, dtype=torch.bool),
             rows=rows,
@@ -118,32 +112,31 @@ class _State:
         update: Tensor,
         rule: DescentRule,
         extra: Sequence[ExtraEnergy],
+        reading: Tensor | None,
         clock: Callable[[], float],
     ) -> Tensor:
-        """Accepts or rejects `point` (B, H, A), applies the stopping rules, and returns the next point."""
-        falls = self.alive & (energy < self.energy)  # False for NaN
+        """Takes in the evaluation of `point` (B, H, A), applies the stopping rules, and returns the next point."""
+        finite = self.alive & torch.isfinite(energy)
         rms = update.square().mean((1, 2)).sqrt()
-        self.log.append((energy, rms, torch.where(self.alive, self.length, torch.nan), falls))
+        length = torch.full_like(energy, rule.step_size if self.log else 0.0)
+        self.log.append((energy, rms, torch.where(self.alive, length, torch.nan)))
         self.used = self.used + self.alive
-        kept = falls[:, None, None]
+        kept = finite[:, None, None]
         answer = torch.where(kept, point + update, self.answer)
-        self.halvings = torch.where(falls, 0, self.halvings + 1)
-        lowest = torch.where(falls, energy, self.energy)
 
-        stop = _limits(self.used, self.halvings, lowest, rule, clock)
-        enough = falls & (self.used >= rule.min_evaluations)
-        for fired, reason in _converged(energy, self.energy, rms, answer - self.answer, rule):
+        stop = _limits(self.used, finite, rule, clock)
+        enough = finite & (self.used >= rule.min_evaluations)
+        for fired, reason in _converged(answer - self.answer, reading, rule):
             stop = torch.where(enough & fired, int(reason), stop)
 
-        self.best, self.update = torch.where(kept, point, self.best), torch.where(kept, update, self.update)
-        self.energy, self.answer = lowest, answer
-        self.length = torch.where(falls, rule.step_size, 0.5 * self.length)
+        self.point, self.update = torch.where(kept, point, self.point), torch.where(kept, update, self.update)
+        self.energy, self.answer = torch.where(finite, energy, self.energy), answer
         self.reason = torch.where(self.alive, stop, self.reason)
         self.alive = self.alive & (stop == int(StopReason.NONE))
         self.rows = self.alive.nonzero().flatten()
         if not len(self.rows):
-            return self.best
-        return _forward_backward(self.best, self.update, self.length, extra)
+            return self.point
+        return _forward_backward(self.point, self.update, torch.full_like(energy, rule.step_size), extra)
 
 
 def _evaluate(
@@ -162,31 +155,22 @@ def _evaluate(
     return energy, update
 
 
-def _limits(
-    used: Tensor, halvings: Tensor, energy: Tensor, rule: DescentRule, clock: Callable[[], float]
-) -> Tensor:
+def _limits(used: Tensor, finite: Tensor, rule: DescentRule, clock: Callable[[], float]) -> Tensor:
     """StopReason (B,) of the rules that end a descent without an answer that is good enough."""
     stop = torch.where(used >= rule.max_evaluations, int(StopReason.BUDGET), int(StopReason.NONE))
     if rule.deadline is not None and clock() >= rule.deadline:
         stop = torch.full_like(stop, int(StopReason.DEADLINE))
-    lost = (halvings > MAX_HALVINGS) | ~torch.isfinite(energy)
-    return torch.where(lost, int(StopReason.REJECTED), stop)
+    return torch.where(finite, stop, int(StopReason.NOT_FINITE))
 
 
-def _converged(
-    energy: Tensor, before: Tensor, rms: Tensor, change: Tensor, rule: DescentRule
-) -> list[tuple[Tensor, StopReason]]:
-    """Which samples (B,) are good enough, and by which rule. The most informative rule is last: it is the one recorded."""
+def _converged(change: Tensor, reading: Tensor | None, rule: DescentRule) -> list[tuple[Tensor, StopReason]]:
+    """Which samples (B,) are good enough, and by which rule. Where several fire, the last one is recorded."""
     rules = []
-    if rule.relative_energy is not None:
-        rules.append(((before - energy) < rule.relative_energy * before.abs(), StopReason.RELATIVE_ENERGY))
     if rule.settled is not None:
         settled = change[:, : rule.settled_ticks].square().mean((1, 2)).sqrt() <= rule.settled
         rules.append((settled, StopReason.SETTLED))
-    if rule.energy is not None:
-        rules.append((energy <= rule.energy, StopReason.ENERGY))
-    if rule.residual is not None:
-        rules.append((rms <= rule.residual, StopReason.RESIDUAL))
+    if rule.energy is not None and reading is not None:
+        rules.append((reading <= rule.energy, StopReason.ENERGY))  # False for NaN
     return rules
 
 

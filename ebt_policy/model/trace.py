@@ -21,13 +21,11 @@ class StopReason(IntEnum):
     """Which rule ended the descent of one sample."""
 
     NONE = 0  # nothing iterative ran (single-pass and fixed-schedule policies)
-    RESIDUAL = 1  # the residual (gradient) fell below its tolerance
-    RELATIVE_ENERGY = 2  # the energy fell by less than its relative tolerance
     BUDGET = 3  # max_evaluations reached
     DEADLINE = 4  # wall-clock limit reached
-    REJECTED = 5  # the proposed step would have raised the energy
+    NOT_FINITE = 5  # the energy was NaN or infinite
     SETTLED = 6  # the answer changed by less than its tolerance
-    ENERGY = 7  # the energy is low enough
+    ENERGY = 7  # the energy of the last plan is low enough
 
 
 READINGS = ("start_rank", "start_spread", "old_plan_energy")  # a number a sample, or absent
@@ -37,9 +35,9 @@ READINGS = ("start_rank", "start_spread", "old_plan_energy")  # a number a sampl
 class Trace:
     """One decision for B samples.
 
-    Entry s belongs to the s-th point whose energy was evaluated: `accepted` says whether it became the chunk.
+    Entry s belongs to the s-th point whose energy was evaluated: the last is where the returned chunk was read off.
     Entries after a sample stopped are padding (NaN, False); S is 0 for policies without an energy.
-    energy (B, S) float32, residual_rms (B, S) float32, step_size (B, S) float32, accepted (B, S) bool,
+    energy (B, S) float32, residual_rms (B, S) float32, step_size (B, S) float32,
     evaluations (B,) int64: forward passes of the trunk, stop_reason (B,) int8: a StopReason,
     seconds: wall clock of the whole decision, encoding included, shared by the B samples.
     start_rank, start_spread (B,) float32, only where several starts were descended from: how many of the others ended
@@ -51,7 +49,6 @@ class Trace:
     energy: NDArray[np.float32]
     residual_rms: NDArray[np.float32]
     step_size: NDArray[np.float32]
-    accepted: NDArray[np.bool_]
     evaluations: NDArray[np.int64]
     stop_reason: NDArray[np.int8]
     seconds: float = 0.0
@@ -61,21 +58,20 @@ class Trace:
 
     @classmethod
     def from_steps(
-        cls, steps: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], evaluations: Tensor, stop_reason: Tensor
+        cls, steps: Sequence[tuple[Tensor, Tensor, Tensor]], evaluations: Tensor, stop_reason: Tensor
     ) -> Trace:
-        """From one (energy, residual_rms, step_size, accepted), each (B,), for every point that was evaluated.
+        """From one (energy, residual_rms, step_size), each (B,), for every point that was evaluated.
 
         One copy off the device for all of them, so that a trace is cheap enough to be always on.
         """
         columns = [column.float() for step in steps for column in step]
         columns += [evaluations.float(), stop_reason.float()]
-        table = torch.stack(columns, 1).cpu().numpy()  # (B, 4 S + 2)
-        recorded = table[:, :-2].reshape(len(table), -1, 4)
+        table = torch.stack(columns, 1).cpu().numpy()  # (B, 3 S + 2)
+        recorded = table[:, :-2].reshape(len(table), -1, 3)
         return cls(
             energy=recorded[..., 0],
             residual_rms=recorded[..., 1],
             step_size=recorded[..., 2],
-            accepted=recorded[..., 3] > 0,
             evaluations=table[:, -2].astype(np.int64),
             stop_reason=table[:, -1].astype(np.int8),
         )
@@ -88,7 +84,6 @@ class Trace:
             energy=empty,
             residual_rms=empty,
             step_size=empty,
-            accepted=np.empty((batch_size, 0), np.bool_),
             evaluations=np.full(batch_size, evaluations, np.int64),
             stop_reason=np.full(batch_size, StopReason.NONE, np.int8),
             seconds=seconds,
@@ -110,24 +105,18 @@ class Trace:
 
     @property
     def final_energy(self) -> NDArray[np.float32]:
-        """(B,) energy of the last accepted point; NaN where no energy was recorded.
-
-        A rejected step leaves the chunk as it was, so its energy is not the chunk's.
-        """
-        return _pick(self.energy, _last(self._of_chunk()))
+        """(B,) energy of the last point with a finite one; NaN where there is none."""
+        return _pick(self.energy, _last(np.isfinite(self.energy)))
 
     @property
     def first_energy(self) -> NDArray[np.float32]:
-        """(B,) energy of the first point that became the chunk; NaN where none was recorded."""
-        return _pick(self.energy, _first(self._of_chunk()))
+        """(B,) energy of the first point with a finite one; NaN where there is none."""
+        return _pick(self.energy, _first(np.isfinite(self.energy)))
 
     @property
     def energy_drop(self) -> NDArray[np.float32]:
         """(B,) first recorded minus final energy; NaN where none was recorded."""
         return self.first_energy - self.final_energy
-
-    def _of_chunk(self) -> NDArray[np.bool_]:
-        return self.accepted & ~np.isnan(self.energy)
 
     def old_plan(self, index: int) -> float | None:
         """`old_plan_energy` of one sample; None where there is none."""
@@ -142,7 +131,6 @@ class Trace:
             energy=self.energy[rows, :taken],
             residual_rms=self.residual_rms[rows, :taken],
             step_size=self.step_size[rows, :taken],
-            accepted=self.accepted[rows, :taken],
             evaluations=self.evaluations[rows],
             stop_reason=self.stop_reason[rows],
             seconds=self.seconds,
@@ -169,7 +157,6 @@ class Trace:
             energy=steps("energy", np.float32),
             residual_rms=steps("residual_rms", np.float32),
             step_size=steps("step_size", np.float32),
-            accepted=steps("accepted", np.bool_),
             evaluations=np.array(record["evaluations"], np.int64),
             stop_reason=np.array(record["stop_reason"], np.int8),
             seconds=float(record["seconds"]),

@@ -22,8 +22,8 @@ def unrolled(
     """EBT-Policy's training (arXiv 2510.27545): descend from noise, compare every iterate with the expert's chunk.
 
     Nesterov momentum, Langevin noise annealed on a cosine, a step size that is randomised and grows with the energy.
-    Repairs of the published code, each switchable: the input is normalised for each sample, not over the batch; the
-    energy is a sum, so step sizes are near 1 and not near 1000; exp(E) is clamped and detached.
+    Repairs of the published code: the input is normalised for each sample, not over the batch; the energy is a sum, so step
+    sizes are near 1 and not near 1000; exp(E) is clamped and detached.
     """
     extra = int(torch.randint(0, config.unrolled_extra_steps + 1, ()))
     steps = config.unrolled_steps + extra
@@ -32,15 +32,13 @@ def unrolled(
     total, errors = torch.zeros_like(chunk), []
     for k in range(steps):
         anneal = 0.5 * (1 + math.cos(math.pi * k / max(1, steps - 1)))
-        x = _normalised(x.detach(), config) + (low + (high - low) * anneal) * torch.randn_like(x)
+        x = _normalised(x.detach()) + (low + (high - low) * anneal) * torch.randn_like(x)
         jitter = 1 / 1.5 + torch.rand(len(x), device=x.device) * (1.5 - 1 / 1.5)
         x, velocity, *_ = _nesterov(model, context, x, velocity.detach(), config, jitter, create_graph=True)
         error = (x - chunk).square()
         errors.append(error.detach().mean())
-        if config.unrolled_every_step_loss or k == steps - 1:
-            total = total + error
-    share = steps if config.unrolled_every_step_loss else 1
-    return total / share, {"mse_first_step": errors[0], "mse_last_step": errors[-1]}
+        total = total + error
+    return total / steps, {"mse_first_step": errors[0], "mse_last_step": errors[-1]}
 
 
 def unrolled_descent(
@@ -61,11 +59,11 @@ def unrolled_descent(
     """
     x, velocity, log, reason = start, torch.zeros_like(start), [], StopReason.BUDGET
     for _ in range(steps):
-        x = _normalised(x, config)
+        x = _normalised(x)
         x, velocity, energy, gradient, size = _nesterov(model, context, x, velocity, config)
         x = proximal(x, extra) if extra else x
         rms = gradient.square().mean((1, 2)).sqrt()
-        log.append((energy, rms, size, torch.ones_like(energy)))
+        log.append((energy, rms, size))
         if deadline is not None and clock() >= deadline:
             reason = StopReason.DEADLINE
             break
@@ -75,9 +73,7 @@ def unrolled_descent(
     return x, Trace.from_steps(log, used, torch.full_like(used, int(reason)))
 
 
-def _normalised(x: Tensor, config: EBTConfig) -> Tensor:
-    if not config.unrolled_normalise_input:
-        return x
+def _normalised(x: Tensor) -> Tensor:
     return x / x.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1.0)
 
 
@@ -94,7 +90,7 @@ def _nesterov(
     ahead = (x + config.unrolled_momentum * velocity).detach()
     energy, gradient = model.gradient(ahead, context, create_graph=create_graph)
     size = config.unrolled_step_size * jitter * torch.ones_like(energy)
-    if config.unrolled_energy_scaled_step:
+    if config.unrolled_temperature is not None:
         mean_energy = energy.detach() / x[0].numel()
         size = size * (mean_energy / config.unrolled_temperature).clamp(-2, 2).exp()
     velocity = config.unrolled_momentum * velocity - size.detach()[:, None, None] * gradient

@@ -66,7 +66,7 @@ class Calibration:
     statistic: how signals become a running score. horizon: decisions of an episode that count; its score is the
     largest among them. scores: of the calibration episodes, ascending. source: the environment or dataset they came
     from. acting: options that the scores depend on, such as max_evaluations; a policy that acts otherwise needs a
-    calibration of its own. first_energy: median energy at the first evaluation of their decisions; None where unknown.
+    calibration of its own. usual_energy: median energy of the last plan at their decisions; None where unknown.
     """
 
     statistic: Statistic
@@ -78,7 +78,7 @@ class Calibration:
     acting: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     git_hash: str | None = None
-    first_energy: float | None = None
+    usual_energy: float | None = None
 
     @property
     def rank(self) -> int:

@@ -20,7 +20,7 @@ Signals = dict[str, NDArray[np.float64]]
 
 # Every signal is positive, and larger is more suspicious.
 SIGNALS = {
-    "energy": "energy of the last accepted point",
+    "energy": "energy of the last point evaluated",
     "energy_drop": "first minus final energy",
     "residual": "RMS of the update when descent stopped",
     "old_plan": "energy of the last plan's remaining actions under the present observation",

@@ -143,11 +143,11 @@ def readings(
     return table
 
 
-def rejected(traces: Sequence[Trace]) -> float:
-    """Share of all evaluations at which the energy had not fallen, so that the step to them was taken back."""
-    used = sum(int(trace.evaluations.sum()) for trace in traces)
-    kept = sum(int(trace.accepted.sum()) for trace in traces)
-    return 1 - kept / max(1, used)
+def rose(traces: Sequence[Trace]) -> float:
+    """Share of all steps at which the energy did not fall."""
+    changes = [np.diff(trace.energy, axis=1) for trace in traces]
+    steps = sum(int(np.isfinite(change).sum()) for change in changes)
+    return sum(int((change >= 0).sum()) for change in changes) / max(1, steps)
 
 
 def thinking(
@@ -179,16 +179,13 @@ def thinking(
             "success": result.success_rate,
             "coverage": result.mean_max_coverage,
             "evaluations": result.evaluations_per_decision,
-            "rejected": rejected([trace for row in result.rows for trace in row.traces]),
+            "rose": rose([trace for row in result.rows for trace in row.traces]),
             "solved": [int(row.success) for row in result.rows],
         }
         if show:
             print(
                 name,
-                *(
-                    f"{key} {found[name][key]:.3f}"
-                    for key in ("success", "coverage", "evaluations", "rejected")
-                ),
+                *(f"{key} {found[name][key]:.3f}" for key in ("success", "coverage", "evaluations", "rose")),
                 flush=True,
             )
     return found

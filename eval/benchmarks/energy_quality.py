@@ -39,7 +39,7 @@ class EnergyQuality:
 
     within_auc: mean over observations of the share of noised chunks with more energy than the expert's, and
     the mean of the worst episode. pooled_auc: expert against noised chunks, all observations together.
-    descent_accepted: share of the steps after the first evaluation that were accepted.
+    descent_fell: share of the steps that lowered the energy.
     final_step_fell: share of decisions whose returned chunk has less energy than the last one evaluated.
     """
 
@@ -48,7 +48,7 @@ class EnergyQuality:
     pooled_auc: float
     expert_energy_median: float
     noised_energy_median: float
-    descent_accepted: float
+    descent_fell: float
     final_step_fell: float
     noise: float
     noises: int
@@ -66,7 +66,7 @@ class EnergyQuality:
             ("AUC pooled over observations", f"{self.pooled_auc:.4f}"),
             ("Energy of expert chunks (median)", f"{self.expert_energy_median:.4g}"),
             ("Energy of noised chunks (median)", f"{self.noised_energy_median:.4g}"),
-            ("Descent steps accepted", f"{self.descent_accepted:.2%}"),
+            ("Energy fell on a step", f"{self.descent_fell:.2%}"),
             ("Energy fell on the final step", f"{self.final_step_fell:.2%}"),
         ]
         note = (
@@ -137,14 +137,14 @@ def energy_quality(
     expert, noised, steps, final = (np.concatenate(column) for column in zip(*parts, strict=True))
     within = ((expert[:, None] < noised) + 0.5 * (expert[:, None] == noised)).mean(1)
     owner = windows.episode_index[samples].cpu().numpy()
-    tried, accepted = steps.sum(0)
+    tried, fell = steps.sum(0)
     result = EnergyQuality(
         within_auc=float(within.mean()),
         within_auc_worst_episode=float(min(within[owner == e].mean() for e in np.unique(owner))),
         pooled_auc=auc(noised, expert),
         expert_energy_median=float(np.median(expert)),
         noised_energy_median=float(np.median(noised)),
-        descent_accepted=float(accepted / max(tried, 1)),
+        descent_fell=float(fell / max(tried, 1)),
         final_step_fell=float(final.mean()),
         noise=noise,
         noises=noises,
@@ -189,9 +189,9 @@ def _measure(
 
 
 def descent_steps(trace: Trace) -> np.ndarray:
-    """(B, 2) counts of steps after the first evaluation: tried, accepted."""
-    tried = np.isfinite(trace.energy[:, 1:])
-    return np.stack([tried.sum(1), trace.accepted[:, 1:].sum(1)], 1)
+    """(B, 2) counts of steps: all of them, and those that lowered the energy."""
+    change = np.diff(trace.energy, axis=1)
+    return np.stack([np.isfinite(change).sum(1), (change < 0).sum(1)], 1)
 
 
 def _whole_windows(windows: Windows, at_most: int) -> Tensor:

@@ -89,16 +89,16 @@ def calibrate(
         acting=acting(runner),
         versions=provenance.versions(),
         git_hash=provenance.git_hash(),
-        first_energy=_first_energy(seen),
+        usual_energy=_usual_energy(seen),
     )
     made.write(output)
     return made
 
 
-def _first_energy(episodes: Sequence[Values]) -> float | None:
-    """Median over all decisions of the energy at the first evaluation."""
-    first = [one["energy"] + one["energy_drop"] for episode in episodes for one in episode]
-    known = [energy for energy in first if np.isfinite(energy)]
+def _usual_energy(episodes: Sequence[Values]) -> float | None:
+    """Median over all decisions of the energy of the last plan."""
+    energies = [one.get("old_plan", np.nan) for episode in episodes for one in episode]
+    known = [energy for energy in energies if np.isfinite(energy)]
     return float(np.median(known)) if known else None
 
 

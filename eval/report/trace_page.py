@@ -13,12 +13,11 @@ from ebt_policy.eval.rollout.video import data_url
 
 STOPS = {  # name of a StopReason -> words on the pages
     "NONE": "nothing iterative ran",
-    "RESIDUAL": "residual small",
-    "RELATIVE_ENERGY": "energy flat",
     "BUDGET": "budget spent",
     "DEADLINE": "deadline passed",
-    "REJECTED": "steps rejected",
+    "NOT_FINITE": "energy not finite",
     "SETTLED": "answer settled",
+    "ENERGY": "energy low enough",
 }
 
 

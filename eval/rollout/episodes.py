@@ -57,7 +57,6 @@ _PER_STEP = {
     "energy": pa.float32(),
     "residual_rms": pa.float32(),
     "step_size": pa.float32(),
-    "accepted": pa.bool_(),
 }
 _SCHEMA = pa.schema(
     [

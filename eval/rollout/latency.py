@@ -70,10 +70,10 @@ def measure_latency(
 
 def _trace_milliseconds(trace: Trace, repeats: int = 200) -> float:
     """Median time in milliseconds to build this trace from the tensors that descent collects."""
-    columns = [trace.energy, trace.residual_rms, trace.step_size, trace.accepted]
+    columns = [trace.energy, trace.residual_rms, trace.step_size]
     steps = [
-        (torch.from_numpy(e), torch.from_numpy(r), torch.from_numpy(s), torch.from_numpy(a))
-        for e, r, s, a in zip(*(c.T.copy() for c in columns), strict=True)
+        (torch.from_numpy(e), torch.from_numpy(r), torch.from_numpy(s))
+        for e, r, s in zip(*(c.T.copy() for c in columns), strict=True)
     ]
     evaluations, reason = torch.from_numpy(trace.evaluations), torch.from_numpy(trace.stop_reason)
     if not steps:

@@ -49,14 +49,12 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
         nets = LearnedSignals.load(beside(file), learned(calibration.statistic.signals), digest)
     overrides = dict(options.set)
     if options.stop == "energy":
-        if calibration is None or calibration.first_energy is None:
+        if calibration is None or calibration.usual_energy is None:
             raise UserError(
-                "--policy.stop=energy needs --policy.calibration with the energy at the first evaluation: make one with "
+                "--policy.stop=energy needs --policy.calibration with the usual energy of the last plan: make one with "
                 "`ebt-policy calibrate`."
             )
-        # A usual energy at the first evaluation needs no further one. Noise shrinks from one evaluation to the next, and with
-        # it every energy: only first ones can be compared.
-        overrides |= {"stop_energy": calibration.first_energy, "min_evaluations": 1}
+        overrides |= {"stop_energy": calibration.usual_energy, "min_evaluations": 1}
     elif options.stop != "budget":
         raise UserError(f"--policy.stop is '{options.stop}'; expected budget or energy.")
     # Trying again gained nothing where it was measured (docs/results.md): an alarm holds, and one that stays asks.

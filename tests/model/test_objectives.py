@@ -62,7 +62,7 @@ def test_training_lowers_the_loss_on_one_batch(options: dict) -> None:
 
 
 def test_flow_weighting_has_mean_one() -> None:
-    policy = make_policy(noise_weighting="flow", noise_levels=None)
+    policy = make_policy(noise_levels=None)
     chunk = make_batch(20000)["action"]
 
     class OffByOne(Perfect):

@@ -192,7 +192,7 @@ def test_steps_of_added_noise_are_equal_whatever_the_budget(
 
 def test_flow_weighting_is_that_of_the_velocity_error(monkeypatch: pytest.MonkeyPatch) -> None:
     # The velocity error is the chunk error divided by n^2: little noise weighs most.
-    policy, chunk = make_policy(noise_weighting="flow"), make_batch(5)["action"]
+    policy, chunk = make_policy(), make_batch(5)["action"]
     n = torch.linspace(0, 1, 5)[:, None, None]
     monkeypatch.setattr(objectives, "noised", lambda chunk, config: (chunk, n))
     error, _ = objectives.denoise(Perfect(chunk + 1), torch.zeros(()), chunk, policy.config)  # type: ignore[arg-type]

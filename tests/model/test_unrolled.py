@@ -12,13 +12,12 @@ PLAIN = {
     "objective": "unrolled",
     "unrolled_momentum": 0.0,
     "unrolled_langevin": (0.0, 0.0),
-    "unrolled_energy_scaled_step": False,
-    "unrolled_normalise_input": False,
+    "unrolled_temperature": None,
 }
 
 
 def test_descent_of_the_oracle_comes_close_to_the_chunk() -> None:
-    config = make_policy(**PLAIN, unrolled_every_step_loss=False).config
+    config = make_policy(**PLAIN).config
     chunk = make_batch(64)["action"]
     _error, metrics = unrolled(Perfect(chunk), None, chunk, config)
     assert metrics["mse_last_step"] < 0.01 * metrics["mse_first_step"] + 1e-3
@@ -27,9 +26,9 @@ def test_descent_of_the_oracle_comes_close_to_the_chunk() -> None:
     assert trace.energy.shape == (64, 2) and (trace.energy[:, 1] < 1e-9).all()
 
 
-@pytest.mark.parametrize("change", [{}, {"unrolled_normalise_input": True}, {"unrolled_momentum": 0.9}])
+@pytest.mark.parametrize("change", [{}, {"unrolled_momentum": 0.9}])
 def test_acting_takes_the_steps_that_were_trained(change: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = PLAIN | {"head": "scalar", "unrolled_energy_scaled_step": True} | change
+    options = PLAIN | {"head": "scalar", "unrolled_temperature": 1.0} | change
     policy = make_policy(**options, unrolled_steps=3, unrolled_extra_steps=0)
     batch = make_batch(4)
     context = policy.model.context({k: batch[k] for k in policy.config.observation_features()})

@@ -22,7 +22,6 @@ def trace(energies) -> Trace:
         energy=energy,
         residual_rms=np.sqrt(energy),
         step_size=np.ones_like(energy),
-        accepted=~np.isnan(energy),
         evaluations=(~np.isnan(energy)).sum(1),
         stop_reason=np.zeros(batch, np.int8),
     )

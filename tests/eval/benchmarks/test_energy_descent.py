@@ -5,7 +5,7 @@ import torch
 from core_fixtures import make_batch, make_policy
 from torch import Tensor
 
-from ebt_policy.eval.benchmarks.energy_descent import cosines, descent, rejected
+from ebt_policy.eval.benchmarks.energy_descent import cosines, descent, rose
 from ebt_policy.model.trace import Trace
 
 
@@ -56,11 +56,9 @@ def test_gradient_steps_follow_the_gradient() -> None:
     torch.testing.assert_close(evaluation.energy, energy.detach())
 
 
-def test_rejected_counts_steps_that_were_taken_back() -> None:
-    def one(evaluations: int, accepted: list[bool]) -> Trace:
-        steps = [
-            (torch.ones(1), torch.ones(1), torch.ones(1), torch.tensor([float(kept)])) for kept in accepted
-        ]
-        return Trace.from_steps(steps, torch.tensor([evaluations]), torch.zeros(1))
+def test_rose_counts_the_steps_that_did_not_lower_the_energy() -> None:
+    def one(energies: list[float]) -> Trace:
+        steps = [(torch.tensor([energy]), torch.ones(1), torch.ones(1)) for energy in energies]
+        return Trace.from_steps(steps, torch.tensor([len(energies)]), torch.zeros(1))
 
-    assert rejected([one(2, [True, True]), one(3, [True, False, True])]) == pytest.approx(1 / 5)
+    assert rose([one([2, 1]), one([3, 4, 2])]) == pytest.approx(1 / 3)

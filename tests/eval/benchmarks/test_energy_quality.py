@@ -10,11 +10,10 @@ from ebt_policy.eval.benchmarks.energy_quality import descent_steps, energy_qual
 from ebt_policy.model.trace import Trace
 
 
-def test_descent_steps_are_counted_after_the_first_evaluation() -> None:
+def test_descent_steps_are_counted_and_those_that_lowered_the_energy() -> None:
     trace = Trace.without_steps(2, evaluations=4)
     trace.energy = np.array([[5, 7, 4, 3], [2, 2.5, np.nan, np.nan]], np.float32)
-    trace.accepted = np.array([[True, False, True, True], [True, True, False, False]])
-    np.testing.assert_array_equal(descent_steps(trace), [[3, 2], [1, 1]])
+    np.testing.assert_array_equal(descent_steps(trace), [[3, 2], [1, 0]])
 
 
 def test_a_good_energy_scores_one_and_more_noise_only_helps(
@@ -48,7 +47,7 @@ def test_the_figures_are_shares_and_repeat(
         energy_quality(checkpoint("ebt"), repo_id, root, episodes=[1], noises=3, show=False) for _ in range(2)
     )
     assert first == second
-    for name in ("within_auc", "pooled_auc", "descent_accepted", "final_step_fell"):
+    for name in ("within_auc", "pooled_auc", "descent_fell", "final_step_fell"):
         assert 0 <= getattr(first, name) <= 1
 
 

@@ -18,7 +18,7 @@ from ebt_policy.model.trace import StopReason, Trace
 def trace(energies: Sequence[float]) -> Trace:
     values = np.array([energies], np.float32)
     made = Trace.without_steps(1, evaluations=len(energies))
-    made.energy, made.accepted = values, np.ones_like(values, bool)
+    made.energy = values
     made.stop_reason = np.array([StopReason.BUDGET], np.int8)
     return made
 
