@@ -10,7 +10,7 @@ from lerobot.optim.schedulers import DiffuserSchedulerConfig
 from lerobot.utils.constants import ACTION
 
 VISIONS = ("resnet18", "small", "frozen")
-FROZEN_BACKBONES = ("mobilenet_v2",)
+FROZEN_BACKBONES = ("mobilenet_v2", "efficientnet_lite0")
 SMALLEST_CROP = 0.5  # of a picture's area; crops that augment keep 3/4 (84 of 96) or more
 USUAL_SHORT_SIDE = 240  # pixels, and
 USUAL_CROP = 0.9  # of each side: what Diffusion Policy's real robots see (arXiv 2303.04137)
@@ -53,9 +53,16 @@ class ChunkPolicyConfig(PreTrainedConfig):
 
     vision: str = "resnet18"
     """[name] Camera encoder. small: five convolutions trained from scratch, for pictures of about 84 to 128 pixels and for
-    CPUs; resnet18: for larger pictures and GPUs; frozen: maps of a pretrained MobileNetV2, which is not trained."""
+    CPUs; resnet18: for larger pictures and GPUs; frozen: maps of a pretrained backbone, which is not trained."""
+    frozen_backbone: str = "mobilenet_v2"
+    """[name] With vision=frozen: mobilenet_v2 or efficientnet_lite0. Its ImageNet weights come from a package (docs/train.md), those
+    of mobilenet_v2 also from torchvision's downloads."""
+    feature_dropout: float = 0.1
+    """[share] With vision=frozen: channels of the maps that are set to zero in training, against over-fitting."""
     random_shift: int = 4
     """[pixels] vision small and frozen: how far training pictures are moved at random in both directions. 0: not at all."""
+    random_colour: float = 0.2
+    """[share] vision frozen: how far each colour of a training picture is scaled and offset at random. 0: not at all."""
     resize_shape: tuple[int, int] | None = None
     """[pixels: height, width] Size to which pictures are made smaller first. None: as they are."""
     crop_shape: tuple[int, int] | None = None
@@ -63,7 +70,7 @@ class ChunkPolicyConfig(PreTrainedConfig):
     suits every camera."""
     pretrained_backbone_weights: str | None = None
     """[name] Weights that vision=resnet18 starts from, e.g. ResNet18_Weights.IMAGENET1K_V1, which are downloaded; None: trained
-    from scratch. With vision=frozen the backbone: mobilenet_v2 (also for None), downloaded or from a package (docs/train.md)."""
+    from scratch. With vision=frozen it is the name in frozen_backbone."""
     backbone_norm: str = "group"
     """[name] group, or frozen_batch. Batch norm would couple samples, and its running statistics disagree with an average of
     the weights; pretrained weights come with it, so there it is frozen."""
@@ -123,6 +130,13 @@ class ChunkPolicyConfig(PreTrainedConfig):
             raise ValueError(f"vision must be one of {VISIONS}, found {self.vision!r}.")
         if self.random_shift < 0:
             raise ValueError(f"random_shift must be 0 or more pixels, found {self.random_shift}.")
+        for name in ("random_colour", "feature_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be from 0 to below 1, found {getattr(self, name)}.")
+        if self.frozen_backbone not in FROZEN_BACKBONES:
+            raise ValueError(
+                f"frozen_backbone must be one of {FROZEN_BACKBONES}, found {self.frozen_backbone!r}."
+            )
         self._check_weights()
         if self.backbone_norm not in ("group", "frozen_batch"):
             raise ValueError(
@@ -139,11 +153,12 @@ class ChunkPolicyConfig(PreTrainedConfig):
         """Weights of the camera encoder that suit `vision`. The frozen one brings its own normalisation of pictures."""
         given = self.pretrained_backbone_weights
         if self.vision == "frozen":
-            self.pretrained_backbone_weights = given or FROZEN_BACKBONES[0]
-            if self.pretrained_backbone_weights not in FROZEN_BACKBONES:
+            if given not in (None, self.frozen_backbone):
                 raise ValueError(
-                    f"With vision='frozen' pretrained_backbone_weights must be one of {FROZEN_BACKBONES}, found {given!r}."
+                    f"With vision='frozen' set frozen_backbone (one of {FROZEN_BACKBONES}) and leave "
+                    f"pretrained_backbone_weights out; found {given!r}."
                 )
+            self.pretrained_backbone_weights = self.frozen_backbone
             self.normalization_mapping["VISUAL"] = NormalizationMode.IDENTITY
         elif given and (self.vision == "small" or given in FROZEN_BACKBONES):
             raise ValueError(

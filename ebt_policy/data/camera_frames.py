@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Self
 
 import datasets
 import numpy as np
@@ -30,7 +31,7 @@ from ebt_policy.data.frame_cache import (
 )
 from ebt_policy.data.open_dataset import episode_rows
 from ebt_policy.errors import UserError
-from ebt_policy.model.encoders import resized
+from ebt_policy.model.augmentation import resized
 
 BACKEND = (
     "pyav"  # the same pictures on every machine; runs of frames gain nothing from torchcodec's random access
@@ -62,17 +63,9 @@ def decode_cameras(
     """
     if not cameras:
         return {}
-    for camera in set(cameras) & set(meta.depth_keys):
-        raise UserError(f"{camera} is a depth camera: pictures must have 8 bits a channel. Leave it out.")
-    features = dataset_to_policy_features({key: meta.features[key] for key in cameras})  # (C, H, W)
-    shapes = {key: (f.shape[0], *(resize_shape or f.shape[1:])) for key, f in features.items()}
-    numbers = table.select_columns("episode_index").with_format("numpy")[:]["episode_index"]
-    borders = np.flatnonzero(np.diff(numbers, prepend=-1, append=-1)).tolist()
-    spans = [(int(numbers[a]), a, b) for a, b in pairwise(borders)]
-    decoders = {
-        key: _Decoder(key, picture_reader(meta, table, key, tolerance_s), features[key].shape, resize_shape)
-        for key in cameras
-    }
+    shapes = camera_shapes(meta, cameras, resize_shape)
+    spans = episode_spans(table)
+    decoders = {key: CameraDecoder.of(meta, table, key, resize_shape, tolerance_s) for key in cameras}
     needed = len(table) * sum(math.prod(shape) for shape in shapes.values())
     if needed <= limit_gb * 1e9:
         frames = {key: torch.empty((len(table), *shapes[key]), dtype=torch.uint8) for key in cameras}
@@ -104,6 +97,31 @@ def decode_cameras(
         _decode({key: [partial(write, key, file) for file in part] for key, part in missing.items()})
     lengths = [stop - start for _, start, stop in spans]
     return {key: FramesOnDisk([file.path for file in files[key]], lengths, shapes[key]) for key in cameras}
+
+
+def camera_shapes(
+    meta: LeRobotDatasetMetadata, cameras: Sequence[str], resize_shape: tuple[int, int] | None
+) -> dict[str, tuple[int, int, int]]:
+    """camera -> (C, H, W) of its pictures after resizing. Raises UserError for a depth camera."""
+    for camera in set(cameras) & set(meta.depth_keys):
+        raise UserError(f"{camera} is a depth camera: pictures must have 8 bits a channel. Leave it out.")
+    return {
+        key: (channels, *(resize_shape or size))
+        for key, (channels, *size) in _declared(meta, cameras).items()
+    }
+
+
+def _declared(meta: LeRobotDatasetMetadata, cameras: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """camera -> (C, H, W) in meta/info.json."""
+    features = dataset_to_policy_features({key: meta.features[key] for key in cameras})
+    return {key: (f.shape[0], f.shape[1], f.shape[2]) for key, f in features.items()}
+
+
+def episode_spans(table: datasets.Dataset) -> list[tuple[int, int, int]]:
+    """(episode, first row, row behind the last) of each episode in the table."""
+    numbers = table.select_columns("episode_index").with_format("numpy")[:]["episode_index"]
+    borders = np.flatnonzero(np.diff(numbers, prepend=-1, append=-1)).tolist()
+    return [(int(numbers[a]), a, b) for a, b in pairwise(borders)]
 
 
 def _decode(jobs: Mapping[str, Sequence[Callable[[], None]]]) -> None:
@@ -146,7 +164,7 @@ SIZE_REMEDY = "Correct this feature's shape in meta/info.json: the policy expect
 
 
 @dataclass(frozen=True)
-class _Decoder:
+class CameraDecoder:
     """Reads the pictures of a camera in blocks, so that a thread never holds more than one of them."""
 
     camera: str
@@ -154,6 +172,18 @@ class _Decoder:
     declared: Sequence[int]
     """(C, H, W) in meta/info.json."""
     resize_shape: tuple[int, int] | None
+
+    @classmethod
+    def of(
+        cls,
+        meta: LeRobotDatasetMetadata,
+        table: datasets.Dataset,
+        camera: str,
+        resize_shape: tuple[int, int] | None,
+        tolerance_s: float,
+    ) -> Self:
+        read = picture_reader(meta, table, camera, tolerance_s)
+        return cls(camera, read, _declared(meta, [camera])[camera], resize_shape)
 
     def blocks(self, episode: int, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
         """First row and pictures (b, C, H, W) uint8 of each block of an episode's rows."""

@@ -42,26 +42,32 @@ def cache_folder() -> Path:
 
 
 class FramesOnDisk:
-    """Pictures (F, C, H, W) uint8 in files, read where they are asked for. Holds no picture in memory.
+    """Pictures (F, C, H, W) in files, uint8 or another type, read where they are asked for. Holds none in memory.
 
     Reads into ordinary memory instead of mapping files: mapped pages count as the process's own.
     """
 
-    def __init__(self, files: Sequence[Path], lengths: Sequence[int], shape: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        lengths: Sequence[int],
+        shape: tuple[int, ...],
+        dtype: torch.dtype = torch.uint8,
+    ) -> None:
         """files: of episodes in order, lengths: their frames, shape: (C, H, W)."""
         self._files = list(files)
         self._starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
         self.shape = (self._starts[-1], *shape)
-        self._frame_bytes = math.prod(shape)
+        self._dtype, self._frame_bytes = dtype, math.prod(shape) * dtype.itemsize
         self._pool = ThreadPoolExecutor(READERS, "frames")
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """rows (...) int64 -> (..., C, H, W) uint8 on the CPU. Raises UserError where a file is gone."""
+        """rows (...) int64 -> (..., C, H, W) on the CPU. Raises UserError where a file is gone."""
         wanted = rows.flatten().tolist()
-        pictures = torch.empty((len(wanted), *self.shape[1:]), dtype=torch.uint8)
+        pictures = torch.empty((len(wanted), *self.shape[1:]), dtype=self._dtype)
         places = pictures.flatten(1).numpy()
         parts = [range(i, len(wanted), READERS) for i in range(min(READERS, len(wanted)))]
         for job in [self._pool.submit(self._read, wanted, places, part) for part in parts]:
@@ -84,7 +90,7 @@ class FramesOnDisk:
 
 def _gone(path: Path) -> UserError:
     return UserError(
-        f"Cached pictures are gone or cut short: {path}. Start the training again (--resume): they are decoded anew."
+        f"Cached pictures or maps are gone or cut short: {path}. Start the training again (--resume): they are made anew."
     )
 
 
@@ -114,7 +120,7 @@ def episode_files(
 ) -> list[EpisodeFile]:
     """Where the pictures (C, H, W) of each span (episode, first row, row behind the last) are kept."""
     place = folder or cache_folder()
-    place = place / _file_name(meta.repo_id) / f"{_file_name(camera)}@{shape[-2]}x{shape[-1]}"
+    place = place / file_name(meta.repo_id) / f"{file_name(camera)}@{shape[-2]}x{shape[-1]}"
     timestamps = table.select_columns("timestamp").with_format("numpy")[:]["timestamp"]
     found = []
     for episode, start, stop in spans:
@@ -146,7 +152,7 @@ def _file_digest(path: str, *unchanged: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
     return name.replace("/", "--")
 
 
@@ -160,7 +166,7 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
             yield file
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"Decoded pictures cannot be written to {path.parent}: {error}. {REMEDY}") from error
+        raise UserError(f"Pictures or maps cannot be written to {path.parent}: {error}. {REMEDY}") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -179,7 +185,7 @@ def check_space(files: Iterable[EpisodeFile], folder: Path | None = None) -> Non
     free = shutil.disk_usage(place).free
     if needed > free:
         raise UserError(
-            f"Decoded pictures need {needed / 1e9:.3g} GB on disk, and {place} has {free / 1e9:.3g} GB left. {REMEDY}"
+            f"Pictures or maps need {needed / 1e9:.3g} GB on disk, and {place} has {free / 1e9:.3g} GB left. {REMEDY}"
         )
 
 
@@ -217,5 +223,5 @@ def clear(dataset: str | None = None, folder: Path | None = None) -> int:
         names = ", ".join(sorted({entry.dataset for entry in kept})) or "none"
         raise UserError(f"The cache in {place} has no pictures of dataset '{dataset}'. It has: {names}.")
     for name in {entry.dataset for entry in chosen}:
-        shutil.rmtree(place / _file_name(name))
+        shutil.rmtree(place / file_name(name))
     return sum(entry.bytes for entry in chosen)

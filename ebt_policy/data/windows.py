@@ -11,6 +11,7 @@ from lerobot.utils.constants import ACTION, OBS_PREFIX
 from torch import Tensor
 
 from ebt_policy.data.camera_frames import TOLERANCE_S, decode_cameras
+from ebt_policy.data.feature_maps import CachedMaps, Maps, cached_maps
 from ebt_policy.data.frame_cache import FramesOnDisk
 from ebt_policy.data.goal_alignment import GoalAlignment
 from ebt_policy.data.open_dataset import open_metadata
@@ -40,7 +41,7 @@ class Windows:
         self,
         meta: LeRobotDatasetMetadata,
         columns: dict[str, Tensor],
-        pixels: Mapping[str, Tensor | FramesOnDisk],
+        pixels: Mapping[str, Tensor | FramesOnDisk | CachedMaps],
         episode_index: Tensor,
         *,
         deltas: dict[str, Sequence[int] | None],
@@ -48,8 +49,8 @@ class Windows:
         symmetry: Symmetry | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        """columns: feature -> (F, ...); pixels: camera -> (F, C, H, W) uint8, in memory or on disk; episode_index: (F,), the
-        frames of an episode one after the other;
+        """columns: feature -> (F, ...); pixels: camera -> (F, C, H, W) uint8, in memory or on disk, or maps of a frozen backbone,
+        which include the mirror images; episode_index: (F,), the frames of an episode one after the other;
         deltas: frames relative to the current one for each of these features, None for no window."""
         n_frames = len(episode_index)
         self.meta = meta
@@ -58,7 +59,7 @@ class Windows:
             mapped = [key for key in columns if key == ACTION or key.startswith(OBS_PREFIX)]
             symmetry.check(
                 {key: columns[key].shape[-1] for key in mapped},
-                {key: (frames.shape[-2], frames.shape[-1]) for key, frames in pixels.items()},
+                {key: _picture_size(frames) for key, frames in pixels.items()},
             )
             columns = {
                 key: torch.cat([values, symmetry.features[key](values) if key in mapped else values])
@@ -66,11 +67,14 @@ class Windows:
             }
             episode_index = episode_index.repeat(2)
         self.stats = {key: vector_statistics(values) for key, values in columns.items()}
-        self.stats |= {key: picture_statistics(frames) for key, frames in pixels.items()}
+        self.stats |= {
+            key: picture_statistics(frames)
+            for key, frames in pixels.items()
+            if not isinstance(frames, CachedMaps)
+        }
         self._columns = {key: values.to(device) for key, values in columns.items()}
         self._pixels = {
-            key: frames if isinstance(frames, FramesOnDisk) else frames.to(device)
-            for key, frames in pixels.items()
+            key: frames.to(device) if isinstance(frames, Tensor) else frames for key, frames in pixels.items()
         }
         self._device = device
 
@@ -108,6 +112,7 @@ class Windows:
         device: str | torch.device = "cpu",
         image_cache_gb: float = 4.0,
         resize_shape: tuple[int, int] | None = None,
+        maps: Maps | None = None,
         tolerance_s: float = TOLERANCE_S,
     ) -> Self:
         """Read `features` (the policy's inputs and outputs; any other numeric column may be named too) once.
@@ -118,6 +123,7 @@ class Windows:
         image_cache_gb: decoded pictures up to this size lie on `device` with all else; larger ones are kept on disk
             (`frame_cache`) and read for each batch.
         resize_shape: (height, width) of the pictures of all cameras, as in the policy's config; None: their own.
+        maps: read maps of a frozen backbone, computed once (`feature_maps`), in place of pictures; resize_shape is then theirs.
         Raises UserError: no such dataset, feature or episode; NaN or infinity; a full disk.
         """
         meta = open_metadata(repo_id, root)
@@ -139,10 +145,15 @@ class Windows:
                 return action_delta_indices
             return observation_delta_indices if key.startswith(OBS_PREFIX) else None
 
+        pixels: Mapping[str, Tensor | FramesOnDisk | CachedMaps]
+        if maps is None:
+            pixels = decode_cameras(meta, table, cameras, image_cache_gb, resize_shape, tolerance_s)
+        else:
+            pixels = cached_maps(meta, table, cameras, maps, symmetry.pixels if symmetry else "", tolerance_s)
         return cls(
             meta,
             columns,
-            decode_cameras(meta, table, cameras, image_cache_gb, resize_shape, tolerance_s),
+            pixels,
             episode_index,
             deltas={key: offsets(key) for key in features},
             drop_n_last_frames=drop_n_last_frames,
@@ -156,7 +167,8 @@ class Windows:
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
         """Samples `indices` (B,) int64 in LeRobot's batch convention, raw values, on the device.
 
-        `observation.*` (B, T, D), cameras (B, T, C, H, W) in 0..1, `action` (B, H, A), all float32, and for
+        `observation.*` (B, T, D), cameras (B, T, C, H, W) in 0..1, `action` (B, H, A), all float32 (maps in place of cameras:
+        (B, T, 1, 1, N) float16, see `CachedMaps`), and for
         each `<name>_is_pad` (B, T or H) bool: true for frames beyond the episode, which are repetitions.
         Without offsets a feature has no window dimension and no padding flag.
         """
@@ -175,11 +187,19 @@ class Windows:
 
     def _pictures(self, key: str, rows: Tensor) -> Tensor:
         """rows (B, ...) -> (B, ..., C, H, W) float32 in 0..1; mirror images are computed here, not stored."""
-        pictures = self._pixels[key][rows % self._real_frames].to(self._device).to(torch.float32).div_(255)
+        source = self._pixels[key]
+        if isinstance(source, CachedMaps):
+            return source[rows.cpu()].to(self._device)
+        pictures = source[rows % self._real_frames].to(self._device).to(torch.float32).div_(255)
         if self._symmetry is not None:
             mirrored = rows >= self._real_frames
             pictures[mirrored] = self._symmetry.map_pixels(pictures[mirrored])
         return pictures
+
+
+def _picture_size(frames: Tensor | FramesOnDisk | CachedMaps) -> tuple[int, int]:
+    """(H, W)."""
+    return frames.picture_size if isinstance(frames, CachedMaps) else (frames.shape[-2], frames.shape[-1])
 
 
 def _episode_borders(episode_index: Tensor, n_frames: int) -> tuple[Tensor, Tensor]:

@@ -7,11 +7,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
-from torchvision.transforms import functional as transforms
 
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
-from ebt_policy.model.vision_frozen import MAP_CHANNELS, FrozenBackbone
-from ebt_policy.model.vision_small import CHANNELS, picked, random_shift, small_backbone
+from ebt_policy.model.augmentation import View
+from ebt_policy.model.vision_frozen import FrozenBackbone, unpacked
+from ebt_policy.model.vision_small import CHANNELS, small_backbone
 
 
 class SpatialSoftmax(nn.Module):
@@ -40,15 +40,21 @@ class PointsAndMean(SpatialSoftmax):
 
 
 class TwoMaps(nn.Module):
-    """One convolution on each of two maps, then PointsAndMean of both: maps (B, C_i, h_i, w_i) -> (B, 4K + 2 x 64)."""
+    """One convolution on each of two maps, then PointsAndMean of both: maps (B, C_i, h_i, w_i) -> (B, 4K + 2 x 64).
 
-    def __init__(self, channels: tuple[int, int], keypoints: int) -> None:
+    dropout: share of the maps' channels that are set to zero in training.
+    """
+
+    def __init__(self, channels: tuple[int, int], keypoints: int, dropout: float) -> None:
         super().__init__()
+        self.dropout = nn.Dropout2d(dropout)
         self.mix = nn.ModuleList(nn.Conv2d(c, 64, 3, padding=1) for c in channels)
         self.pools = nn.ModuleList(PointsAndMean(64, keypoints) for _ in channels)
 
     def forward(self, maps: tuple[Tensor, Tensor]) -> Tensor:
-        pooled = [pool(mix(m).relu()) for pool, mix, m in zip(self.pools, self.mix, maps, strict=True)]
+        pooled = [
+            pool(mix(self.dropout(m)).relu()) for pool, mix, m in zip(self.pools, self.mix, maps, strict=True)
+        ]
         return torch.cat(pooled, -1)
 
 
@@ -63,11 +69,10 @@ def resnet18_backbone(config: ChunkPolicyConfig, channels: int) -> nn.Sequential
 
 
 class CameraEncoder(nn.Module):
-    """Convolutions and spatial softmax: images (B, C, H, W) -> (B, D). `vision` says which convolutions.
+    """Convolutions and spatial softmax: images (B, C, H, W) -> (B, D). `vision` says which convolutions, `View` what they see.
 
-    Pictures are resized to `resize_shape` if they have another size (our training data are resized already), then
-    cropped: at random in training, in the centre otherwise, as in Diffusion Policy (arXiv 2303.04137, section 3.2).
-    With vision small and frozen they are moved by `random_shift` pixels in training.
+    With vision frozen it also takes maps of `FrozenBackbone.packed` (B, 1, 1, N) in place of the pictures: those of training
+    are computed once (`data/feature_maps.py`).
     """
 
     def __init__(self, config: ChunkPolicyConfig, channels: int) -> None:
@@ -79,54 +84,28 @@ class CameraEncoder(nn.Module):
             self.trunk, self.pool = small_backbone(channels), PointsAndMean(CHANNELS[-1], points)
             size = 2 * points + CHANNELS[-1]
         elif config.vision == "frozen":
-            self.trunk = FrozenBackbone(config.pretrained_backbone_weights is not None)
-            self.pool = TwoMaps(MAP_CHANNELS, points)
+            pretrained = config.pretrained_backbone_weights is not None
+            self.trunk = FrozenBackbone(config.frozen_backbone, pretrained)
+            self.pool = TwoMaps(self.trunk.map_channels, points, config.feature_dropout)
             size = 2 * (2 * points + 64)
         else:
             self.trunk, self.pool = resnet18_backbone(config, channels), SpatialSoftmax(512, points)
             size = 2 * points
         self.project = nn.Linear(size, config.width)
         self.channels_last = config.vision != "resnet18"
-        self.size = config.resize_shape
-        self.crop = config.crop_shape
-        self.shift = config.random_shift if config.vision != "resnet18" else 0
+        self.view = View.of(config)
 
-    def forward(self, images: Tensor) -> Tensor:
-        if self.size:
-            images = resized(images, self.size)
-        if self.crop:
-            images = (
-                random_crop(images, self.crop)
-                if self.training
-                else transforms.center_crop(images, list(self.crop))
-            )
-        if self.training and self.shift:
-            images = random_shift(images, self.shift)
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return self.project(self.pool(self.trunk(images)))
-
-
-def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Floating-point (B, C, H, W) -> (B, C, h, w), antialiased; unchanged if they have that size.
-
-    A weighted mean of pixels with weights that add up to one, so it commutes with normalisation of each channel, and
-    statistics of the large pictures serve the small ones. The aspect ratio becomes that of `size`.
-    """
-    if images.shape[-2:] == size:
-        return images
-    return transforms.resize(images, list(size), transforms.InterpolationMode.BILINEAR, antialias=True)
-
-
-def random_crop(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """One crop (h, w) for each image of (B, C, H, W)."""
-    batch, _, *full = images.shape
-
-    def part(length: int, wanted: int) -> Tensor:
-        first = torch.randint(0, length - wanted + 1, (batch, 1), device=images.device)
-        return first + torch.arange(wanted, device=images.device)
-
-    return picked(images, *(part(length, wanted) for length, wanted in zip(full, size, strict=True)))
+    def forward(self, images: Tensor, picture_size: tuple[int, int]) -> Tensor:
+        """picture_size: (H, W) of the camera, which tells the shape of packed maps."""
+        if isinstance(self.trunk, FrozenBackbone) and images.shape[1:3] == (1, 1):
+            maps = images.to(self.project.weight.dtype)
+            features = unpacked(maps, self.trunk.map_channels, self.view.size(picture_size))
+        else:
+            images = self.view(images, random=self.training)
+            if self.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            features = self.trunk(images)
+        return self.project(self.pool(features))
 
 
 class ObservationEncoder(nn.Module):
@@ -138,6 +117,7 @@ class ObservationEncoder(nn.Module):
         self.vectors = [name for name, shape in features.items() if len(shape) == 1]
         self.cameras = [name for name, shape in features.items() if len(shape) == 3]
         steps, width = config.n_obs_steps, config.width
+        self.picture_sizes = [(features[name][1], features[name][2]) for name in self.cameras]
         size = steps * sum(features[name][0] for name in self.vectors)
         size += steps * width * len(self.cameras)
         self.shared = not config.separate_encoder_per_camera
@@ -148,10 +128,11 @@ class ObservationEncoder(nn.Module):
         )
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
-        """observations: vectors (B, T, F) and cameras (B, T, C, H, W), normalised -> (B, D)."""
+        """observations: vectors (B, T, F) and cameras (B, T, C, H, W), normalised, or packed maps (B, T, 1, 1, N) -> (B, D)."""
         parts = [observations[name].flatten(1) for name in self.vectors]
         for i, name in enumerate(self.cameras):
             images = observations[name]
             encoder = self.camera_encoders[0 if self.shared else i]
-            parts.append(encoder(images.flatten(0, 1)).view(len(images), -1))
+            context = encoder(images.flatten(0, 1), self.picture_sizes[i])
+            parts.append(context.view(len(images), -1))
         return self.mix(torch.cat(parts, -1))

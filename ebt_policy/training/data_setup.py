@@ -1,6 +1,8 @@
 """From a recipe to the data: which features and episodes a policy trains on, examined and read into memory."""
 
+import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from lerobot.configs.policies import PreTrainedConfig
@@ -8,16 +10,21 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.utils.constants import ACTION
 from lerobot.utils.feature_utils import dataset_to_policy_features
+from safetensors import safe_open
 from torch import Tensor
 
+from ebt_policy.configuration_chunk import ChunkPolicyConfig
 from ebt_policy.data.doctor import examine, print_findings
 from ebt_policy.data.episodes import choose_episodes, split_episodes
+from ebt_policy.data.feature_maps import Maps
 from ebt_policy.data.goal_alignment import find_goal_alignment
 from ebt_policy.data.open_dataset import open_metadata
 from ebt_policy.data.symmetry import Symmetry, find_symmetry
 from ebt_policy.data.usable_features import choose_observations, observation_features, why_unusable
 from ebt_policy.data.windows import Windows
 from ebt_policy.errors import UserError
+from ebt_policy.model.augmentation import View
+from ebt_policy.model.vision_frozen import FrozenBackbone
 from ebt_policy.training.policy_setup import match_features, policy_config, user_errors
 from ebt_policy.training.recipe import DatasetRecipe, TrainRecipe
 from ebt_policy.training.trained_on import SPLIT_SEED
@@ -67,7 +74,9 @@ def prepare_data(recipe: TrainRecipe, device: torch.device) -> TrainingData:
     with user_errors("Recipe: dataset.goal_alignment"):
         goal_alignment = find_goal_alignment(wanted.goal_alignment)
 
-    def windows(part: list[int], symmetry: Symmetry | None) -> Windows:
+    maps = _maps(config, wanted.feature_variants, device)
+
+    def windows(part: list[int], symmetry: Symmetry | None, maps: Maps | None) -> Windows:
         return Windows.from_lerobot(
             wanted.repo_id,
             wanted.root,
@@ -81,15 +90,33 @@ def prepare_data(recipe: TrainRecipe, device: torch.device) -> TrainingData:
             device=device,
             image_cache_gb=wanted.image_cache_gb,
             resize_shape=getattr(config, "resize_shape", None),  # LeRobot's diffusion has it too
+            maps=maps,
             tolerance_s=wanted.tolerance_s,
         )
 
+    plain_maps = dataclasses.replace(maps, variants=1) if maps else None
     return TrainingData(
         config=config,
-        windows=windows(train_part, symmetry),
-        held_out=windows(held_out_part, None) if held_out_part else None,
+        windows=windows(train_part, symmetry, maps),
+        held_out=windows(held_out_part, None, plain_maps) if held_out_part else None,
         rename_map={source: name for name, source in sources.items() if source != name},
     )
+
+
+def _maps(config: PreTrainedConfig, variants: int, device: torch.device) -> Maps | None:
+    """What is cached of pictures for a policy with a frozen backbone: that of the checkpoint, where one is fine-tuned."""
+    frozen = isinstance(config, ChunkPolicyConfig) and config.vision == "frozen"
+    if not frozen or not variants or not config.image_features:
+        return None
+    backbone = FrozenBackbone(config.frozen_backbone, pretrained=config.pretrained_path is None)
+    if config.pretrained_path is not None:
+        prefix = "camera_encoders.0.trunk."
+        with safe_open(Path(config.pretrained_path) / "model.safetensors", "pt") as stored:
+            backbone.load_state_dict(
+                {key.split(prefix)[1]: stored.get_tensor(key) for key in stored.keys() if prefix in key}  # noqa: SIM118
+            )
+    backbone = backbone.to(device, memory_format=torch.channels_last)
+    return Maps(backbone, config.frozen_backbone, View.of(config), variants)
 
 
 def _set_features(

@@ -28,6 +28,9 @@ class DatasetRecipe:
     goal_alignment: dict[str, Any] | str | None = None
     # 10^9 bytes of decoded pictures that may lie in memory; more are kept on disk (`ebt-policy cache`) and read from there.
     image_cache_gb: float = 4.0
+    # With policy.vision=frozen: versions of each picture whose maps are computed once and kept on disk: the picture itself and
+    # feature_variants - 1 augmented ones. 0: maps are computed anew for every batch.
+    feature_variants: int = 4
     # How far, in seconds, a picture of a video may lie from its row's time stamp: raise it where time stamps jitter.
     tolerance_s: float = 1e-4
     # Fine-tuning: observation's name in the dataset -> its name in the policy of policy.pretrained_path.
@@ -79,6 +82,10 @@ class TrainRecipe:
         ):
             if not good:
                 raise UserError(f"Recipe: {name} must be {expected}, found {getattr(self, name)!r}.")
+        if self.dataset.feature_variants < 0:
+            raise UserError(
+                f"Recipe: dataset.feature_variants must be 0 or more, found {self.dataset.feature_variants}."
+            )
         if not 0 <= self.dataset.held_out_fraction < 1:
             raise UserError(
                 f"Recipe: dataset.held_out_fraction must be in [0, 1), found {self.dataset.held_out_fraction}."

@@ -82,7 +82,7 @@ def test_each_episode_is_decoded_once_for_all_parts_of_the_data(camera_dataset, 
 
 
 def test_what_was_interrupted_goes_on_where_it_stopped(camera_dataset, decoded, monkeypatch) -> None:
-    work = camera_frames._Decoder.blocks
+    work = camera_frames.CameraDecoder.blocks
 
     def fails(self, episode: int, start: int, stop: int):
         yield from work(self, episode, start, stop)
@@ -90,7 +90,7 @@ def test_what_was_interrupted_goes_on_where_it_stopped(camera_dataset, decoded, 
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(camera_frames._Decoder, "blocks", fails)
+        patch.setattr(camera_frames.CameraDecoder, "blocks", fails)
         on_disk(camera_dataset)
     assert len(kept()) == 1 and not list(cache_folder().rglob("*.tmp"))
     decoded.clear()
@@ -176,14 +176,14 @@ def test_memory_stays_bounded_however_many_pictures_there_are(tmp_path: Path) ->
 def test_decoding_to_disk_holds_a_block_for_each_thread(camera_dataset, monkeypatch) -> None:
     """Whatever the length of an episode."""
     monkeypatch.setattr(camera_frames, "BLOCK", 1)
-    longest, work = [], camera_frames._Decoder.blocks
+    longest, work = [], camera_frames.CameraDecoder.blocks
 
     def blocks(self, episode: int, start: int, stop: int):
         for first, pictures in work(self, episode, start, stop):
             longest.append(len(pictures))
             yield first, pictures
 
-    monkeypatch.setattr(camera_frames._Decoder, "blocks", blocks)
+    monkeypatch.setattr(camera_frames.CameraDecoder, "blocks", blocks)
     on_disk(camera_dataset, resize_shape=(12, 20))
     assert set(longest) == {1}
 

@@ -22,7 +22,7 @@ from ebt_policy.data.open_dataset import open_metadata
 from ebt_policy.data.symmetry import SYMMETRIES
 from ebt_policy.data.windows import Windows
 from ebt_policy.errors import UserError
-from ebt_policy.model.encoders import resized
+from ebt_policy.model.augmentation import resized
 
 STATE, KEYPOINTS, ACTION = "observation.state", "observation.environment_state", "action"
 FEATURES = [STATE, KEYPOINTS, ACTION]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from core_fixtures import SHAPES, make_batch, make_policy
 
-from ebt_policy.model.encoders import CameraEncoder, resized
+from ebt_policy.model.augmentation import resized
+from ebt_policy.model.encoders import CameraEncoder
 from ebt_policy.model.noise import Noise
 
 FEATURES = tuple(SHAPES)
@@ -48,9 +49,9 @@ def test_the_trunk_sees_the_crop_of_the_resized_picture(monkeypatch: pytest.Monk
     encoder, seen = CameraEncoder(config, 3), []
     encoder.trunk.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     pictures = torch.rand(2, 3, 40, 48)
-    encoder.eval()(pictures)
+    encoder.eval()(pictures, (40, 48))
     torch.testing.assert_close(seen[0], resized(pictures, (20, 24))[:, :, 1:19, 2:22])
-    encoder.train()(pictures)
+    encoder.train()(pictures, (40, 48))
     assert seen[1].shape == seen[0].shape
 
 
@@ -58,5 +59,5 @@ def test_without_shapes_the_trunk_sees_the_whole_picture() -> None:
     encoder, seen = CameraEncoder(make_policy("ebt", FEATURES, crop_shape=None).config, 3), []
     encoder.trunk.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     pictures = torch.rand(2, 3, 40, 48)
-    encoder.train()(pictures)
+    encoder.train()(pictures, (40, 48))
     assert torch.equal(seen[0], pictures)

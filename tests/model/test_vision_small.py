@@ -9,9 +9,10 @@ from core_fixtures import SHAPES, make_batch, make_policy
 from lerobot.configs.policies import PreTrainedConfig
 
 import ebt_policy
+from ebt_policy.model.augmentation import random_shift
 from ebt_policy.model.encoders import CameraEncoder, PointsAndMean
 from ebt_policy.model.noise import Noise
-from ebt_policy.model.vision_small import random_shift, small_backbone
+from ebt_policy.model.vision_small import small_backbone
 
 FEATURES = tuple(SHAPES)
 
@@ -40,9 +41,9 @@ def test_no_shift_leaves_pictures_as_they_are() -> None:
 def test_pictures_are_moved_in_training_only(shift: int, equal: bool) -> None:
     config = make_policy(features=FEATURES, vision="small", crop_shape=None, random_shift=shift).config
     encoder, pictures = CameraEncoder(config, 3), torch.rand(4, 3, 40, 48)
-    whole = encoder.eval()(pictures)
-    torch.testing.assert_close(encoder(pictures), whole, rtol=0, atol=0)
-    assert torch.allclose(encoder.train()(pictures), whole, atol=1e-6) == equal
+    whole = encoder.eval()(pictures, (40, 48))
+    torch.testing.assert_close(encoder(pictures, (40, 48)), whole, rtol=0, atol=0)
+    assert torch.allclose(encoder.train()(pictures, (40, 48)), whole, atol=1e-6) == equal
 
 
 def test_points_follow_what_moves_and_the_mean_does_not() -> None:
