@@ -14,7 +14,7 @@ from torch import Tensor
 from ebt_policy.chunk_policy import ChunkPolicy
 from ebt_policy.configuration_matched_baseline import MatchedBaselineConfig
 from ebt_policy.model.encoders import ObservationEncoder
-from ebt_policy.model.noise import Noise
+from ebt_policy.model.noise import Noise, with_noise
 from ebt_policy.model.trace import Decision, Trace
 from ebt_policy.model.trunk import Trunk
 
@@ -39,6 +39,7 @@ class MatchedBaselinePolicy(ChunkPolicy):
             beta_schedule="squaredcos_cap_v2",
             prediction_type="epsilon",
             clip_sample=True,  # chunks are normalised to [-1, 1]
+            timestep_spacing=config.timestep_spacing,
         )
         self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod.clone(), persistent=False)
 
@@ -82,31 +83,66 @@ class MatchedBaselinePolicy(ChunkPolicy):
         config = self.config
         with torch.no_grad():
             context = self.encoder(observations)
-            shape = (config.horizon, self.trunk.action_dim)
-            random = torch.randn(len(context), *shape) if noise is None else noise.normal(shape)
-            chunk = random.to(context.device)
             steps = config.num_inference_steps if max_evaluations is None else max_evaluations
-            if config.method == "diffusion":
-                chunk = self._diffuse(chunk, context, steps, noise)
-            elif config.method == "flow":
-                for k in range(steps):
-                    chunk = (
-                        chunk
-                        + self._predict(chunk, context, context.new_full((len(context),), k / steps)) / steps
-                    )
+            if config.method in ("diffusion", "flow"):
+                chunk = self._generate(context, steps, noise, previous)
             else:
                 level = context.new_zeros(len(context))
-                chunk, steps = self._predict(torch.zeros_like(chunk), context, level), 1
+                zero = context.new_zeros(len(context), config.horizon, self.trunk.action_dim)
+                chunk, steps = self._predict(zero, context, level), 1
                 if config.method == "two_pass":
                     chunk, steps = self._predict(TWO_PASS_LEVEL * chunk, context, level + 1), 2
         seconds = time.perf_counter() - began
         return Decision(chunk, Trace.without_steps(len(context), evaluations=steps, seconds=seconds))
 
-    def _diffuse(self, chunk: Tensor, context: Tensor, steps: int, noise: Noise | None) -> Tensor:
-        """The reverse process with diffusers' schedule; each row draws from its own generator."""
+    def _generate(self, context: Tensor, steps: int, noise: Noise | None, previous: Tensor | None) -> Tensor:
+        """Chunks (B, H, A) by diffusion or flow, in `steps` evaluations from wherever each row starts."""
+        shape = (self.config.horizon, self.trunk.action_dim)
+        drawn = (torch.randn(len(context), *shape) if noise is None else noise.normal(shape)).to(
+            context.device
+        )
+        warm = torch.zeros(len(context), dtype=torch.bool, device=context.device)
+        if self.config.start == "warm" and previous is not None:
+            warm = torch.isfinite(previous).all((1, 2))
+        sample = self._diffuse if self.config.method == "diffusion" else self._flow
+        chunk = torch.empty_like(drawn)
+        for begin in (False, True):  # rows with a warm start begin at another level than the others
+            rows = (warm == begin).nonzero().flatten()
+            if len(rows):
+                part = None if noise is None else noise.rows(rows.tolist())
+                old = previous[rows] if begin and previous is not None else None
+                chunk[rows] = sample(drawn[rows], old, context[rows], steps, part)
+        return chunk
+
+    def _flow(
+        self, drawn: Tensor, previous: Tensor | None, context: Tensor, steps: int, noise: Noise | None
+    ) -> Tensor:
+        """Euler steps of equal length from noise, or from the previous chunk with noise, to level 1."""
+        begin = 0.0 if previous is None else self.config.warm_start_share
+        chunk = drawn if previous is None else with_noise(previous, drawn, 1 - begin, keep_scale=False)
+        size = (1 - begin) / steps
+        for k in range(steps):
+            level = context.new_full((len(context),), begin + k * size)
+            chunk = chunk + size * self._predict(chunk, context, level)
+        return chunk
+
+    def _diffuse(
+        self, drawn: Tensor, previous: Tensor | None, context: Tensor, steps: int, noise: Noise | None
+    ) -> Tensor:
+        """The reverse process with diffusers' schedule; each row draws from its own generator.
+
+        A warm start takes the last `steps` of a longer schedule, as diffusers' image-to-image pipelines do.
+        """
+        chunk, total = drawn, steps
+        if previous is not None:
+            total = round(steps / (1 - self.config.warm_start_share))
+            total = min(total, self.config.train_timesteps)
+        self.scheduler.set_timesteps(total)
+        timesteps = self.scheduler.timesteps[-steps:]
+        if previous is not None:
+            chunk = self.scheduler.add_noise(previous, drawn, timesteps[:1].to(drawn.device))
         generators = None if noise is None else noise.generators
-        self.scheduler.set_timesteps(steps)
-        for t in self.scheduler.timesteps:
+        for t in timesteps:
             level = context.new_full((len(context),), float(t) / self.config.train_timesteps)
             epsilon = self._predict(chunk, context, level)
             chunk = self.scheduler.step(epsilon, t, chunk, generator=generators).prev_sample

@@ -9,6 +9,7 @@ import torch
 from core_fixtures import Perfect, make_batch, make_policy
 from torch import Tensor
 
+from ebt_policy.configuration_matched_baseline import MatchedBaselineConfig
 from ebt_policy.model import objectives
 from ebt_policy.model.noise import Noise
 from ebt_policy.modeling_ebt import EBTPolicy
@@ -50,12 +51,91 @@ def decide(policy, batch: dict[str, Tensor], steps: int | None = None) -> tuple[
 
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
-def test_diffusion_recovers_the_data(sampler: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy, batch = baseline(method="diffusion", sampler=sampler), make_batch(3)
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_diffusion_recovers_the_data(
+    spacing: str, sampler: str, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, batch = (
+        baseline(method="diffusion", sampler=sampler, timestep_spacing=spacing),
+        make_batch(3),
+    )
     monkeypatch.setattr(policy, "_predict", diffusion_oracle(policy, batch["action"]))
     chunk, evaluations = decide(policy, batch, steps)
     torch.testing.assert_close(chunk, batch["action"], atol=2e-3, rtol=0)
     assert evaluations == steps
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 100])
+@pytest.mark.parametrize(("spacing", "first"), [("trailing", True), ("leading", False)])
+def test_trailing_starts_at_the_level_of_pure_noise(
+    spacing: str, first: bool, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, batch = (
+        baseline(method="diffusion", sampler="ddim", timestep_spacing=spacing),
+        make_batch(2),
+    )
+    levels: list[float] = []
+
+    def predict(x: Tensor, context: Tensor, level: Tensor) -> Tensor:
+        levels.append(round(float(level[0]), 4))
+        return torch.zeros_like(x)
+
+    monkeypatch.setattr(policy, "_predict", predict)
+    decide(policy, batch, steps)
+    assert len(levels) == steps
+    assert (levels[0] == 0.99) == (first or steps == 100)  # of the levels 0 to .99 of training
+    assert levels == sorted(levels, reverse=True)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("method", ["diffusion", "flow"])
+def test_a_warm_start_takes_its_steps_from_the_previous_chunk(
+    method: str, share: float, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"method": method, "start": "warm", "warm_start_share": share}
+    if method == "diffusion":
+        options |= {"sampler": "ddim", "timestep_spacing": "trailing"}
+    policy, batch = baseline(**options), make_batch(3)
+    chunk = batch["action"]
+    oracle = diffusion_oracle(policy, chunk) if method == "diffusion" else flow_oracle(chunk)
+    seen: dict[int, list[tuple[Tensor, float]]] = {}
+
+    def predict(x: Tensor, context: Tensor, level: Tensor) -> Tensor:
+        seen.setdefault(len(x), []).append((x, float(level[0])))
+        return oracle(x, context, level) if len(x) == 3 else torch.zeros_like(x)
+
+    monkeypatch.setattr(policy, "_predict", predict)
+    noise = Noise.from_seeds([0, 1, 2])
+    found = policy.decide(batch, noise=noise, previous=chunk, max_evaluations=steps)
+    torch.testing.assert_close(found.chunk, chunk, atol=2e-3, rtol=0)
+    assert found.trace.evaluations.tolist() == [steps] * 3 and len(seen[3]) == steps
+    x, level = seen[3][0]
+    drawn = Noise.from_seeds([0, 1, 2]).normal(chunk.shape[1:])
+    if method == "flow":
+        assert level == pytest.approx(share)
+        torch.testing.assert_close(x, share * chunk + (1 - share) * drawn)
+    else:
+        assert level == pytest.approx(1 - share, abs=0.5 * (1 - share) / steps + 0.02)
+        alpha = policy.alphas_cumprod[round(100 * level)]
+        torch.testing.assert_close(x, alpha.sqrt() * chunk + (1 - alpha).sqrt() * drawn)
+
+    # A row without a previous chunk goes all the way from noise, whatever its batch-mates do.
+    seen.clear()
+    previous = chunk.clone()
+    previous[1] = torch.nan
+    policy.decide(batch, noise=Noise.from_seeds([0, 1, 2]), previous=previous, max_evaluations=steps)
+    assert len(seen[1]) == len(seen[2]) == steps
+    torch.testing.assert_close(seen[1][0][0], drawn[1:2])
+    assert seen[1][0][1] == pytest.approx(0 if method == "flow" else 0.99)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("timestep_spacing", "linspace"), ("start", "zero"), ("warm_start_share", 1.0)]
+)
+def test_unknown_starts_and_spacings_are_named(option: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{option} must"):
+        MatchedBaselineConfig(**{option: value})
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
