@@ -69,6 +69,7 @@ def convert(
     repo_id: str | None = None,
     env: str | None = None,
     keep_failed: bool = False,
+    places: int = 0,
 ) -> None:
     """Convert demonstrations to a LeRobot dataset. Only those that end in success are kept.
 
@@ -86,15 +87,19 @@ def convert(
         env: Environment whose features to write (default: the one named in the file). For data of a real robot or of a
             task with another name; the file must then contain the observations.
         keep_failed: Keep demonstrations that do not end in success.
+        places: adroit: replay each demonstration with the door at so many other places too, up to 3 cm away, and keep what
+            opens it.
     """
     name = repo_id or f"local/{file.stem}"
     folder = output or _lerobot_folder(name)
+    if places and format != "adroit":
+        raise UserError(f"--places is for format adroit; the format is {format}.")
     if format == "adroit":
         from ebt_policy.envs.convert import adroit
 
         if env not in (None, adroit.ENV):
             raise UserError(f"--env is '{env}'; demonstrations in format adroit are of {adroit.ENV}.")
-        record = adroit.convert(file, folder, name, keep_failed=keep_failed)
+        record = adroit.convert(file, folder, name, keep_failed=keep_failed, places=places)
     else:
         from ebt_policy.envs.convert import robomimic
 

@@ -7,6 +7,7 @@ recorded ones begin with the hand elsewhere than the recorded start state and al
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,6 +24,8 @@ from ebt_policy.provenance import run_record, sha256, write_json
 
 ENV = "adroit_door"
 POSITIONS = 30  # joints of the model: arm, hand, hinge and latch
+SPREAD = 0.03  # metres, in each of the three directions
+AFTER = 10  # ticks kept after success in replays at other places, as in robosuite's recordings
 LARGEST = 2**28  # bytes of one array; a small compressed file can declare any size
 NAMES = {
     "observation.state": STATE_NAMES,
@@ -54,18 +57,23 @@ class Demonstration:
     start: dict[str, NDArray[np.float64]]
 
 
-def convert(path: Path, output: Path, repo_id: str, *, keep_failed: bool = False) -> dict[str, Any]:
+def convert(
+    path: Path, output: Path, repo_id: str, *, keep_failed: bool = False, places: int = 0
+) -> dict[str, Any]:
     """Convert the demonstrations that open the door in the replay into a dataset in the new folder `output`.
 
-    keep_failed: convert the others too. Returns a record of kept and dropped demonstrations, also written to
-    `output`/convert.json. Raises UserError for an invalid file, or if no demonstration is left; then nothing is written.
+    keep_failed: convert the others too. places: replay each demonstration with the door at so many other places too, drawn
+    within SPREAD of the recorded one, and keep the replays that open it. Returns a record of kept and dropped
+    demonstrations, also written to `output`/convert.json. Raises UserError for an invalid file, or if no demonstration is
+    left; then nothing is written.
     """
     refuse_existing(output)
-    demonstrations = list(read(path))
+    demonstrations = [there for demo in read(path) for there in (demo, *_elsewhere(demo, places))]
     outcomes: list[Outcome] = []
     with staged(output) as folder:
         task = TASKS["door"].description
-        write_episodes(folder, repo_id, FPS, task, _episodes(demonstrations, keep_failed, outcomes), NAMES)
+        episodes = _episodes(demonstrations, keep_failed, outcomes, AFTER if places else None)
+        write_episodes(folder, repo_id, FPS, task, episodes, NAMES)
         kept = [outcome for outcome in outcomes if keep_failed or outcome.solved_after is not None]
         if not kept:
             raise UserError(
@@ -80,6 +88,7 @@ def convert(path: Path, output: Path, repo_id: str, *, keep_failed: bool = False
             "kept": [asdict(outcome) for outcome in kept],
             "dropped": [asdict(outcome) for outcome in outcomes if outcome not in kept],
             "keep_failed": keep_failed,
+            "places": places,
             **run_record(),
         }
         write_json(folder / "convert.json", record)
@@ -142,15 +151,28 @@ def replay(simulator: DoorSimulator, demo: Demonstration) -> tuple[dict[str, NDA
     )
 
 
+def _elsewhere(demo: Demonstration, places: int) -> Iterator[Demonstration]:
+    """The same actions with the door at other places. They depend on the demonstration's actions and nothing else."""
+    rng = np.random.default_rng(np.frombuffer(hashlib.sha256(demo.actions.tobytes()).digest(), np.uint32))
+    for number in range(1, places + 1):
+        door = demo.start["door_body_pos"] + rng.uniform(-SPREAD, SPREAD, 3)
+        yield Demonstration(f"{demo.name}+{number}", demo.actions, demo.start | {"door_body_pos": door})
+
+
 def _episodes(
-    demonstrations: list[Demonstration], keep_failed: bool, outcomes: list[Outcome]
+    demonstrations: list[Demonstration], keep_failed: bool, outcomes: list[Outcome], after: int | None
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """Yields the demonstrations to keep, and appends the outcome of each one to `outcomes`."""
+    """Yields the demonstrations to keep, and appends the outcome of each one to `outcomes`.
+
+    after: ticks to keep after the door is open; None: all.
+    """
     simulator = DoorSimulator()
     try:
         for demo in demonstrations:
             columns, outcome = replay(simulator, demo)
             outcomes.append(outcome)
+            if outcome.solved_after is not None and after is not None:
+                columns = {name: values[: outcome.solved_after + after] for name, values in columns.items()}
             if keep_failed or outcome.solved_after is not None:
                 yield columns
     finally:

@@ -12,7 +12,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 import ebt_policy.cli as cli
 from ebt_policy.envs import adroit
-from ebt_policy.envs.convert.adroit import convert, read, replay
+from ebt_policy.envs.convert.adroit import AFTER, SPREAD, convert, read, replay
 from ebt_policy.errors import UserError
 
 pytest.importorskip("gymnasium_robotics")
@@ -83,6 +83,61 @@ def test_those_that_leave_the_door_shut_are_dropped_and_counted(write, tmp_path,
     assert [kept["name"] for kept in record["kept"]] == ["01"]
     assert record["kept"][0]["solved_after"] == 4
     assert [dropped["name"] for dropped in record["dropped"]] == ["00"]
+
+
+def opens(monkeypatch: pytest.MonkeyPatch, when: Callable[[np.ndarray], bool]) -> None:
+    """Let the door count as open from the third tick on where `when` says so of its place (3,)."""
+    ticks = [0]
+    enter, tick = adroit.DoorSimulator.enter, adroit.DoorSimulator.tick
+
+    def entered(self, door, *rest):
+        ticks[0] = 0
+        self.place = door
+        enter(self, door, *rest)
+
+    def ticked(self, action):
+        ticks[0] += 1
+        tick(self, action)
+
+    def score(self):
+        return adroit.Score(0.0, ticks[0] >= 3 and when(self.place))
+
+    monkeypatch.setattr(adroit.DoorSimulator, "enter", entered)
+    monkeypatch.setattr(adroit.DoorSimulator, "tick", ticked)
+    monkeypatch.setattr(adroit.DoorSimulator, "score", score)
+
+
+def test_replays_at_other_places_are_kept_where_they_open_the_door(write, tmp_path, monkeypatch) -> None:
+    def longer(arrays):
+        for name in ("00/actions", "01/actions"):
+            arrays[name] = np.tile(arrays[name], (4, 1))
+
+    path = write(longer)
+    recorded = {demo.name: demo.start["door_body_pos"] for demo in read(path)}
+    opens(monkeypatch, lambda door: door[0] > -0.25)
+    record = convert(path, tmp_path / "out", "local/out", places=6)
+    assert record["attempted"] == 2 * 7 and 0 < len(record["kept"]) < 12
+    # Both demonstrations were recorded at -.25, where nothing opens: what is kept are replays.
+    assert all("+" in kept["name"] for kept in record["kept"])
+    dataset = LeRobotDataset("local/out", tmp_path / "out")
+    found = {name: np.stack(values) for name, values in dataset.hf_dataset.with_format("numpy")[:].items()}
+    assert np.bincount(found["episode_index"]).tolist() == [3 + AFTER] * len(record["kept"])
+
+    names = [name.removeprefix("handle_") for name in adroit.ENVIRONMENT_NAMES]
+    handle = found["observation.environment_state"][:, [names.index(axis) for axis in "xyz"]]
+    with np.load(path) as file:
+        for number, kept in enumerate(record["kept"]):
+            source, rows = kept["name"].split("+")[0], found["episode_index"] == number
+            np.testing.assert_array_equal(
+                found["action"][rows], file[f"{source}/actions"][: 3 + AFTER].clip(-1, 1)
+            )
+            simulator = adroit.DoorSimulator()
+            simulator.enter(recorded[source], np.zeros(30), np.zeros(30))
+            moved = handle[rows][0] - simulator.environment_state()[2:5]
+            assert 0 < np.abs(moved).max() <= SPREAD + 1e-6
+
+    again = convert(path, tmp_path / "again", "local/again", places=6)
+    assert again["kept"] == record["kept"]
 
 
 def test_the_environment_replays_what_people_did() -> None:
@@ -159,6 +214,14 @@ def test_other_files_are_refused(tmp_path) -> None:
     np.save(tmp_path / "array.npy", np.zeros(3))
     with pytest.raises(UserError, match="cannot be read as .npz"):
         convert(tmp_path / "array.npy", tmp_path / "out", "local/out")
+
+
+def test_places_are_refused_for_other_formats(tmp_path, monkeypatch, capsys) -> None:
+    arguments = ["convert", "robomimic", "x.hdf5", "--output", str(tmp_path / "out"), "--places", "3"]
+    monkeypatch.setattr(sys, "argv", ["ebt-policy", *arguments])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "--places is for format adroit" in capsys.readouterr().err
 
 
 def test_another_environment_is_refused_on_the_command_line(write, tmp_path, monkeypatch, capsys) -> None:
