@@ -10,6 +10,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.utils.constants import ACTION
 from lerobot.utils.feature_utils import dataset_to_policy_features
+from rich.console import Console
 from safetensors import safe_open
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from ebt_policy.data.windows import Windows
 from ebt_policy.errors import UserError
 from ebt_policy.model.augmentation import View
 from ebt_policy.model.vision_frozen import FrozenBackbone
-from ebt_policy.training.policy_setup import match_features, policy_config, user_errors
+from ebt_policy.training.policy_setup import AUTO, match_features, policy_config, user_errors
 from ebt_policy.training.recipe import DatasetRecipe, TrainRecipe
 from ebt_policy.training.trained_on import SPLIT_SEED
 
@@ -64,6 +65,8 @@ def prepare_data(recipe: TrainRecipe, device: torch.device) -> TrainingData:
     sources = _set_features(config, meta, wanted)
     with user_errors("Policy"):
         config.validate_features()
+    if wanted_vision := _announcement(recipe, config, device):
+        Console().print(wanted_vision, soft_wrap=True, highlight=False)
     modes = getattr(config, "normalization_mapping", {})
     if "ENV" not in modes and "STATE" in modes:  # LeRobot's own policies would get it unnormalised
         modes["ENV"] = modes["STATE"]
@@ -101,6 +104,14 @@ def prepare_data(recipe: TrainRecipe, device: torch.device) -> TrainingData:
         held_out=windows(held_out_part, None, plain_maps) if held_out_part else None,
         rename_map={source: name for name, source in sources.items() if source != name},
     )
+
+
+def _announcement(recipe: TrainRecipe, config: PreTrainedConfig, device: torch.device) -> str | None:
+    """Which camera encoder was chosen, where the recipe leaves the choice to us and there is a camera."""
+    if recipe.policy.get("vision") != AUTO or not config.image_features or config.pretrained_path is not None:
+        return None
+    chosen, reason = ("frozen", "CPU") if device.type == "cpu" else ("resnet18", "GPU")
+    return f"Cameras: vision={chosen}, as this trains on a {reason} (--set policy.vision=small, frozen or resnet18 decides)."
 
 
 def _maps(config: PreTrainedConfig, variants: int, device: torch.device) -> Maps | None:

@@ -20,6 +20,8 @@ from ebt_policy.inference.checkpoints import find_checkpoint
 from ebt_policy.suggestions import did_you_mean
 from ebt_policy.training.recipe import TrainRecipe
 
+AUTO = "auto"  # policy.vision in a recipe: chosen by the device, see `settled_vision`
+
 # Options that LeRobot's trainer reads from the policy, and ours from the recipe.
 RECIPE_OPTIONS = {
     "optimizer_lr": "optimizer.lr",
@@ -75,7 +77,8 @@ def policy_config(recipe: TrainRecipe, device: str) -> PreTrainedConfig:
         }
     else:
         base = _checkpoint_options(path, kind)
-    given = {name: value for name, value in recipe.policy.items() if name not in ("type", "pretrained_path")}
+    policy = settled_vision(recipe, device).policy
+    given = {name: value for name, value in policy.items() if name not in ("type", "pretrained_path")}
     options = base | {name: _merged(base.get(name), value) for name, value in given.items()}
     with user_errors("Policy"):
         config: PreTrainedConfig = draccus.decode(
@@ -83,6 +86,23 @@ def policy_config(recipe: TrainRecipe, device: str) -> PreTrainedConfig:
         )
     config.pretrained_path = path
     return config
+
+
+def settled_vision(recipe: TrainRecipe, device: str, before: TrainRecipe | None = None) -> TrainRecipe:
+    """The recipe with a camera encoder in place of policy.vision=auto.
+
+    frozen on a CPU, resnet18 on an accelerator; what the run had `before`, where it is resumed; that of the checkpoint, where
+    one is fine-tuned.
+    """
+    if recipe.policy.get("vision") != AUTO:
+        return recipe
+    others = {name: value for name, value in recipe.policy.items() if name != "vision"}
+    chosen: dict[str, Any] = {"vision": "frozen" if device == "cpu" else "resnet18"}
+    if before is not None and before.policy.get("vision"):
+        chosen = {"vision": before.policy["vision"]}
+    elif recipe.policy.get("pretrained_path"):
+        chosen = {}
+    return dataclasses.replace(recipe, policy=others | chosen)
 
 
 def pretrained_path(recipe: TrainRecipe) -> Path | None:

@@ -23,6 +23,12 @@ LOCK = ".lock"
 FREE_ON_RESUME = {"log_every", "eval_every", "checkpoint_every", "threads", "device", "compile", "tracker"}
 
 
+def started_recipe(run: Path) -> TrainRecipe | None:
+    """The recipe that a run was started with, None where there is no run."""
+    path = run / RECIPE
+    return load_recipe(path) if path.exists() else None
+
+
 def check_run(run: Path, recipe: TrainRecipe, resume: bool) -> int | None:
     """Steps that the run was planned for where `resume` extends it, else None. Writes nothing.
 
@@ -32,10 +38,10 @@ def check_run(run: Path, recipe: TrainRecipe, resume: bool) -> int | None:
         if run.exists() and any(path.name != LOCK for path in run.iterdir()):
             raise UserError(f"'{run}' exists. Choose another folder, or continue that run with --resume.")
         return None
-    path = run / RECIPE
-    if not path.exists():
+    started = started_recipe(run)
+    if started is None:
         raise UserError(f"There is no run to resume in '{run}': it has no {RECIPE}.")
-    before, now = draccus.encode(load_recipe(path)), draccus.encode(recipe)
+    before, now = draccus.encode(started), draccus.encode(recipe)
     extended = before["steps"] if now["steps"] > before["steps"] else None
     free = FREE_ON_RESUME | ({"steps"} if extended else set())
     changed = [key for key in now if key not in free and before[key] != now[key]]

@@ -22,6 +22,9 @@ from ebt_policy.training.recipe import TrainRecipe
 from ebt_policy.training.tracker import Tracker, start_tracker
 
 METRICS = "metrics.jsonl"
+FORECAST_STEPS = 5, 20  # timed for the forecast: after the first ones, which compile and warm up
+FORECAST_SECONDS = 60.0  # with fewer of them, where they take long
+LONG_HOURS = 2.0  # a training that takes longer is told how to be faster
 PLAIN_LINE_SECONDS = 30.0  # between lines where there is no terminal to draw a bar on
 
 
@@ -36,11 +39,15 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 class RunLog:
     """A context manager around the training loop. `quiet`: neither show nor write (other ranks)."""
 
-    def __init__(self, run: Path, recipe: TrainRecipe, start: int = 0, quiet: bool = False) -> None:
-        """start: the step that the training continues from."""
+    def __init__(
+        self, run: Path, recipe: TrainRecipe, start: int = 0, quiet: bool = False, faster: str = ""
+    ) -> None:
+        """start: the step that the training continues from. faster: what to tell where the training will take hours."""
         self.run, self.recipe, self.start, self.quiet = run, recipe, start, quiet
         self.steps, self.batch_size = recipe.steps, recipe.batch_size
-        self.console = Console(quiet=quiet)
+        self.console, self.faster = Console(quiet=quiet), faster
+        self._timed_from: tuple[int, float] | None = None  # step and time; the forecast is still to come
+        self._forecast_made = False
         self._sums: dict[str, float] = defaultdict(float)
         self._count = 0
         self._writer: Any = None
@@ -88,9 +95,30 @@ class RunLog:
             self._sums[name] += value
         self._count += bool(values)
         self._bar.update(self._task, completed=step)
+        self._forecast(step)
         # Between rows only where steps take long.
         if time.perf_counter() - self._last_line > PLAIN_LINE_SECONDS and step < self.steps and self._count:
             self._show(step, float(self._sums.get("loss", math.nan)) / self._count)
+
+    def _forecast(self, step: int) -> None:
+        """Says once, after some steps, how long the training takes, and what would be faster where that is hours."""
+        now, (skipped, timed) = time.perf_counter(), FORECAST_STEPS
+        if self._forecast_made or step < self.start + min(skipped, 1 + (self.steps - self.start) // 4):
+            return
+        if self._timed_from is None:
+            self._timed_from = step, now
+            return
+        steps, seconds = step - self._timed_from[0], now - self._timed_from[1]
+        if steps < timed and seconds < FORECAST_SECONDS:
+            return
+        self._forecast_made = True
+        hours = (self.steps - step) * seconds / steps / 3600
+        if hours * 3600 > PLAIN_LINE_SECONDS:
+            self.console.print(
+                forecast(hours, steps * self.batch_size / seconds, self.faster),
+                soft_wrap=True,
+                highlight=False,
+            )
 
     def row(self, step: int, seconds: float, extra: dict[str, float]) -> None:
         """Writes one row: the averages since the last one, and `extra` as it is."""
@@ -122,3 +150,10 @@ class RunLog:
             if not self.console.is_terminal:
                 left = (self.steps - step) / rate / 60
                 self.console.print(f"step {step}/{self.steps}  {text}  {left:.1f} min left", highlight=False)
+
+
+def forecast(hours: float, rate: float, faster: str) -> str:
+    """How long the training takes at `rate` samples a second, in a line."""
+    left = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    text = f"About {left} left at {rate:,.0f} samples/s."
+    return text + (f" Faster: {faster}." if hours > LONG_HOURS and faster else "")

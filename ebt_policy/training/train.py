@@ -30,9 +30,9 @@ from ebt_policy.training.checkpoint import (
 )
 from ebt_policy.training.data_setup import TrainingData, prepare_data
 from ebt_policy.training.loop import Loop
-from ebt_policy.training.policy_setup import changed_options, user_errors
+from ebt_policy.training.policy_setup import changed_options, settled_vision, user_errors
 from ebt_policy.training.recipe import TrainRecipe
-from ebt_policy.training.run_folder import check_run, disk_errors, locked, start_run
+from ebt_policy.training.run_folder import check_run, disk_errors, locked, start_run, started_recipe
 from ebt_policy.training.run_log import RunLog
 
 
@@ -53,6 +53,8 @@ def train(recipe: TrainRecipe, output: str | Path, *, resume: bool = False) -> P
             f"Device '{recipe.device}' was asked for, but this machine offers '{accelerator.device}'."
         )
     main = accelerator.is_main_process
+    asked, before = recipe, started_recipe(run) if resume else None
+    recipe = settled_vision(recipe, accelerator.device.type, before)
     extended = check_run(run, recipe, resume) if main else None
     accelerator.wait_for_everyone()
     checkpoint = last_checkpoint(run)
@@ -66,7 +68,7 @@ def train(recipe: TrainRecipe, output: str | Path, *, resume: bool = False) -> P
         with locked(run) if main else nullcontext():
             return _train(run, recipe, accelerator, checkpoint, extended)
     data = prepare_data(
-        recipe, accelerator.device
+        asked, accelerator.device
     )  # before the folder is made: a mistake leaves nothing behind
     with locked(run) if main else nullcontext():
         if main:
@@ -116,7 +118,7 @@ def _train(
             record = _origin(recipe, trainer, data, accelerator)
             start_run(run, recipe, record)
             console.print(_summary(record, loop), highlight=False, soft_wrap=True)
-        log = RunLog(run, recipe, trainer.step, quiet=not main)
+        log = RunLog(run, recipe, trainer.step, quiet=not main, faster=_faster(recipe, data, accelerator))
         with log, _stop_signals(accelerator.num_processes == 1) as stop:
             while trainer.step < recipe.steps and not stop.is_set():
                 values = loop.step()
@@ -205,6 +207,24 @@ def _summary(record: Mapping[str, object], loop: Loop) -> str:
         f"Training {record['parameters']:,} parameters on {record['samples']:,} samples of {record['episodes']} episodes "
         f"({record['device']}, {'bf16' if loop.bf16 else 'fp32'}), {loop.recipe.batch_size} samples a step."
     )
+
+
+def _faster(recipe: TrainRecipe, data: TrainingData, accelerator: Accelerator) -> str:
+    """What would shorten a training that takes hours, most effective first."""
+    vision = getattr(data.config, "vision", None) if data.config.image_features else None
+    cached = vision == "frozen" and recipe.dataset.feature_variants > 0
+    ways = []
+    if accelerator.device.type == "cpu":
+        if vision and not cached:
+            ways.append(
+                "policy.vision=frozen with dataset.feature_variants=4 (maps of the pictures are computed once)"
+            )
+        ways.append("a GPU")
+    if vision:
+        ways.append("smaller pictures (policy.resize_shape and policy.crop_shape)")
+    if not recipe.compile:
+        ways.append("compile=true")
+    return "; ".join([*ways, "fewer steps"])
 
 
 def _trainer(recipe: TrainRecipe, policy: PreTrainedPolicy) -> Trainer:

@@ -26,7 +26,7 @@ from ebt_policy.data.windows import Windows
 from ebt_policy.errors import UserError
 from ebt_policy.provenance import write_json
 from ebt_policy.training.optimise import sample_order
-from ebt_policy.training.policy_setup import policy_config
+from ebt_policy.training.policy_setup import policy_config, settled_vision
 from ebt_policy.training.recipe import TrainRecipe, load_recipe
 from ebt_policy.training.run_log import read_metrics
 from ebt_policy.training.train import train
@@ -89,6 +89,7 @@ def throughput(
     """
     recipe = recipe if isinstance(recipe, TrainRecipe) else load_recipe(recipe)
     console = console or Console()
+    recipe = settled_vision(recipe, "cpu")
     config = policy_config(recipe, "cpu")
     load = os.getloadavg()[0]
     with console.status("timing the data paths"):

@@ -5,7 +5,7 @@ import yaml
 from lerobot.configs.types import NormalizationMode
 
 from ebt_policy.errors import UserError
-from ebt_policy.training.policy_setup import policy_config
+from ebt_policy.training.policy_setup import policy_config, settled_vision
 from ebt_policy.training.recipe import decode_recipe, dump_recipe, load_recipe, recipe_names
 
 MINIMAL = {"policy": {"type": "ebt"}, "dataset": {"repo_id": "a/b"}}
@@ -127,3 +127,24 @@ def test_one_normalisation_mode_leaves_the_others_as_they_were():
 def test_unknown_policy_fields_are_refused(policy, message):
     with pytest.raises(UserError, match=message):
         policy_config(decode_recipe(yaml.safe_load(yaml.safe_dump(MINIMAL | {"policy": policy}))), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "vision"),
+    [({}, "cpu", "frozen"), ({}, "cuda", "resnet18"), ({"policy.vision": "small"}, "cpu", "small")],
+)
+def test_my_robot_chooses_the_camera_encoder_by_the_device_unless_told(given, device, vision):
+    recipe = load_recipe("my_robot", {"dataset.repo_id": "me/my_arm"} | given)
+    assert policy_config(recipe, device).vision == vision
+
+
+def test_the_encoder_chosen_is_kept_when_a_run_goes_on_elsewhere():
+    recipe = load_recipe("my_robot", {"dataset.repo_id": "me/my_arm"})
+    started = settled_vision(recipe, "cpu")
+    assert settled_vision(recipe, "cuda", started).policy == started.policy
+    assert settled_vision(started, "cuda") == started
+
+
+def test_a_checkpoint_decides_its_own_encoder():
+    recipe = load_recipe("my_robot", {"dataset.repo_id": "me/my_arm", "policy.pretrained_path": "runs/x"})
+    assert "vision" not in settled_vision(recipe, "cpu").policy

@@ -1,5 +1,6 @@
 """Training: exact resume, held-out data, spikes, and what a run leaves behind."""
 
+import dataclasses
 import json
 import os
 import re
@@ -9,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 import yaml
 from safetensors.torch import load_file
 
 from ebt_policy.errors import UserError
 from ebt_policy.inference.runner import load_runner
+from ebt_policy.model import vision_frozen
 from ebt_policy.model.noise import Noise
-from ebt_policy.training import data_setup
+from ebt_policy.training import data_setup, run_log
 from ebt_policy.training.checkpoint import last_checkpoint
 from ebt_policy.training.loop import Loop, uses_bf16
 from ebt_policy.training.recipe import TrainRecipe, load_recipe
@@ -213,7 +216,7 @@ def arm(tmp_path_factory) -> Path:
 
 def my_robot(root: Path, repo_id: str = "tests/arm", **policy) -> TrainRecipe:
     """The shipped recipe for one's own arm, made small."""
-    sizes = {"width": 16, "layers": 1, "attention_heads": 2} | policy
+    sizes = {"width": 16, "layers": 1, "attention_heads": 2, "vision": "resnet18"} | policy
     return load_recipe(
         "my_robot",
         {"dataset.repo_id": repo_id, "dataset.root": str(root), "dataset.held_out_fraction": 0.4}
@@ -241,6 +244,30 @@ def test_my_robot_trains_on_small_pictures_and_acts_at_the_cameras_own_size(arm,
         "observation.state": np.zeros((1, 1, 2), np.float32),
     }
     assert runner.decide(observed, Noise.from_seeds([0])).actions.shape == (1, 16, 2)
+
+
+def test_my_robot_says_which_camera_encoder_it_chose(arm, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EBT_POLICY_CACHE", str(tmp_path / "cache"))
+    weights = torchvision.models.mobilenet_v2().state_dict()
+    monkeypatch.setattr(vision_frozen, "pretrained_weights", lambda name: weights)
+    sizes = {"resize_shape": [24, 32], "crop_shape": [20, 28]}
+    run = train(my_robot(arm, vision="auto", **sizes), tmp_path / "run")
+    assert "vision=frozen, as this trains on a CPU" in capsys.readouterr().out
+    assert load_recipe(run / "recipe.yaml").policy["vision"] == "frozen"
+    train(dataclasses.replace(my_robot(arm, vision="auto", **sizes), steps=2), run, resume=True)
+    train(my_robot(arm, **sizes), tmp_path / "told")
+    assert "trains on a CPU" not in capsys.readouterr().out
+
+
+def test_a_training_of_hours_is_told_so_with_what_would_be_faster(tiny_recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run_log, "PLAIN_LINE_SECONDS", -1.0)
+    train(tiny_recipe(steps=40), tmp_path / "short")
+    told = capsys.readouterr().out
+    assert told.count("minutes left at") == 1 and "Faster" not in told
+    monkeypatch.setattr(run_log, "LONG_HOURS", 0.0)
+    train(tiny_recipe(steps=40), tmp_path / "long")
+    assert "Faster: a GPU; compile=true; fewer steps." in capsys.readouterr().out
+    assert run_log.forecast(2.5, 100.0, "x") == "About 2.5 hours left at 100 samples/s. Faster: x."
 
 
 def test_my_robot_refuses_cameras_smaller_than_its_pictures_before_decoding(arm, tmp_path, monkeypatch):
