@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 
 import datasets
 import torch
@@ -202,7 +203,7 @@ def _map_files(
 def _compute(
     maps: Maps,
     decoders: Mapping[str, CameraDecoder],
-    missing: Mapping[str, Mapping[object, tuple[Version, EpisodeFile]]],
+    missing: Mapping[str, Mapping[Path, tuple[Version, EpisodeFile]]],
 ) -> None:
     """Decodes each episode that lacks something once, in a second thread, and writes the maps of all its missing versions."""
     work: dict[tuple[str, int, int, int], list[tuple[Version, EpisodeFile]]] = {}
@@ -222,8 +223,8 @@ def _compute(
                 following = decoding.submit(next, blocks, None)
                 while (block := following.result()) is not None:
                     following = decoding.submit(next, blocks, None)
-                    for version, file, generator in open_files:
-                        file.write(maps.compute(block[1], version, generator).numpy().data)
+                    for version, opened, generator in open_files:
+                        opened.write(maps.compute(block[1], version, generator).numpy().data)
                         progress.advance(len(block[1]))
 
 
