@@ -74,27 +74,30 @@ def doctor(
         raise SystemExit(1)
 
 
-def cache(dataset: Positional[str | None] = None, clear: bool = False) -> None:
-    """Show the decoded pictures that `train` keeps on disk for datasets that do not fit into memory, or remove them.
+def cache(dataset: Positional[str | None] = None, clear: bool = False, older_than_days: float = 0.0) -> None:
+    """Show what `train` keeps on disk, or remove it: decoded pictures, and maps that frozen backbones made of them.
 
-    They are decoded anew when they are needed. The folder is EBT_POLICY_CACHE, or ebt_policy in your cache folder.
+    It is made anew when it is needed. The folder is EBT_POLICY_CACHE, or ebt_policy in your cache folder.
 
     Args:
         dataset: Repo id; left out: all datasets.
         clear: Remove them.
+        older_than_days: Only what no training used for so many days.
     """
-    from ebt_policy.data import frame_cache
+    from ebt_policy.data import cache_contents, frame_cache
 
-    folder = frame_cache.cache_folder()
+    found = cache_contents.entries(dataset, older_than_days)
+    total = f"{sum(entry.bytes for entry in found) / 1e9:.3g} GB"
     if clear:
-        print(f"{frame_cache.clear(dataset) / 1e9:.3g} GB removed from {folder}")
+        cache_contents.remove(found)
+        print(f"{total} removed from {frame_cache.cache_folder()}")
         return
-    found = [entry for entry in frame_cache.entries() if dataset in (None, entry.dataset)]
     for entry in found:
         print(
-            f"{entry.dataset}  {entry.camera}  {entry.size}  {entry.episodes} episodes  {entry.bytes / 1e9:.3g} GB"
+            f"{entry.dataset}  {entry.camera}  {entry.what}  {entry.size}  {len(entry.files)} files  "
+            f"{entry.bytes / 1e9:.3g} GB  used {entry.days:.0f} days ago"
         )
-    print(f"{sum(entry.bytes for entry in found) / 1e9:.3g} GB in {folder}")
+    print(f"{total} in {frame_cache.cache_folder()}")
 
 
 def export(policy: str, output: Path) -> None:

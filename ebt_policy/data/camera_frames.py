@@ -27,6 +27,7 @@ from ebt_policy.data.frame_cache import (
     cache_folder,
     check_space,
     episode_files,
+    mark_used,
     new_file,
 )
 from ebt_policy.data.open_dataset import episode_rows
@@ -95,6 +96,7 @@ def decode_cameras(
                 soft_wrap=True,
             )
         _decode({key: [partial(write, key, file) for file in part] for key, part in missing.items()})
+    mark_used(file for part in files.values() for file in part)
     lengths = [stop - start for _, start, stop in spans]
     return {key: FramesOnDisk([file.path for file in files[key]], lengths, shapes[key]) for key in cameras}
 

@@ -33,6 +33,7 @@ from ebt_policy.data.frame_cache import (
     check_space,
     episode_files,
     file_name,
+    mark_used,
     new_file,
 )
 from ebt_policy.data.symmetry import PIXEL_MAPS
@@ -160,6 +161,7 @@ def cached_maps(
             _compute(maps, decoders, missing)
     for key in cameras:
         _check(maps, decoders[key], files[key][0])
+    mark_used(file for part in files.values() for _, file in part)
     lengths = [stop - start for _, start, stop in spans] * len(versions)
     found = {}
     for key in cameras:

@@ -14,7 +14,7 @@ import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -189,39 +189,8 @@ def check_space(files: Iterable[EpisodeFile], folder: Path | None = None) -> Non
         )
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What is kept of one camera of a dataset at one size."""
-
-    dataset: str
-    camera: str
-    size: str  # height x width
-    episodes: int
-    bytes: int
-
-
-def entries(folder: Path | None = None) -> list[Entry]:
-    """What the cache holds, by dataset and camera."""
-    found = []
-    for place in sorted((folder or cache_folder()).glob("*/*@*")):
-        camera, _, size = place.name.rpartition("@")
-        files = list(place.glob(f"*{SUFFIX}"))
-        total = sum(file.stat().st_size for file in files)
-        found.append(Entry(place.parent.name.replace("--", "/"), camera, size, len(files), total))
-    return found
-
-
-def clear(dataset: str | None = None, folder: Path | None = None) -> int:
-    """Removes the pictures of a dataset, of all where None. Returns the bytes freed.
-
-    Raises UserError for a dataset that the cache does not hold.
-    """
-    place = folder or cache_folder()
-    kept = entries(place)
-    chosen = [entry for entry in kept if dataset in (None, entry.dataset)]
-    if dataset is not None and not chosen:
-        names = ", ".join(sorted({entry.dataset for entry in kept})) or "none"
-        raise UserError(f"The cache in {place} has no pictures of dataset '{dataset}'. It has: {names}.")
-    for name in {entry.dataset for entry in chosen}:
-        shutil.rmtree(place / file_name(name))
-    return sum(entry.bytes for entry in chosen)
+def mark_used(files: Iterable[EpisodeFile]) -> None:
+    """Sets the time of the files to now: `ebt-policy cache` shows it, and can remove what was not used for long."""
+    for file in files:
+        with suppress(OSError):  # somebody else's cache
+            os.utime(file.path)

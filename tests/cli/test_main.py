@@ -78,7 +78,7 @@ def test_cached_pictures_are_shown_and_cleared(monkeypatch, capsys, tmp_path) ->
     place.mkdir(parents=True)
     (place / "0.u8").write_bytes(bytes(3 * 24 * 32))
     status, out, _ = command(monkeypatch, capsys, "cache")
-    assert status == 0 and "me/my_arm  observation.images.top  24x32  1 episodes" in out
+    assert status == 0 and "me/my_arm  observation.images.top  pictures  24x32  1 files" in out
     status, _, error = command(monkeypatch, capsys, "cache", "me/other", "--clear")
     assert status == 1 and "It has: me/my_arm" in error
     assert command(monkeypatch, capsys, "cache", "me/my_arm", "--clear")[0] == 0

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ebt_policy.data import camera_frames
-from ebt_policy.data.frame_cache import FramesOnDisk, cache_folder, clear, entries
+from ebt_policy.data.cache_contents import entries, remove
+from ebt_policy.data.frame_cache import FramesOnDisk, cache_folder
 from ebt_policy.data.symmetry import AffineMap, Symmetry
 from ebt_policy.data.windows import Windows
 from ebt_policy.errors import UserError
@@ -121,7 +122,7 @@ def test_a_file_that_is_cut_short_is_decoded_again_and_missed_in_training(camera
     with pytest.raises(UserError, match="cut short"):
         windows.batch(rows)
     assert torch.equal(on_disk(camera_dataset).batch(rows)[CAMERA], expected)
-    clear()
+    remove(entries())
     with pytest.raises(UserError, match="gone"):
         windows.batch(rows)
 
@@ -133,21 +134,6 @@ def test_a_full_disk_is_noticed_before_decoding(camera_dataset, decoded, monkeyp
     with pytest.raises(UserError, match=r"2\.76e-05 GB on disk.*1e-06 GB left.*EBT_POLICY_CACHE"):
         on_disk(camera_dataset)
     assert decoded == []
-
-
-def test_what_is_kept_is_listed_and_cleared(camera_dataset) -> None:
-    assert entries() == []
-    on_disk(camera_dataset)
-    on_disk(camera_dataset, resize_shape=(12, 20))
-    sizes = {entry.size: entry.bytes for entry in entries()}
-    assert sizes == {"24x32": 12 * 3 * 24 * 32, "12x20": 12 * 3 * 12 * 20}
-    assert {(entry.dataset, entry.camera, entry.episodes) for entry in entries()} == {
-        ("tests/camera", CAMERA, 2)
-    }
-    with pytest.raises(UserError, match="no pictures of dataset 'tests/other'. It has: tests/camera"):
-        clear("tests/other")
-    assert clear("tests/camera") == sum(sizes.values())
-    assert entries() == [] and kept() == set()
 
 
 def peak_kb() -> int:
