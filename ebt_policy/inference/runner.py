@@ -231,6 +231,12 @@ def _override(config: Any, changes: dict[str, Any], max_evaluations: int | None)
             changes.get("num_inference_steps") or config.num_inference_steps or config.num_train_timesteps
         )
         changes["num_inference_steps"] = min(trained, max_evaluations)
+    if changes.get("temporal_ensemble_coeff", getattr(config, "temporal_ensemble_coeff", None)) is not None:
+        raise UserError(
+            "Temporal ensembling averages over an episode's plans, which LeRobot keeps inside the policy; it would be ignored "
+            "here. Evaluate with lerobot-eval --policy.temporal_ensemble_coeff=0.01 --policy.n_action_steps=1, or without: "
+            "--set temporal_ensemble_coeff=null."
+        )
     if config.type in ("act", "diffusion", "vqbet"):
         changes["pretrained_backbone_weights"] = None  # the checkpoint replaces them: nothing to download
     for name in changes:

@@ -193,6 +193,11 @@ def test_an_observation_that_is_not_finite_is_named_and_nothing_is_decided(kind,
         runner.decide(seen, Noise.from_seeds(range(3)))
 
 
+def test_temporal_ensembling_is_refused_rather_than_ignored(checkpoint):
+    with pytest.raises(UserError, match="lerobot-eval --policy.temporal_ensemble_coeff"):
+        load_runner(checkpoint("act"), n_action_steps=1, overrides={"temporal_ensemble_coeff": 0.01})
+
+
 def test_options_are_checked_in_the_users_terms(checkpoint):
     with pytest.raises(UserError, match="no option 'max_evaluation'.*max_evaluations"):
         load_runner(checkpoint("ebt"), overrides={"max_evaluation": 3})
