@@ -8,6 +8,7 @@ from ebt_policy.configuration_matched_baseline import MatchedBaselineConfig
 from ebt_policy.envs.configuration_pusht import EBTPushTEnv
 from ebt_policy.envs.configuration_simulated import EBTAdroitEnv, EBTAlohaEnv, EBTRobosuiteEnv
 from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig
+from ebt_policy.hardware.sim.config_expert_teleop import ExpertTeleopConfig
 from ebt_policy.hardware.sim.config_sim_robot import SimRobotConfig
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "EBTConfig",
     "EBTPushTEnv",
     "EBTRobosuiteEnv",
+    "ExpertTeleopConfig",
     "MatchedBaselineConfig",
     "SafeRobotConfig",
     "SimRobotConfig",

@@ -132,6 +132,17 @@ class AlohaSimulator:
     def environment_state(self) -> NDArray[np.float64]:
         return self.task.get_env_state(self.physics)
 
+    def show(self, state: NDArray[np.float64], environment_state: NDArray[np.float64]) -> None:
+        """Puts arms and objects where these observations, (14,) and (E,), say, at rest. No time passes."""
+        from gym_aloha.constants import unnormalize_puppet_gripper_position
+
+        arms = []
+        for arm in np.split(state, 2):
+            finger = unnormalize_puppet_gripper_position(arm[6])
+            arms.append([*arm[:6], finger, -finger])
+        with self.physics.reset_context():
+            self.physics.data.qpos[:] = np.concatenate([*arms, environment_state])
+
     def score(self) -> Score:
         return Score(self._reward / MAX_REWARD, self._reward == MAX_REWARD)
 

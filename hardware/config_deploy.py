@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lerobot.robots.config import RobotConfig
+from lerobot.teleoperators.config import TeleoperatorConfig
 
 from ebt_policy.hardware.safety.config_safe_robot import SafetyOptions
 from ebt_policy.hardware.sim.config_sim_robot import SimRobotConfig
@@ -63,12 +64,26 @@ class RecordOptions:
 
 
 @dataclass(kw_only=True)
+class TakeoverOptions:
+    """match_speed: of a leader's motors when it is moved to the arm's pose, part of a range per second. jog: for a gamepad or a
+    keyboard: its outputs or keys and the joint that each moves, "-joint" for the other way; null: a gamepad moves the first three
+    joints and the gripper, a keyboard each joint by two digits. jog_speed: part of a range per second.
+    """
+
+    match_speed: float = 0.25
+    jog: dict[str, str] | None = None
+    jog_speed: float = 0.1
+
+
+@dataclass(kw_only=True)
 class DeployConfig:
     """fps: of the policy's training data: another rate than the checkpoint says is refused unless other_fps; by default
     that of the checkpoint, the twin's, or 30. speed: part of the trained speed: actions are due later,
     and limits are lower; 1 in simulation, .25 on an arm unless said otherwise. control_hz: of the loop, by default 50 or, in
     simulated time, fps. deadline_s: for one plan. seconds: longest episode. viewer: none, rerun. unattended: on an arm,
     begin the next episode without asking whether the scene is ready; without a terminal nobody could be asked.
+    teleop: a LeRobot teleoperator, to take over with when the policy alarms or a key is pressed. ask_timeout_s: the episode ends
+    when the arm asks and nobody answers for this long.
     check: test everything and move nothing. measure_latency: move one joint a little, and say what to put into --streams.
     """
 
@@ -79,6 +94,8 @@ class DeployConfig:
     safety: SafetyOptions = field(default_factory=SafetyOptions)  # see below
     streams: StreamOptions = field(default_factory=StreamOptions)  # see below
     record: RecordOptions = field(default_factory=RecordOptions)  # see below
+    teleop: TeleoperatorConfig | None = None  # options of any LeRobot teleoperator
+    takeover: TakeoverOptions = field(default_factory=TakeoverOptions)  # see below
     fps: float | None = None
     other_fps: bool = False  # play the policy at another rate than that of its training data
     unattended: bool = False
@@ -87,6 +104,7 @@ class DeployConfig:
     deadline_s: float = 0.5
     blend_s: float = 0.1  # seconds over which a new plan takes over from the old one
     patience_s: float = 3.0  # seconds without a plan, or without joint readings, before the arm stops
+    ask_timeout_s: float = 120.0
     episodes: int = 1  # how many, one after the other
     seconds: float = 60.0
     seed: int = 0  # of the policy's noise and of the twin's first episode

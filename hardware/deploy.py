@@ -15,14 +15,23 @@ from typing import Any
 
 import numpy as np
 from lerobot.robots.robot import Robot
+from lerobot.teleoperators.teleoperator import Teleoperator
 
 from ebt_policy import provenance
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.body import fitted, make_body
-from ebt_policy.hardware.config_deploy import DeployConfig
+from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions
 from ebt_policy.hardware.control.clock import Clock
-from ebt_policy.hardware.control.commands import HELP, Command, Commands, from_keys, from_signals
-from ebt_policy.hardware.control.loop import ControlLoop, LoopConfig, Outcome, Sent
+from ebt_policy.hardware.control.commands import (
+    HELP,
+    HELP_TAKEOVER,
+    Command,
+    Commands,
+    from_keys,
+    from_signals,
+)
+from ebt_policy.hardware.control.episode import LoopConfig, Outcome, Sent
+from ebt_policy.hardware.control.loop import ControlLoop
 from ebt_policy.hardware.control.observation_source import RobotObservationSource
 from ebt_policy.hardware.control.planning import InlinePlanService, Planner, PlannerThread, Seeded
 from ebt_policy.hardware.planners.make import contract_of, make_planner, named
@@ -31,6 +40,9 @@ from ebt_policy.hardware.safety.events import EventLog
 from ebt_policy.hardware.safety.safe_robot import SafeRobot
 from ebt_policy.hardware.sensing.observer import Observer
 from ebt_policy.hardware.sim.sim_robot import SimRobot
+from ebt_policy.hardware.takeover.announcer import KINDS, Announcer
+from ebt_policy.hardware.takeover.make import make_leader
+from ebt_policy.hardware.takeover.takeover import LeaderTakeover
 
 OnPlan = Callable[[Mapping[str, Any]], None]
 PRIORITY = -15  # "nice" of the loop's thread
@@ -54,17 +66,19 @@ def deploy(
     on_plan: OnPlan | None = None,
     on_frame: Callable[[Sent], None] | None = None,
     robot: Robot | None = None,
+    teleop: Teleoperator | None = None,
 ) -> list[Outcome]:
     """Runs `config.episodes` episodes and writes what happened to the run folder; one line for each is printed.
 
     on_plan: called with the record of every plan; on_frame: with every tick of the policy; they must not block.
-    robot: used instead of that of the options. Raises UserError, before anything moves, for what the user can correct, and
+    robot, teleop: used instead of those of the options. Raises UserError, before anything moves, for what the user can correct, and
     after the last episode where motors stay powered.
     """
     output = Path(config.output)
     commands, outcomes = Commands(), list[Outcome]()
-    with deploying(config, commands, on_plan, on_frame, robot) as deployed:
-        print(f"{HELP}. Ctrl-C ends in order. Events: {output / 'events.jsonl'}")
+    with deploying(config, commands, on_plan, on_frame, robot, teleop) as deployed:
+        takeover = "" if deployed.loop.takeover is None else f". {HELP_TAKEOVER}"
+        print(f"{HELP}{takeover}. Ctrl-C ends in order. Events: {output / 'events.jsonl'}")
         with from_signals(commands), from_keys(commands), undisturbed():
             for episode in range(config.episodes):
                 if deployed.twin is not None:
@@ -73,7 +87,7 @@ def deploy(
                     break
                 if isinstance(deployed.planner, Seeded):
                     deployed.planner.seed = config.seed + episode
-                outcome = deployed.loop.run(config.seconds)
+                outcome = _recorded_to_the_end(config, deployed)
                 outcome.success = _judged(outcome, deployed.twin)
                 outcomes.append(outcome)
                 if deployed.recording is not None:
@@ -92,6 +106,7 @@ def deploying(
     on_plan: OnPlan | None = None,
     on_frame: Callable[[Sent], None] | None = None,
     robot: Robot | None = None,
+    teleop: Teleoperator | None = None,
 ) -> Iterator[Deployed]:
     """Connects everything in order, and disconnects in the reverse order, whatever happens."""
     with contextlib.ExitStack() as stack:
@@ -105,13 +120,25 @@ def deploying(
         body = make_body(config, log, robot, contract_of(config.policy))
         _check_attended(config, body.twin)
         arm, twin, clock, fps = body.arm, body.twin, body.clock, body.fps
-        planner = make_planner(config.policy, fps * body.speed, None if config.other_fps else config.fps)
+        with_leader = config.teleop is not None or teleop is not None
+        planner = make_planner(
+            _asking(config.policy, with_leader), fps * body.speed, None if config.other_fps else config.fps
+        )
         told = getattr(planner, "contract", None)  # a server tells only now what its policy expects
         if told is not None:
             body = fitted(body, named(told, config.policy), config.other_fps)
         # LeRobot would ask for a calibration on the terminal; a deployment says what to do and ends.
         arm.connect(calibrate=False)
         stack.callback(arm.disconnect)
+        leader = make_leader(config, body, commands.post, teleop)
+        if leader is not None:
+            stack.callback(leader.close)
+            if not (config.policy.calibration or config.policy.server):
+                print(
+                    "Without --policy.calibration the policy raises no alarms: it asks only where it has no plan, or you press t."
+                )
+        announcer = Announcer()
+        stack.callback(announcer.close)
         stack.enter_context(body.streams)
         shapes = {name: tuple(shape) for name, shape in planner.needs.items()}
         observer = Observer(shapes, body.features, planner.action_size, arm.joints)
@@ -120,11 +147,24 @@ def deploying(
 
         recording = None
         if config.record.root:
-            recording = Recording(config.record, fps, observer, planner.needs, arm.joints, arm.name, log)
+            recording = Recording(
+                config.record,
+                fps,
+                observer,
+                planner.needs,
+                arm.joints,
+                arm.name,
+                log,
+                interventions=leader is not None,
+                patient=body.simulated_time,
+            )
             stack.callback(recording.close)
 
         def on_event(event: Any) -> None:
             log(event)
+            announcer(event)
+            if recording is not None and getattr(event, "kind", "") in KINDS:
+                recording.note(dataclasses.asdict(event))
             if isinstance(event, Mapping) and event["kind"] == "plan":
                 for listener in (on_plan, None if recording is None else recording.note):
                     if listener is not None:
@@ -146,14 +186,33 @@ def deploying(
                 config.blend_s,
                 np.inf if body.simulated_time else config.deadline_s,
                 config.patience_s,
+                config.ask_timeout_s,
             ),
             clock,
             commands,
             on_event,
             on_sent,
             (lambda: twin.finished) if twin is not None else (lambda: False),
+            None if leader is None else LeaderTakeover(leader, arm.limits, on_event),
         )
         yield Deployed(arm, loop, clock, planner, twin, recording)
+
+
+def _asking(options: PolicyOptions, with_leader: bool) -> PolicyOptions:
+    """With somebody to ask, an alarm asks at once, unless the options say otherwise."""
+    if with_leader and options.ladder is None:
+        return dataclasses.replace(options, ladder=["ask"])
+    return options
+
+
+def _recorded_to_the_end(config: DeployConfig, deployed: Deployed) -> Outcome:
+    """One episode. What was recorded of it is saved also when the program is interrupted."""
+    try:
+        return deployed.loop.run(config.seconds)
+    except BaseException:
+        if deployed.recording is not None:
+            deployed.recording.end(None)
+        raise
 
 
 @contextlib.contextmanager
@@ -226,8 +285,9 @@ def _line(episode: int, outcome: Outcome, twin: SimRobot | None) -> str:
     solved = "" if twin is None else (", solved" if twin.success else ", not solved")
     reason = f" ({outcome.reason})" if outcome.reason else ""
     late = outcome.punctuality
+    helped = f"; asked {outcome.asked} times, {outcome.takeovers} takeovers" if outcome.asked else ""
     return (
-        f"episode {episode}: {outcome.end}{reason}{solved} after {outcome.seconds:.1f} s; {outcome.plans} plans of "
+        f"episode {episode}: {outcome.end}{reason}{solved} after {outcome.seconds:.1f} s{helped}; {outcome.plans} plans of "
         f"{outcome.evaluations:.2f} evaluations, {outcome.no_plans} without; tick jitter (median / 99 % / most) "
         f"{late.jitter}, {late.missed} of {late.ticks} ticks missed; command age {late.age}"
     )

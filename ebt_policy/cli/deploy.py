@@ -48,6 +48,10 @@ safety
   --safety.velocity=...      joint speed limit at speed 1, units a second; --safety.acceleration=...
   --measure_latency          move one joint a little and say what to put into --streams
 
+takeover
+  --teleop.type=...          a LeRobot teleoperator, such as so101_leader, gamepad, keyboard; ebt_expert on the twin
+  --ask_timeout_s=...        seconds to wait for an answer before the episode ends (default: 120)
+
 session
   --episodes=... --seconds=...   how many, and the longest (default: 1 and 60)
   --record.root=...          write a LeRobot dataset into this folder; --record.task=...
@@ -74,12 +78,26 @@ def deploy(*options: str) -> None:
     import lerobot.cameras.opencv
     import lerobot.cameras.realsense  # noqa: F401
     import lerobot.robots as robots
+    import lerobot.teleoperators as teleoperators
     from lerobot.configs import parser
     from lerobot.utils.import_utils import register_third_party_plugins
 
     import ebt_policy.registration  # noqa: F401
     from ebt_policy.hardware.config_deploy import DeployConfig
 
+    for name in (
+        "so_leader",
+        "bi_so_leader",
+        "koch_leader",
+        "omx_leader",
+        "openarm_leader",
+        "bi_openarm_leader",
+        "openarm_mini",
+        "rebot_102_leader",
+        "gamepad",
+        "keyboard",
+    ):
+        __import__(f"{teleoperators.__name__}.{name}")
     for name in ("so_follower", "koch_follower", "omx_follower", "bi_so_follower"):
         __import__(f"{robots.__name__}.{name}")
     register_third_party_plugins()

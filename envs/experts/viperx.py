@@ -22,6 +22,7 @@ START = 0.1  # largest change of the motion per tick, as a share of the maximum 
 GAIN = 0.1  # share of the remaining distance per tick; the arms lag by three ticks, so more would overshoot
 LEASH = 0.1  # radians that a target may be ahead of its joint, to limit contact forces
 FINGERS = 0.08  # of the gripper's range per tick
+CLOSED = 0.2  # of the gripper's range: below, it counts as closed
 MISSES = 0.08  # share of the first tries that close too high
 Motion = Generator[Action, None, Any]
 
@@ -35,7 +36,9 @@ class Hand:
         self._forward = Rotation.from_euler("z", 0.0 if side == "left" else np.pi)
         self._targets = self._goal = self._arm.joints
         self._velocity = np.zeros(6)  # of the targets, radians per tick
-        self._grip = self.fingers = 0.0
+        # An episode begins with nearly closed grippers; whoever takes over in its middle begins with the gripper as it is.
+        opening = float(simulator.state()[6 if side == "left" else 13])
+        self._grip = self.fingers = opening if opening > CLOSED else 0.0
         self.ready = False  # the other arm may wait for this
 
     @property

@@ -19,7 +19,7 @@ import numpy as np
 from ebt_policy.eval.benchmarks.arm_config import ArmBench, read_arm_bench
 from ebt_policy.eval.report.report import Table
 from ebt_policy.eval.statistics.intervals import paired_success_difference, wilson
-from ebt_policy.hardware.control.loop import Outcome
+from ebt_policy.hardware.control.episode import Outcome
 from ebt_policy.provenance import run_record, write_atomic, write_json
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from ebt_policy.eval.benchmarks.arm_stand_ins import emulated_so101, untrained
 from ebt_policy.eval.report.live_viewer import LiveViewer
 from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions, RecordOptions, StreamOptions
-from ebt_policy.hardware.control.loop import Outcome
+from ebt_policy.hardware.control.episode import Outcome
 from ebt_policy.hardware.deploy import deploy
 from ebt_policy.hardware.safety.config_safe_robot import SafetyOptions
 

@@ -15,7 +15,8 @@ from enum import StrEnum
 
 class Command(StrEnum):
     STOP = "stop"  # the arm brakes and stays at rest until RESET
-    RESET = "reset"
+    RESET = "reset"  # lifts a stop; while the arm asks: the policy goes on
+    TAKE_OVER = "take_over"  # asks, takes over, or hands back
     SUCCESS = "success"  # ends the episode
     FAILURE = "failure"
     QUIT = "quit"
@@ -24,11 +25,13 @@ class Command(StrEnum):
 KEYS = {
     " ": Command.STOP,
     "r": Command.RESET,
+    "t": Command.TAKE_OVER,
     "s": Command.SUCCESS,
     "f": Command.FAILURE,
     "q": Command.QUIT,
 }
 HELP = "space: stop; r: reset after a stop; s, f: the episode is a success, a failure; q: quit"
+HELP_TAKEOVER = "t: hold, take over, hand back; r, while it asks: the policy goes on"
 
 
 class Commands:

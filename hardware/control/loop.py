@@ -8,74 +8,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ebt_policy.errors import UserError
+from ebt_policy.hardware.control import episode
 from ebt_policy.hardware.control.clock import Clock
 from ebt_policy.hardware.control.commands import Command, Commands
+from ebt_policy.hardware.control.episode import LoopConfig, ObservationSource, Outcome, Phase, Sent
 from ebt_policy.hardware.control.planning import NoPlan, Observation, Plan, PlanRequest, PlanService, sound
 from ebt_policy.hardware.control.schedule import Schedule
-from ebt_policy.hardware.control.timing import Punctuality, Stopwatch
+from ebt_policy.hardware.control.timing import Stopwatch
 from ebt_policy.hardware.safety.filter import SafetyEvent
 from ebt_policy.hardware.safety.safe_robot import SafeRobot
 
 _FRAMES = 64  # kept for a policy that does not answer
 _LATENCIES = 50
 _HEALTH_S = 2.0  # between two looks at the motors' temperatures
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """fps: ticks a second of the policy, as in its training data; a lower rate plays its plans in slow motion. control_hz: of
-    the loop. Times in seconds: actuation_s: commands are sent this much early, because the arm needs it to move. blend_s: longest
-    transition from one plan to the next. deadline_s: for one plan. patience_s: without a plan, or without the joints, for this
-    long, stop.
-    """
-
-    fps: float = 30.0
-    control_hz: float = 50.0
-    actuation_s: float = 0.0
-    blend_s: float = 0.1
-    deadline_s: float = 0.5
-    patience_s: float = 3.0
-
-
-class ObservationSource(Protocol):
-    """Where the loop gets the observations of a policy; see `RobotObservationSource`."""
-
-    def __call__(self, floats: Mapping[str, Any], stamp: float) -> Observation | str:
-        """The policy's observation at `stamp`, or the reason why there is none, such as a stale camera. floats: the robot's."""
-        ...
-
-
-@dataclass
-class Outcome:
-    """How an episode went. end: finished, time, success, failure, quit, or error. reason: for quit, success, failure and error.
-    success: None where nobody judged it.
-    """
-
-    end: str
-    reason: str
-    seconds: float
-    punctuality: Punctuality
-    plans: int = 0
-    no_plans: int = 0
-    evaluations: float = float("nan")  # per plan
-    thinking: list[float] = field(default_factory=list)  # seconds that each plan took
-    alarms: int = 0
-    late_actions: int = 0
-    success: bool | None = None
-
-
-@dataclass(frozen=True)
-class Sent:
-    """One tick of the policy, for recording: the observation, and the command {NAME.pos: position} that followed it."""
-
-    observation: Observation
-    action: Mapping[str, float]
 
 
 class ControlLoop:
@@ -92,8 +42,11 @@ class ControlLoop:
         on_event: Callable[[Any], None] | None = None,
         on_sent: Callable[[Sent], None] | None = None,
         finished: Callable[[], bool] = lambda: False,
+        takeover: episode.Takeover | None = None,
     ) -> None:
-        """on_event, on_sent: must not block. finished: ends the episode, for a world that knows when it is solved."""
+        """on_event, on_sent: must not block. finished: ends the episode, for a world that knows when it is solved. takeover: of a
+        human, whom the arm asks for help.
+        """
         self.arm, self.plan_service, self.observe, self.config, self.clock = (
             arm,
             plan_service,
@@ -103,6 +56,7 @@ class ControlLoop:
         )
         self.commands = Commands() if commands is None else commands
         self._on_event, self._on_sent, self._finished = on_event, on_sent, finished
+        self.takeover = takeover
         self._period = 1 / config.control_hz
         self._tick_s = 1 / config.fps
         # Of the present episode; `_begin` sets them.
@@ -122,9 +76,13 @@ class ControlLoop:
         self._retake = False  # somebody may have moved the arm: take it over where it stands, then send
         self._blind = ""  # why there is no observation
         self._next_health = 0.0
+        self._asked_at = np.inf  # since when a stop waits for a human
 
     def run(self, seconds: float) -> Outcome:
-        """One episode of at most `seconds`. However it ends, the arm is left braking or at rest."""
+        """One episode of at most `seconds`, in which the time of asking and correcting does not count.
+
+        However it ends, the arm is left braking or at rest.
+        """
         self._begin()
         begin, stopwatch = self.clock.now(), Stopwatch()
         try:
@@ -144,7 +102,7 @@ class ControlLoop:
         due, end, reason = begin, "time", ""
         while not end or (end == "time" and due - begin < seconds - 1e-9):
             now = self.clock.now()
-            self._obey()
+            self._obey(now)
             end, reason = self._ended
             if end:
                 break
@@ -155,11 +113,14 @@ class ControlLoop:
             if self._finished():
                 end = "finished"
                 break
+            before = due
             due += self._period
             behind = int(np.floor((self.clock.now() - due) / self._period + 1e-6)) + 1
             if behind > 0:  # missed ticks are left out, not caught up with: the schedule goes by time
                 stopwatch.missed += behind
                 due += behind * self._period
+            if self._helped:
+                begin += due - before
             self.clock.sleep_until(due)
         return end, reason
 
@@ -168,22 +129,63 @@ class ControlLoop:
         observation = None
         if floats is not None and now >= self._next_sample - 1e-6:
             observation = self._sample(floats, now)
+        target, stamp = self._operator(now)
         self._plan_next(now)
-        target = None
-        if not (self.arm.stopped or self._blind or self._bus_held):
+        if not (self._helped or self._hindrance):
             target = self.schedule.at(now + self.config.actuation_s)
         measured = None if floats is None else [floats[f"{name}.pos"] for name in self.arm.joints]
         # While the arm is to be taken over, or neither reads nor sends work, nobody knows from where it would move.
         if not self._retake and (floats is not None or "send" not in self._failing):
-            self._send(target, measured, now)
+            self._send(target, measured, stamp)
         if now >= self._next_health:
             self._next_health = now + _HEALTH_S
             hot = self.arm.too_hot()
             if hot and not self.arm.stopped:
                 self.arm.stop(hot)
-        if observation is not None and self._sent and self._on_sent is not None:
-            self._on_sent(Sent(observation, self._sent))
+        phase = Phase.POLICY if self.takeover is None else self.takeover.phase
+        # As in LeRobot's recordings, the time in which the arm waits for a human is left out.
+        if observation is not None and self._sent and self._on_sent is not None and phase is not Phase.ASKING:
+            self._on_sent(Sent(observation, self._sent, phase is Phase.CORRECTING))
         return target
+
+    @property
+    def _helped(self) -> bool:
+        """The policy does not drive."""
+        return self.takeover is not None and self.takeover.active
+
+    @property
+    def _hindrance(self) -> str:
+        """Why the arm must not move now."""
+        stopped = "the arm is stopped" if self.arm.stopped else ""
+        return stopped or self._blind or ("the arm's bus fails" if self._bus_held else "")
+
+    def _operator(self, now: float) -> tuple[np.ndarray | None, float]:
+        """The operator's target and its time, if there is a new one; else the present time."""
+        asked_at = self._asked_at if self.takeover is None else self.takeover.asked_at
+        if now - asked_at > self.config.ask_timeout_s:
+            self._ended = ("unanswered", f"nobody answered for {now - asked_at:.0f} s")
+            self._tell(now, "unanswered", self._ended[1])
+        if self.takeover is None:
+            return None, now
+        before, commanded = self.takeover.phase, None
+        if self._sent and not self._retake:
+            commanded = np.array([self._sent[f"{name}.pos"] for name in self.arm.joints])
+        drive = self.takeover.tick(now, commanded, self.arm.at_rest, self._hindrance)
+        self._changed(before)
+        return (None, now) if drive is None else (drive.target, drive.stamp)
+
+    def _changed(self, before: Phase) -> None:
+        """Between two drivers the arm holds, and the policy plans anew, from noise."""
+        assert self.takeover is not None  # the caller has looked
+        phase = self.takeover.phase
+        if phase is before:
+            return
+        if phase is Phase.CORRECTING:
+            self._outcome.takeovers += 1
+            return
+        self._outcome.asked += phase is Phase.ASKING
+        self.arm.hold("the arm asks for a human" if phase is Phase.ASKING else "the policy plans anew")
+        self._restart()
 
     def _read(self, now: float) -> Mapping[str, Any] | None:
         """The robot's numbers; None where the bus failed or a joint's position is not finite."""
@@ -204,14 +206,14 @@ class ControlLoop:
         self._bus_works("read", now)
         return floats
 
-    def _send(self, target: np.ndarray | None, measured: list[float] | None, now: float) -> None:
+    def _send(self, target: np.ndarray | None, measured: list[float] | None, stamp: float) -> None:
         try:
             # The tick's time: a command that waited long for the joints to be read is refused as stale.
-            self._sent = self.arm.drive(target, measured, now)
+            self._sent = self.arm.drive(target, measured, stamp)
         except Exception as error:
             self._bus_failed("send", f"the command cannot be sent: {error}")
         else:
-            self._bus_works("send", now)
+            self._bus_works("send", stamp)
 
     def _sample(self, floats: Mapping[str, Any], now: float) -> Observation | None:
         """The observation of one tick of the policy, kept for the next request. None where there is none."""
@@ -239,7 +241,7 @@ class ControlLoop:
         answer = self.plan_service.poll()
         if answer is not None:
             self._take(answer, now)
-        if self.arm.stopped or self._blind or self._bus_held:
+        if self._helped or self._hindrance:
             return
         idle = now - max(self._alive, self.schedule.end - self.config.actuation_s)
         if idle > self.config.patience_s:
@@ -312,20 +314,46 @@ class ControlLoop:
             self._restart()
 
     def _ask_for_help(self, reason: str, now: float) -> None:
+        if self.takeover is not None:
+            before = self.takeover.phase
+            self.takeover.ask(reason, now)
+            self._changed(before)
+            return
         self.arm.stop(f"{reason}: needs a human")
+        self._asked_at = min(self._asked_at, now)
+        self._outcome.asked += 1
         self._tell(now, "asks", reason)
 
-    def _obey(self) -> None:
+    def _obey(self, now: float) -> None:
         while (command := self.commands.poll()) is not None:
             if command is Command.STOP:
                 self.arm.stop("asked to")
+            elif command is Command.TAKE_OVER:
+                self._take_over(now)
             elif command is Command.RESET:
-                if self.arm.stopped:
-                    self._retake = True  # a human may have moved it meanwhile
-                self.arm.reset()
-                self._restart()
+                self._lift(now)
             else:
                 self._ended = (str(command), "asked to")
+
+    def _lift(self, now: float) -> None:
+        """Lifts a stop; or lets the policy go on where the arm only asks."""
+        self._asked_at = np.inf
+        if self.arm.stopped:
+            self._retake = True  # a human may have moved it meanwhile
+        elif self.takeover is not None:
+            self.takeover.go_on(now)
+        self.arm.reset()
+        self._restart()
+
+    def _take_over(self, now: float) -> None:
+        if self.takeover is None:
+            self._tell(
+                now, "no_leader", "give --teleop.type to take over with a leader, a gamepad or a keyboard"
+            )
+            return
+        before = self.takeover.phase
+        self.takeover.press(now)
+        self._changed(before)
 
     # -- state -----------------------------------------------------------------------------------------------------
     def _begin(self) -> None:
@@ -336,7 +364,9 @@ class ControlLoop:
         self._latencies.clear()
         self._next_sample = self.clock.now()
         self._next_health = self._next_sample + _HEALTH_S
-        self._sent = {}
+        self._sent, self._asked_at = {}, np.inf
+        if self.takeover is not None:
+            self.takeover.begin()
         self._restart()
         if self.arm.stopped:
             self._tell(

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ebt_policy.hardware.control.clock import WallClock
-from ebt_policy.hardware.control.loop import ControlLoop, LoopConfig, Outcome
+from ebt_policy.hardware.control.episode import LoopConfig, Outcome
+from ebt_policy.hardware.control.loop import ControlLoop
 from ebt_policy.hardware.control.observation_source import RobotObservationSource
 from ebt_policy.hardware.control.planning import Plan, PlannerThread, PlanRequest
 from ebt_policy.hardware.emulation.fault_list import ERROR, GO_ON, HOLD

@@ -17,7 +17,8 @@ from lerobot.robots.robot import Robot
 
 from ebt_policy.hardware.control.clock import SteppedClock
 from ebt_policy.hardware.control.commands import Commands
-from ebt_policy.hardware.control.loop import ControlLoop, LoopConfig, Outcome
+from ebt_policy.hardware.control.episode import LoopConfig, Outcome
+from ebt_policy.hardware.control.loop import ControlLoop
 from ebt_policy.hardware.control.observation_source import RobotObservationSource
 from ebt_policy.hardware.control.planning import Answer, NoPlan, Plan, PlanRequest
 from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig

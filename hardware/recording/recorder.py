@@ -111,6 +111,11 @@ class Recorder:
         self._missing = 0
         return True
 
+    def wait_for_room(self) -> None:
+        """Waits while too much waits to be written: only where time stands still meanwhile, as in a simulation."""
+        while self.state is RecorderState.RECORDING and self._queue.qsize() > self.capacity // 2:
+            time.sleep(0.002)
+
     def note(self, line: Any, stamp: float | None = None) -> bool:
         """A line (dataclass or mapping) for the log of the episode that is running or comes next: a decision's trace, an event.
         Gets the clock's time unless it has one. False where it was dropped.

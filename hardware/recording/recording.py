@@ -10,16 +10,17 @@ import numpy as np
 
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.config_deploy import RecordOptions
-from ebt_policy.hardware.control.loop import Sent
+from ebt_policy.hardware.control.episode import Sent
 from ebt_policy.hardware.recording.episode_writer import DatasetSpec
 from ebt_policy.hardware.recording.recorder import Recorder
 from ebt_policy.hardware.sensing.observer import ENVIRONMENT, PICTURES, STATE, Observer
 
 ACTION = "action"
+INTERVENTION = "intervention"  # as LeRobot's DAgger strategy records it: the operator's frames
 
 
 class Recording:
-    """Records the policy's observations, the commands that were sent, and every plan in the episode's log. Never waits."""
+    """Records the policy's observations, the commands that were sent, and every plan in the episode's log. Never waits in real time."""
 
     def __init__(
         self,
@@ -30,8 +31,12 @@ class Recording:
         joints: Sequence[str],
         robot: str,
         on_event: Callable[[Any], None] | None = None,
+        interventions: bool = False,
+        patient: bool = False,
     ) -> None:
-        """Waits until frames can be written. Raises UserError where they cannot."""
+        """Waits until frames can be written. interventions: with a column that says which frames are the operator's. patient: wait
+        for the disk instead of dropping frames, where time is simulated. Raises UserError where frames cannot be written.
+        """
         if fps != int(fps):
             raise UserError(f"A dataset has a whole number of frames a second; found {fps}.")
         self._joints, self._task = tuple(f"{name}.pos" for name in joints), options.task or "deployed"
@@ -47,6 +52,9 @@ class Recording:
                 names = {STATE: observer.states, ENVIRONMENT: observer.objects}[name]
                 features[name] = {"dtype": "float32", "shape": shape, "names": list(names)}
         features[ACTION] = {"dtype": "float32", "shape": (len(self._joints),), "names": list(self._joints)}
+        self._interventions, self._patient = interventions, patient
+        if interventions:
+            features[INTERVENTION] = {"dtype": "bool", "shape": (1,), "names": None}
         spec = DatasetSpec(Path(options.root), options.repo_id, int(fps), features, robot)
         self._recorder = Recorder(spec, on_event=on_event)
         self._recorder.ready()
@@ -58,10 +66,14 @@ class Recording:
             for name, value in sent.observation.values.items()
         }
         frame[ACTION] = np.array([sent.action[name] for name in self._joints], np.float32)
+        if self._interventions:
+            frame[INTERVENTION] = np.array([sent.intervention])
+        if self._patient:
+            self._recorder.wait_for_room()
         self._recorder.add(frame, self._task, sent.observation.stamp)
 
     def note(self, facts: Mapping[str, Any]) -> None:
-        """Writes a plan's energy, cost and alarm to the episode's log."""
+        """Writes a plan's energy, cost and alarm, or an event of a takeover, to the episode's log."""
         self._recorder.note(facts)
 
     def end(self, success: bool | None) -> None:

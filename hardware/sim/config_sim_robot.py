@@ -14,6 +14,7 @@ class SimRobotConfig(RobotConfig):
     """Joints are in radians and grippers from 0 (closed) to 1 (open), at 50 Hz. The defaults of `ebt_safe` are for degrees:
     around a twin give it, say, fps=50, velocity=3, acceleration=12 and start_gate=0.5.
 
+    time_limit: end an episode when the task's time is over; without it only success ends it, which leaves time for corrections.
     task: a simulated task whose actions are joint positions, also disturbed ("aloha_transfer_cube+push:0.5").
     seed: of the first episode. realtime: a thread simulates as the wall's clock goes; otherwise time passes only while
     the loop sleeps by `SimRobot.clock`, and runs are repeatable.
@@ -23,6 +24,7 @@ class SimRobotConfig(RobotConfig):
 
     task: str = "aloha_transfer_cube"
     seed: int = 0
+    time_limit: bool = True
     realtime: bool = True
     environment_state: bool = True
     poses_in_state: bool = False

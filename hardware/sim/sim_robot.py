@@ -76,6 +76,7 @@ class SimRobot(Robot):
             config.image_size,
             config.camera_fps,
             aside=config.realtime,
+            time_limit=config.time_limit,
         )
         # Nothing of it refers to this robot, which so can be collected while its thread runs, and then ends it.
         self._runner: Runner = (Realtime if config.realtime else Lockstep)(partial(World, scene), spec.fps)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,6 +43,7 @@ class Snapshot:
 class Scene:
     """What a world is made of. joints: those of an action, in its order, with MuJoCo's name, or "" where their numbers are
     not MuJoCo's. cameras: some of the spec's, with their (H, W) and pictures per second. aside: draw in another thread.
+    time_limit: the task's time ends an episode.
     """
 
     spec: EnvSpec
@@ -50,6 +52,7 @@ class Scene:
     image_size: tuple[int, int]
     camera_fps: float
     aside: bool
+    time_limit: bool = True
 
 
 class World:
@@ -75,6 +78,8 @@ class World:
                 self._shutter = Shutter(simulator)
         else:
             self._env = scene.spec.make(False)
+        if not scene.time_limit:
+            _without_limit(self._env)
         self.joint_ranges = self._found_ranges(scene.joints)
 
     def reset(self, seed: int) -> tuple[Snapshot, Command]:
@@ -126,3 +131,11 @@ class World:
                 inner = physics.named.model.jnt_range[name]
             ranges[joint] = (max(float(low), float(inner[0])), min(float(high), float(inner[1])))
         return ranges
+
+
+def _without_limit(env: gym.Env) -> None:
+    """Lets episodes last for ever; a disturbance may be wrapped around the limit."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.TimeLimit):
+            env._max_episode_steps = sys.maxsize
+        env = env.env

@@ -5,13 +5,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from fake_arm import FakeArm, FakeArmConfig
+from fake_leader import FakeLeader
 
 from ebt_policy.hardware.control.clock import SteppedClock
 from ebt_policy.hardware.control.commands import Command, Commands
-from ebt_policy.hardware.control.loop import ControlLoop, LoopConfig, Outcome, Sent
+from ebt_policy.hardware.control.episode import LoopConfig, Outcome, Sent
+from ebt_policy.hardware.control.loop import ControlLoop
 from ebt_policy.hardware.control.planning import Answer, Observation, Plan, PlanRequest, answered
 from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig
 from ebt_policy.hardware.safety.safe_robot import SafeRobot
+from ebt_policy.hardware.takeover.device import JointDevice
+from ebt_policy.hardware.takeover.leader import InlineLeader, Leader
+from ebt_policy.hardware.takeover.takeover import LeaderTakeover
 
 HZ = 50.0
 TICK = 1 / HZ
@@ -125,6 +130,7 @@ class World:
     options: dict[str, float] = field(default_factory=dict)
     safety: dict[str, float | None] = field(default_factory=dict)
     finished: Callable[[], bool] = lambda: False
+    motors: bool | None = None  # of the operator's leader; None: there is no leader
 
     def __post_init__(self) -> None:
         config = LoopConfig(**{"fps": HZ, "control_hz": HZ, "patience_s": 1.0} | self.options)
@@ -159,7 +165,16 @@ class World:
             self.events.append,
             self.sent.append,
             self.finished,
+            None if self.motors is None else self._leader(self.motors, config.control_hz),
         )
+
+    def _leader(self, motors: bool, hz: float) -> LeaderTakeover:
+        self.leader = FakeLeader(self.clock.now, motors)
+        self.leader.connect()
+        limits = self.safe.limits()
+        widths = limits.high - limits.low
+        reader = Leader(self.leader, JointDevice(self.safe.joints), self.safe.joints, widths, hz)
+        return LeaderTakeover(InlineLeader(reader, self.clock), self.safe.limits, self.events.append)
 
     def run(self, seconds: float = 2.0) -> Outcome:
         return self.loop.run(seconds)

@@ -17,7 +17,13 @@ def test_every_command_of_the_guide_is_installed():
 
 def test_every_event_is_explained():
     kinds: set[str] = set()
-    for name in ("control/loop", "safety/filter", "sensing/camera_stream", "recording/recorder"):
+    for name in (
+        "control/loop",
+        "safety/filter",
+        "sensing/camera_stream",
+        "recording/recorder",
+        "takeover/takeover",
+    ):
         source = (ROOT / "hardware" / f"{name}.py").read_text()
         kinds |= set(re.findall(r'_tell\([\w.()]+, "(\w+)"', source))
         kinds |= set(re.findall(r'_notify\(\s*"(\w+)"', source))
