@@ -50,8 +50,6 @@ class EBTConfig(FormerOptions, ChunkPolicyConfig):
     starts from noise); noise; zero. Warm succeeded most often with two evaluations."""
     warm_start_share: float = 0.5
     """[share] Start = share * previous chunk + (1 - share) * noise. Keeps the chosen way without copying the old plan."""
-    starts: int = 1
-    """[chunks] Different starts, refined in parallel; the lowest energy wins. Each costs as much as one."""
     descends: str = "denoiser"
     """[name] What a step of the residual head follows: denoiser, D(x, o) - x, or gradient, minus the gradient of the energy,
     which costs a backward pass more."""
@@ -107,10 +105,6 @@ class EBTConfig(FormerOptions, ChunkPolicyConfig):
             raise ValueError(f"last_noise must lie between 0 and 1, found {self.last_noise}.")
         if self.max_evaluations < 1:
             raise ValueError(f"max_evaluations must be at least 1, found {self.max_evaluations}.")
-        if self.starts > 1 and self.start == "zero":
-            raise ValueError(
-                "starts > 1 needs start='noise' or 'warm': from the zero chunk all starts are equal."
-            )
 
     @property
     def noise_shares(self) -> tuple[float, float]:

@@ -30,6 +30,8 @@ class FormerOptions:
     """[former] False became unrolled_temperature None."""
     gradient_step_size: float | None = None
     """[former] The step_size of the scalar head."""
+    starts: int | None = None
+    """[former] Several starts, the lowest energy wins: gained nothing."""
     stop_residual: float | None = None
     """[former] A stopping rule that gained nothing; so is the next."""
     stop_relative_energy: float | None = None

@@ -10,11 +10,11 @@ from torch import Tensor
 from ebt_policy.chunk_policy import ChunkPolicy, detached_fp32, fp32_grad_enabled
 from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.model import objectives
-from ebt_policy.model.descent import DescentRule, ExtraEnergy, best_of, minimise
+from ebt_policy.model.descent import DescentRule, ExtraEnergy, minimise
 from ebt_policy.model.energy import EnergyTransformer, Evaluation
 from ebt_policy.model.noise import Noise, with_noise
 from ebt_policy.model.old_plan import OldPlan
-from ebt_policy.model.trace import Decision, Trace
+from ebt_policy.model.trace import Decision
 from ebt_policy.model.unrolled import unrolled_descent
 
 
@@ -100,10 +100,8 @@ class EBTPolicy(ChunkPolicy):
         deadline = None if config.deadline_s is None else began + config.deadline_s
         with torch.no_grad():
             context = self.model.context(observations)
-            start = self._start(len(context), noise, previous, context.device)  # (B N, H, A)
+            start = self._start(len(context), noise, previous, context.device)  # (B, H, A)
             old_plan = OldPlan(self.model, context, previous, config.n_action_steps)
-            if config.starts > 1:
-                context = context.repeat_interleave(config.starts, 0)
 
             def energy_function(chunks: Tensor, rows: Tensor) -> Evaluation:
                 # All rows while none has stopped: no copy of the context then.
@@ -114,8 +112,6 @@ class EBTPolicy(ChunkPolicy):
                     return self.model.evaluate(chunks, part)
 
             expected = previous if config.start == "warm" else None
-            if expected is not None and config.starts > 1:
-                expected = expected.repeat_interleave(config.starts, 0)
             rule = self.rule(max_evaluations, deadline)
             if config.objective == "unrolled":
                 with torch.enable_grad():
@@ -137,8 +133,6 @@ class EBTPolicy(ChunkPolicy):
                     expected=expected,
                     reading=lambda: old_plan.energy,
                 )
-        if config.starts > 1:
-            chunks, trace = self._select(chunks, trace)
         trace.old_plan_energy = None if old_plan.energy is None else old_plan.energy.cpu().numpy()
         trace.seconds = time.perf_counter() - began
         return Decision(chunks, trace)
@@ -146,33 +140,16 @@ class EBTPolicy(ChunkPolicy):
     def _start(
         self, batch: int, noise: Noise | None, previous: Tensor | None, device: torch.device
     ) -> Tensor:
-        """Start chunks (B N, H, A): zero, noise, or the previous chunk with noise where there is one."""
+        """Start chunks (B, H, A): zero, noise, or the previous chunk with noise where there is one."""
         config = self.config
         assert config.action_feature is not None
-        shape = (config.starts, config.horizon, config.action_feature.shape[0])
+        shape = (config.horizon, config.action_feature.shape[0])
         if config.start == "zero":
-            return torch.zeros(batch, *shape[1:], device=device)
+            return torch.zeros(batch, *shape, device=device)
         drawn = (torch.randn(batch, *shape) if noise is None else noise.normal(shape)).to(device)
         keep_scale = config.noise_levels is not None
         start = with_noise(torch.zeros_like(drawn), drawn, config.noise_shares[1], keep_scale)
         if config.start == "warm" and previous is not None:
-            warm = with_noise(previous[:, None], drawn, config.start_noise, keep_scale)
-            start = torch.where(torch.isfinite(previous).all((1, 2), keepdim=True)[:, None], warm, start)
-        return start.flatten(0, 1)
-
-    def _select(self, chunks: Tensor, trace: Trace) -> tuple[Tensor, Trace]:
-        """The lowest final energy among the N starts of each sample; its steps are the trace, the cost is that of all."""
-        n = self.config.starts
-        energies = torch.from_numpy(trace.final_energy).view(-1, n)
-        index = torch.arange(len(energies)) * n + best_of(energies)
-        steps = ("energy", "residual_rms", "step_size", "stop_reason")
-        ends = chunks.view(-1, n, *chunks.shape[1:])
-        spread = (ends - ends.mean(1, keepdim=True)).square().mean((1, 2, 3)).sqrt()
-        selected = Trace(
-            **{name: getattr(trace, name)[index.numpy()] for name in steps},
-            evaluations=trace.evaluations.reshape(-1, n).sum(1),
-            seconds=trace.seconds,
-            start_rank=(energies[:, 1:] < energies[:, :1]).sum(1).float().numpy(),
-            start_spread=spread.cpu().numpy(),
-        )
-        return chunks[index.to(chunks.device)], selected
+            warm = with_noise(previous, drawn, config.start_noise, keep_scale)
+            start = torch.where(torch.isfinite(previous).all((1, 2), keepdim=True), warm, start)
+        return start

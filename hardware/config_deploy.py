@@ -29,9 +29,7 @@ class PolicyOptions:
     max_evaluations: int | None = None  # most network evaluations of one plan; None: as trained
     n_action_steps: int | None = None  # ticks executed of each plan; None: as trained
     calibration: str | None = None
-    ladder: list[str] | None = (
-        None  # recovery actions in order: think, sample, shorten, hold, ask; None: hold, ask
-    )
+    ladder: list[str] | None = None  # recovery actions in order; None: hold, ask
     stop: str = "budget"
     set: dict[str, Any] = field(default_factory=dict)
     joints: list[str] | None = None

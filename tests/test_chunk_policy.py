@@ -16,7 +16,7 @@ from ebt_policy.modeling_ebt import EBTPolicy
 POLICIES = [
     ("ebt", {}),
     ("ebt", {"start": "zero", "max_evaluations": 4}),
-    ("ebt", {"start": "noise", "starts": 3}),
+    ("ebt", {"start": "noise"}),
     ("ebt", {"head": "scalar", "objective": "matching", "start": "noise"}),
     ("ebt", {"objective": "matching"}),
     ("matched_baseline", {"method": "diffusion", "num_inference_steps": 5}),
@@ -252,7 +252,6 @@ def test_a_missing_observation_is_named() -> None:
         ({"n_action_steps": 17}, "n_action_steps"),
         ({"head": "scalar"}, "residual"),
         ({"head": "nothing"}, "head"),
-        ({"starts": 2, "start": "zero"}, "starts"),
     ],
 )
 def test_options_that_cannot_work_are_refused(options: dict, word: str) -> None:

@@ -67,7 +67,7 @@ def evaluate(
             each while it runs).
         output: Folder for what --record keeps (default: runs/eval).
         calibration: Watch for failure, with the thresholds in this file of `ebt-policy calibrate`.
-        ladder: Recovery actions after an alarm, in order: think, sample, shorten, hold, ask.
+        ladder: Recovery actions after an alarm, in order: hold, ask.
         processes: Worker processes (default: one for each core). The result does not depend on it.
         device: Torch device of the policy.
         overrides: Options of the policy, e.g. --set start=zero --set sampler=ddim:10

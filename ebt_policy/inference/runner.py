@@ -36,15 +36,13 @@ class RunnerDecision:
     """actions (B, n_action_steps, A) in the env's units; chunk (B, H, A) normalised, row 0 for the current
     tick.
 
-    state (B, S): the observed proprioceptive state, normalised; None if the policy has none. ticks (B,): how
-    many of the actions to execute; None: all. ended (B,): episodes that end after them, for a human to take over.
+    state (B, S): the observed proprioceptive state, normalised; None if the policy has none. ended (B,): episodes that end after them, for a human to take over.
     """
 
     actions: np.ndarray
     chunk: np.ndarray
     trace: Trace
     state: np.ndarray | None = None
-    ticks: np.ndarray | None = None
     ended: np.ndarray | None = None
 
 

@@ -201,8 +201,3 @@ def proximal(centre: Tensor, extra: Sequence[ExtraEnergy], steps: int = PROX_STE
         best = torch.where(falls[:, None, None], trial, best)
         length = torch.where(falls, length * 1.5, length * 0.25)
     return best.detach()
-
-
-def best_of(energies: Tensor) -> Tensor:
-    """energies (B, N) -> index (B,) of the lowest among N starts. NaN never wins over a number."""
-    return torch.where(torch.isfinite(energies), energies, torch.inf).argmin(1)

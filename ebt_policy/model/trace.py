@@ -28,7 +28,7 @@ class StopReason(IntEnum):
     ENERGY = 7  # the energy of the last plan is low enough
 
 
-READINGS = ("start_rank", "start_spread", "old_plan_energy")  # a number a sample, or absent
+READINGS = ("old_plan_energy",)  # a number a sample, or absent
 
 
 @dataclass(eq=False)  # arrays have no single truth value
@@ -40,8 +40,6 @@ class Trace:
     energy (B, S) float32, residual_rms (B, S) float32, step_size (B, S) float32,
     evaluations (B,) int64: forward passes of the trunk, stop_reason (B,) int8: a StopReason,
     seconds: wall clock of the whole decision, encoding included, shared by the B samples.
-    start_rank, start_spread (B,) float32, only where several starts were descended from: how many of the others ended
-    at a lower energy than the first, and the RMS disagreement of where they ended.
     old_plan_energy (B,) float32: energy, under the present observation, of the actions that the last decision planned
     from now on, without added noise; NaN where there was none. None where the policy has no such reading.
     """
@@ -52,8 +50,6 @@ class Trace:
     evaluations: NDArray[np.int64]
     stop_reason: NDArray[np.int8]
     seconds: float = 0.0
-    start_rank: NDArray[np.float32] | None = None
-    start_spread: NDArray[np.float32] | None = None
     old_plan_energy: NDArray[np.float32] | None = None
 
     @classmethod

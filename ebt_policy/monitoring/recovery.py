@@ -1,7 +1,7 @@
 """Recovery actions: what to do about an alarm, one after the other, each tried for a few decisions.
 
-A recovery action never edits a robot action. It asks the policy again, executes less of its chunk, or stops. The state
-machine here is of one episode and knows neither policy nor robot. docs/experiments.md has the measured gains.
+A recovery action never edits a robot action: it holds, or stops. The state machine here is of one episode and knows neither
+policy nor robot. More evaluations, several starts and shorter chunks were tried and gained nothing (docs/results.md).
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from ebt_policy.errors import UserError
 Hold = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 
 RECOVERY_ACTIONS = {
-    "think": "descend for more evaluations",
-    "sample": "descend from several noise starts and take the lowest energy; the previous plan is not used",
-    "shorten": "execute fewer ticks of the chunk before the next decision",
     "hold": "hold the present position, then decide without the previous plan",
     "ask": "stop and ask for a human",
 }
@@ -30,27 +27,20 @@ class Ladder:
     """Recovery actions, in the order in which they are tried while the alarm lasts.
 
     patience: decisions for which an action is taken. Afterwards the score is reset. If it alarms again within `memory`
-    decisions, the next action is taken, otherwise the first. evaluations: budget of `think`. starts: number of noise
-    starts of `sample`. share: part of the executed ticks that `shorten` keeps, in (0, 1].
+    decisions, the next action is taken, otherwise the first.
     Raises UserError for an unknown action or a value out of range.
     """
 
-    actions: tuple[str, ...] = ("think", "sample", "shorten", "hold", "ask")
+    actions: tuple[str, ...] = ("hold", "ask")
     patience: int = 3
     memory: int = 8
-    evaluations: int = 8
-    starts: int = 16
-    share: float = 0.5
 
     def __post_init__(self) -> None:
         for action in self.actions:
             if action not in RECOVERY_ACTIONS:
                 raise UserError(f"Unknown recovery action '{action}'. Known: {', '.join(RECOVERY_ACTIONS)}.")
-        if self.patience < 1 or self.starts < 2 or self.evaluations < 1 or not 0 < self.share <= 1:
-            raise UserError(
-                "A ladder needs patience and evaluations of at least 1, starts of at least 2 and a share in (0, 1]; "
-                f"found {self.patience}, {self.evaluations}, {self.starts}, {self.share}."
-            )
+        if self.patience < 1:
+            raise UserError(f"A ladder needs a patience of at least 1, found {self.patience}.")
 
 
 class RecoveryState:

@@ -28,8 +28,6 @@ SIGNALS = {
     "overlap": "RMS difference from the previous chunk, on the ticks that both plan",
     "acceleration": "largest second difference of the actions that are executed",
     "stillness": "inverse of the distance that the robot moved since the last decision",
-    "start_rank": "how many of the other starts ended at a lower energy than the first; needs starts > 1",
-    "start_spread": "RMS difference between the chunks of several starts; needs starts > 1",
     "transition": "transition energy of the last chunk and the observation after it; needs a trained network",
     "rnd": "novelty of the observation against the demonstrations; needs a trained network",
 }
@@ -76,8 +74,6 @@ def decision_signals(
         else _finite_or_inf(_rms(chunk[:, :known] - previous[:, :known]), has_previous),
         "acceleration": _finite_or_inf(_acceleration(chunk[:, :n_action_steps]), n_action_steps >= 3),
         "stillness": nothing if moved is None else 1 / (_REST + _rms(moved[:, None])),
-        "start_rank": nothing if trace.start_rank is None else trace.start_rank.astype(np.float64),
-        "start_spread": nothing if trace.start_spread is None else trace.start_spread.astype(np.float64),
     }
     return found
 

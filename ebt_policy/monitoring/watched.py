@@ -6,7 +6,7 @@ Legend: B episodes deciding together, T observation steps, H horizon, A action d
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,6 @@ from ebt_policy.monitoring.monitor import Monitor, Reading
 from ebt_policy.monitoring.recovery import Hold, Ladder, RecoveryState
 from ebt_policy.monitoring.signals import decision_signals, rows
 from ebt_policy.monitoring.transition import feature_vector
-
-MakeRunner = Callable[..., Runner]  # as load_runner without its first argument
 
 
 class Watch:
@@ -64,20 +62,17 @@ class WatchedRunner:
 
     def __init__(
         self,
-        make_runner: MakeRunner,
+        runner: Runner,
         calibration: Calibration | None = None,
         ladder: Ladder | None = None,
         hold: Hold | None = None,
         keep_inputs: bool = False,
         nets: LearnedSignals | None = None,
     ) -> None:
-        """make_runner(max_evaluations=..., overrides=...) -> Runner: the policy, also with a larger budget or other options.
-
-        hold is needed for the recovery action of that name, nets for learned signals. Raises UserError when the calibration is of
+        """hold is needed for the recovery action of that name, nets for learned signals. Raises UserError when the calibration is of
         another checkpoint, of the same one acting otherwise, or needs a net that is not given.
         """
-        self._make_runner = make_runner
-        self.runner = make_runner()
+        self.runner = runner
         self._calibration, self._ladder = calibration, ladder or Ladder(actions=())
         if calibration is not None:
             _check(calibration, self.runner)
@@ -91,20 +86,12 @@ class WatchedRunner:
             for name in learned(calibration.statistic.signals):
                 if name not in self._nets.names:
                     raise UserError(f"The calibration uses the signal '{name}', and its net is not here.")
-        self._others: dict[str, Runner] = {}
         self.config = self.runner.config
         self.n_obs_steps, self.n_action_steps = self.runner.n_obs_steps, self.runner.n_action_steps
         self.device = self.runner.device
 
     def describe(self) -> dict[str, Any]:
         return self.runner.describe() | {"ladder": dataclasses.asdict(self._ladder)}
-
-    def prepare(self) -> list[Runner]:
-        """Loads the runners of the recovery actions now, so that no alarm has to wait. Returns all runners."""
-        for action in self._ladder.actions:
-            if action in ("think", "sample"):
-                self._other(action)
-        return [self.runner, *self._others.values()]
 
     def watch(self) -> Watch:
         """A Watch for a new episode; pass it to each of its decisions."""
@@ -129,28 +116,23 @@ class WatchedRunner:
         found = rows(decision_signals(decision.trace, decision.chunk, self.n_action_steps, previous, moved))
         if self._nets.names:
             self._add_learned(observations, watches, found)
-        ticks = np.full(len(watches), self.n_action_steps)
         ended = np.zeros(len(watches), bool)
         taken: dict[str, list[int]] = {}
         for row, (watch, values) in enumerate(zip(watches, found, strict=True)):
             watch.state = None if decision.state is None else decision.state[row]
             taken.setdefault(watch.read(values), []).append(row)
         for action, chosen in taken.items():
-            if action in ("think", "sample"):
-                self._again(action, chosen, decision, observations, noise, previous)
-            elif action == "shorten":
-                ticks[chosen] = max(1, round(self._ladder.share * self.n_action_steps))
-            elif action in ("hold", "ask"):
+            if action in ("hold", "ask"):
                 self._stay(chosen, decision, observations, watches)
                 ended[chosen] = action == "ask"
         for row, watch in enumerate(watches):
-            watch.action = decision.actions[row, ticks[row] - 1]
-            whole = ticks[row] == self.n_action_steps and np.isfinite(decision.chunk[row]).all()
-            watch.done = decision.chunk[row, : self.n_action_steps] if whole else None
+            watch.action = decision.actions[row, -1]
+            planned = bool(np.isfinite(decision.chunk[row]).all())
+            watch.done = decision.chunk[row, : self.n_action_steps] if planned else None
             if self._keep_inputs:
                 watch.observations.append({name: value[row] for name, value in observations.items()})
                 watch.chunks.append(decision.chunk[row])
-        return dataclasses.replace(decision, ticks=ticks, ended=ended)
+        return dataclasses.replace(decision, ended=ended)
 
     def _add_learned(
         self,
@@ -184,31 +166,6 @@ class WatchedRunner:
         for watch, seen in zip(watches, features, strict=True):
             watch.features = seen
 
-    def _again(
-        self,
-        action: str,
-        chosen: list[int],
-        decision: RunnerDecision,
-        observations: dict[str, np.ndarray],
-        noise: Noise,
-        previous: np.ndarray | None,
-    ) -> None:
-        """Decides again for some rows, with more evaluations or from several starts; adds their cost."""
-        part = {name: value[chosen] for name, value in observations.items()}
-        before = None if previous is None or action == "sample" else previous[chosen]
-        other = self._other(action).decide(part, noise.rows(chosen), before)
-        decision.actions[chosen], decision.chunk[chosen] = other.actions, other.chunk
-        decision.trace.evaluations[chosen] += other.trace.evaluations
-
-    def _other(self, action: str) -> Runner:
-        if action not in self._others:
-            if action == "think":
-                made = self._make_runner(max_evaluations=self._ladder.evaluations)
-            else:
-                made = self._make_runner(overrides={"starts": self._ladder.starts, "start": "noise"})
-            self._others[action] = made
-        return self._others[action]
-
     def _stay(
         self,
         chosen: list[int],
@@ -226,7 +183,7 @@ class WatchedRunner:
 
 def acting(runner: Runner) -> dict[str, Any]:
     """The options of a policy that its scores depend on."""
-    names = ("n_action_steps", "max_evaluations", "start", "starts", "warm_start_share", "last_noise")
+    names = ("n_action_steps", "max_evaluations", "start", "warm_start_share", "last_noise")
     options = {name: getattr(runner.config, name) for name in names if hasattr(runner.config, name)}
     if runner.max_evaluations is not None:
         options["max_evaluations"] = runner.max_evaluations
@@ -238,7 +195,7 @@ def _check(calibration: Calibration, runner: Runner) -> None:
         raise UserError("The calibration was made for another checkpoint. Calibrate this one.")
     now = acting(runner)
     for name, value in calibration.acting.items():
-        if now.get(name) != value:
+        if name in now and now[name] != value:  # older calibrations name options that are no more
             raise UserError(
                 f"The calibration was made with {name} = {value}; here it is {now.get(name)}, and scores differ. Use the "
                 "calibrated options, or calibrate with these."

@@ -89,7 +89,7 @@ def _trace_milliseconds(trace: Trace, repeats: int = 200) -> float:
 def measure_watching(runner: Runner, env_name: str, calibration: Calibration, *, seed: int = 0) -> float:
     """Median milliseconds that a WatchedRunner adds to a decision (signals, running score, quantile), over one episode."""
     inner, outer = _TimedRunner(runner), list[float]()
-    watched = WatchedRunner(lambda **_: inner, calibration)
+    watched = WatchedRunner(inner, calibration)
     with one_thread():
         rollout(watched, env_name, [seed], on_decision=lambda _, __, seconds: outer.append(1e3 * seconds))
     return float(np.median(np.subtract(outer, inner.milliseconds)[3:]))  # the first decisions warm up

@@ -139,8 +139,7 @@ def rollout(
 ) -> list[Episode]:
     """One episode per seed, all in one batch in this process; the episodes in `record` (seeds) keep their frames.
 
-    Receding horizon: each decision executes n_action_steps ticks, or the number that it returns, and the next decision gets
-    the rest of its chunk. Raises UserError if cameras or actions of the policy do not fit the environment.
+    Receding horizon: each decision executes n_action_steps ticks, and the next decision gets the rest of its chunk. Raises UserError if cameras or actions of the policy do not fit the environment.
     """
     spec = with_cameras(environment(env_name), runner)
     episodes = [_Running(spec, seed, runner.n_obs_steps, seed in record) for seed in seeds]
@@ -160,13 +159,12 @@ def rollout(
         if on_decision is not None:
             on_decision(observations, decision, time.perf_counter() - began)
         memory.store(decision.chunk, now)
-        planned = np.full(len(live), runner.n_action_steps) if decision.ticks is None else decision.ticks
         ticks = 0
         for row, episode in enumerate(running):
             before = len(episode.coverages)
             episode.decided(decision.trace.row(row))
             last = decision.ended is not None and bool(decision.ended[row])
-            episode.execute(decision.actions[row, : planned[row]], last)
+            episode.execute(decision.actions[row], last)
             # The progress bar counts an episode that ends early as complete.
             ticks += (spec.max_ticks if episode.done else len(episode.coverages)) - before
         still = [row for row, episode in enumerate(running) if not episode.done]

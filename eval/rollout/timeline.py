@@ -30,7 +30,7 @@ class TimelineDecision:
 
     seconds: wall clock of the decision. stop_reason: name of a StopReason. energy, residual_rms: one entry for each
     point that was evaluated, None where unknown. score: value of the monitored signal, quantile: its calibrated
-    quantile in 0..1. recovery: the recovery action taken ("think", "sample", "shorten", "hold", "ask"), "" for none.
+    quantile in 0..1. recovery: the recovery action taken ("hold", "ask"), "" for none.
     old_plan_energy: see `Trace`; None where there is none.
     """
 

@@ -20,7 +20,7 @@ from ebt_policy.errors import UserError
 from ebt_policy.eval.rollout.episodes import Episode
 from ebt_policy.eval.rollout.parallel import run_episodes
 from ebt_policy.inference.checkpoints import find_checkpoint
-from ebt_policy.inference.runner import Runner, load_runner
+from ebt_policy.inference.runner import load_runner
 from ebt_policy.monitoring.calibration import Calibration
 from ebt_policy.monitoring.learned_signals import LearnedSignals, learned
 from ebt_policy.monitoring.recovery import Ladder
@@ -78,12 +78,8 @@ def watched_runner(
     nets: folder of learned signals. signals: which of them to compute; with a calibration, those that it uses.
     """
 
-    chosen = dict(overrides or {})
-
-    def make(max_evaluations: int | None = max_evaluations, overrides: Any = None) -> Runner:
-        return load_runner(policy, max_evaluations, n_action_steps, device, chosen | dict(overrides or {}))
-
-    watched = partial(WatchedRunner, make, calibration, ladder, environment(env).hold, keep_inputs)
+    runner = load_runner(policy, max_evaluations, n_action_steps, device, overrides)
+    watched = partial(WatchedRunner, runner, calibration, ladder, environment(env).hold, keep_inputs)
     if nets is None:
         return watched()
     names = learned(calibration.statistic.signals if calibration is not None else signals)

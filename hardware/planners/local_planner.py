@@ -34,7 +34,6 @@ class LocalPlanner:
         self.needs = {name: tuple(feature.shape) for name, feature in inputs.items()}
         self.action_size = action.shape[0]
         self._fps, self.seed = fps, seed
-        self._runners = watched.prepare()
         self._history: deque[ObservationValues] = deque(maxlen=watched.n_obs_steps)
         self._noise, self._watch = Noise.from_seeds([seed]), watched.watch()
         self._memory = PlanMemory()
@@ -52,9 +51,9 @@ class LocalPlanner:
         if reason:
             return NoPlan(reason)
         stamp = request.frames[-1].stamp
-        for runner in self._runners:
-            if isinstance(runner.config, EBTConfig):
-                runner.config.deadline_s = None if np.isinf(request.deadline_s) else request.deadline_s
+        config = self.watched.config
+        if isinstance(config, EBTConfig):
+            config.deadline_s = None if np.isinf(request.deadline_s) else request.deadline_s
         batch = {name: _batch([frame[name] for frame in self._history]) for name in self._history[-1]}
         decision = self.watched.decide(batch, self._noise, self._memory.at(stamp * self._fps), [self._watch])
         chunk, trace = decision.chunk, decision.trace
@@ -71,7 +70,7 @@ class LocalPlanner:
         return Plan(
             actions=actions,
             stamp=stamp,
-            execute=self.n_action_steps if decision.ticks is None else int(decision.ticks[0]),
+            execute=self.n_action_steps,
             seconds=time.perf_counter() - begin,
             evaluations=int(trace.evaluations[0]),
             stop_reason=StopReason(int(trace.stop_reason[0])).name.lower(),
@@ -89,9 +88,6 @@ class LocalPlanner:
         nothing = {name: np.zeros(shape, np.float32) for name, shape in self.needs.items()}
         for _ in range(3):
             self.plan(PlanRequest((Observation(nothing, 0.0),), np.inf, reset=True))
-        batch = {name: _batch([value] * self.watched.n_obs_steps) for name, value in nothing.items()}
-        for runner in self._runners[1:]:
-            runner.decide(batch, Noise.from_seeds([0]))
         self._begin_episode()
 
     def close(self) -> None:

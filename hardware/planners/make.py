@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ebt_policy import provenance
 from ebt_policy.errors import UserError
@@ -60,7 +57,7 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
     # Trying again gained nothing where it was measured (docs/results.md): an alarm holds, and one that stays asks.
     ladder = Ladder(actions=("hold", "ask") if options.ladder is None else tuple(options.ladder))
     watched = WatchedRunner(
-        partial(_load, load_runner, options, overrides),
+        load_runner(options.path, options.max_evaluations, options.n_action_steps, options.device, overrides),
         calibration,
         ladder if calibration is not None else None,
         hold=lambda state, last: state if last is None else last,
@@ -94,10 +91,3 @@ def named(contract: RobotContract, options: PolicyOptions) -> RobotContract:
     return dataclasses.replace(
         contract, action_names=names, state_names=names if same else contract.state_names
     )
-
-
-def _load(load: Callable[..., Any], options: PolicyOptions, base: Mapping[str, Any], **changes: Any) -> Any:
-    """A runner as the options say, with the changes of a recovery action."""
-    overrides = {**base, **changes.pop("overrides", {})}
-    budget = changes.pop("max_evaluations", options.max_evaluations)
-    return load(options.path, budget, options.n_action_steps, options.device, overrides)

@@ -85,7 +85,7 @@ class ServedRunner:
         )
         self._watched = None
         if calibration is not None:
-            self._watched = WatchedRunner(lambda **_: runner, calibration, nets=nets)
+            self._watched = WatchedRunner(runner, calibration, nets=nets)
             self._watch = self._watched.watch()
         self._noise = Noise.from_seeds([seed])
         self._memory = PlanMemory()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ebt_policy.model.descent import DescentRule, best_of, minimise, proximal
+from ebt_policy.model.descent import DescentRule, minimise, proximal
 from ebt_policy.model.energy import Evaluation
 from ebt_policy.model.trace import StopReason
 
@@ -147,11 +147,6 @@ def test_proximal_never_raises_its_own_value() -> None:
     result = proximal(centre, [extra])
     value = 0.5 * (result - centre).square().sum((1, 2)) + extra(result)
     assert (value <= extra(centre)).all()
-
-
-def test_best_of_takes_the_lowest_energy_and_never_nan() -> None:
-    energies = torch.tensor([[3.0, torch.nan, 1.0], [torch.nan, 2.0, 5.0]])
-    assert best_of(energies).tolist() == [2, 1]
 
 
 def test_no_sample_stops_before_its_fewest_evaluations() -> None:

@@ -54,11 +54,10 @@ def test_there_is_none_without_an_old_plan_or_where_everything_was_executed() ->
     assert decided.trace.old_plan_energy is None
 
 
-@pytest.mark.parametrize("options", [{}, {"starts": 3}], ids=["one start", "three starts"])
 def test_the_reading_changes_neither_the_answer_nor_the_count_of_evaluations(
-    options: dict, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    policy, batch = make_policy(**options), make_batch(3)
+    policy, batch = make_policy(), make_batch(3)
 
     def decide():
         return policy.decide(observations(batch), Noise.from_seeds(range(3)), batch["action"])

@@ -36,7 +36,7 @@ def test_each_signal_has_one_value_for_each_sample():
     assert found["energy_drop"].tolist() == [3, 0, 0]
     assert found["residual"].tolist() == pytest.approx([1, 2, 2**0.5])
     assert found["overlap"].tolist() == [0, 0, 0]
-    assert np.isnan(found["start_spread"]).all()
+    assert np.isnan(found["transition"]).all()
     assert len(rows(found)) == 3 and rows(found)[1]["energy"] == 4
 
 
@@ -72,7 +72,7 @@ def test_a_broken_signal_is_not_a_missing_one():
     assert [one["energy"] for one in found] == [4, np.inf, 1]
     assert [one["acceleration"] for one in found] == [0, np.inf, 0]
     assert [one.get("overlap") for one in found] == [0, np.inf, None]
-    assert "start_spread" not in found[0] and "stillness" not in found[0]
+    assert "transition" not in found[0] and "stillness" not in found[0]
 
 
 def test_the_score_rises_with_evidence_and_forgets_it():

@@ -169,7 +169,7 @@ def test_video_and_chart_move_together(look, tmp_path):
 def test_marks_are_where_things_happened(look, tmp_path):
     episode = timeline(peak=0.95)
     episode = replace(
-        episode, decisions=(*episode.decisions[:4], replace(episode.decisions[4], recovery="shorten"))
+        episode, decisions=(*episode.decisions[:4], replace(episode.decisions[4], recovery="hold"))
     )
     page = look(write_pages(write(tmp_path, episode, VIDEO))).page
     at = page.evaluate("[0, 20, 24, 40].map(x)")
@@ -181,7 +181,7 @@ def test_marks_are_where_things_happened(look, tmp_path):
     assert float(page.locator(".alarm-line").get_attribute("x1")) == at[2]
     assert float(page.locator(".solved-line").get_attribute("x1")) == at[3]
     labels = page.locator("#chart text").all_text_contents()
-    assert {"shorten", "teleport 1", "tick 40", "alarm above 1.8", "10 % false alarms"} <= set(labels)
+    assert {"hold", "teleport 1", "tick 40", "alarm above 1.8", "10 % false alarms"} <= set(labels)
 
 
 @pytest.mark.parametrize(

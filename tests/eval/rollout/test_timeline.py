@@ -20,7 +20,7 @@ from ebt_policy.model.trace import StopReason
         timeline(),
         timeline(None, success=None, signal="", threshold=None, alpha=None, coverage=()),
         timeline(decisions=()),
-        timeline(decisions=(decision(0, energy=(), residual_rms=(), recovery="think"),)),
+        timeline(decisions=(decision(0, energy=(), residual_rms=(), recovery="hold"),)),
     ],
 )
 def test_what_is_written_is_read_again(written, tmp_path):
@@ -119,7 +119,7 @@ def test_what_a_monitor_and_a_disturbance_add_is_kept(stub_runner):
         scores=[float("nan"), *[0.1] * (n - 1)],
         quantiles=[1.0] * n,
         alarms=[True] * n,
-        recovery=["think"] * n,
+        recovery=["hold"] * n,
     )
     assert (made.disturbance_kind, made.disturbance_begin, made.disturbance_end) == ("push", 30, 35)
     assert made.alarms == n and made.decisions[0].score is None and made.decisions[1].score == 0.1

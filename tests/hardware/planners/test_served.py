@@ -80,7 +80,7 @@ def test_a_watched_policy_acts_the_same_and_says_the_score_that_watching_it_here
     calibration = calibration_of(runner, -5.0)
     plain, served = ServedRunner(runner), ServedRunner(runner, calibration=calibration)
     assert plain.welcome.alarm_above is None and served.welcome.alarm_above == calibration.threshold
-    watched = WatchedRunner(lambda **_: runner, calibration)
+    watched = WatchedRunner(runner, calibration)
     scores = []
     for episode in range(2):
         watch, noise, memory = watched.watch(), Noise.from_seeds([0]), PlanMemory()
