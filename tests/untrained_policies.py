@@ -96,7 +96,7 @@ class StubRunner:
         actions = state[:, -1:] + (state[:, -1:] - state[:, :1]) + 100 * chunk[:, : self.n_action_steps]
         energy = np.abs(chunk).mean((1, 2))[:, None]
         ones, counts = np.ones((batch, 1), np.float32), np.full(batch, 2)
-        trace = Trace(energy, ones, ones, ones > 0, counts, np.full(batch, 3, np.int8), 0.001)
+        trace = Trace(energy, ones, ones, counts, np.full(batch, 3, np.int8), 0.001)
         return RunnerDecision(actions=actions, chunk=chunk, trace=trace)
 
 

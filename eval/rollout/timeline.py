@@ -48,8 +48,8 @@ class TimelineDecision:
 
     @property
     def chunk_energy(self) -> float | None:
-        """Lowest energy of the descent, at a point that still has most of the noise: for its picture, not to judge by."""
-        return min((e for e in self.energy if e is not None), default=None)
+        """Last energy of the descent, at a point that still has most of the noise: for its picture, not to judge by."""
+        return next((e for e in reversed(self.energy) if e is not None), None)
 
 
 @dataclass(frozen=True)

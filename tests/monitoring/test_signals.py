@@ -36,7 +36,7 @@ def test_each_signal_has_one_value_for_each_sample():
     assert found["energy_drop"].tolist() == [3, 0, 0]
     assert found["residual"].tolist() == pytest.approx([1, 2, 2**0.5])
     assert found["overlap"].tolist() == [0, 0, 0]
-    assert np.isnan(found["transition"]).all()
+    assert np.isnan(found["old_plan"]).all()
     assert len(rows(found)) == 3 and rows(found)[1]["energy"] == 4
 
 

@@ -85,9 +85,9 @@ def test_a_run_is_a_folder_or_one_file(tmp_path):
     assert timeline_files(tmp_path) == timeline_files(tmp_path / "episodes") == timeline_files(path) == [path]
 
 
-def test_the_energy_of_the_chunk_is_the_lowest_since_worse_steps_are_not_kept():
-    assert decision(0, energy=(3.0, 1.0, 2.0)).chunk_energy == 1.0
-    assert decision(0, energy=(None, 2.0)).chunk_energy == 2.0
+def test_the_energy_of_the_chunk_is_the_last_one():
+    assert decision(0, energy=(3.0, 1.0, 2.0)).chunk_energy == 2.0
+    assert decision(0, energy=(2.0, None)).chunk_energy == 2.0
     assert decision(0, energy=()).chunk_energy is None
 
 

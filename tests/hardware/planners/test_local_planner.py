@@ -31,9 +31,8 @@ class Spy:
 
     def decide(self, *args, **watching) -> RunnerDecision:
         decision = self._watched.decide(*args, **watching)
-        ticks = int(decision.ticks[0])
-        self.actions.append(decision.actions[0, :ticks])
-        self.ticks += ticks
+        self.actions.append(decision.actions[0])
+        self.ticks += self.n_action_steps
         decision.ended |= self.ticks >= TICKS
         return decision
 
