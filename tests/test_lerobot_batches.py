@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lerobot.configs.types import FeatureType, PolicyFeature
@@ -15,6 +16,7 @@ from lerobot.transforms import ImageTransforms, ImageTransformsConfig
 
 from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.errors import UserError
+from ebt_policy.model import vision_frozen
 from ebt_policy.modeling_ebt import EBTPolicy
 
 STATE, ACTION, HORIZON, SIDE = "observation.state", "action", 4, 16
@@ -81,13 +83,18 @@ def test_other_shapes_are_refused_by_name(shape):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize(
+    ("steps", "vision"), [(1, "resnet18"), (2, "resnet18"), (1, "frozen"), (2, "frozen")]
+)
 def test_lerobots_loader_with_a_video_and_a_picture_camera(
-    two_cameras: tuple[str, Path], batch_size: int, steps: int
+    two_cameras: tuple[str, Path], batch_size: int, steps: int, vision: str, monkeypatch: pytest.MonkeyPatch
 ):
     """Two cameras of both kinds, augmented by LeRobot's transforms: what lerobot-train does up to the first loss."""
+    weights = torchvision.models.mobilenet_v2().state_dict()
+    monkeypatch.setattr(vision_frozen, "pretrained_weights", lambda name: weights)
     tuned = EBTConfig(
         n_obs_steps=steps,
+        vision=vision,
         device="cpu",
         width=16,
         layers=1,
