@@ -107,10 +107,8 @@ def camera_shapes(
     """camera -> (C, H, W) of its pictures after resizing. Raises UserError for a depth camera."""
     for camera in set(cameras) & set(meta.depth_keys):
         raise UserError(f"{camera} is a depth camera: pictures must have 8 bits a channel. Leave it out.")
-    return {
-        key: (channels, *(resize_shape or size))
-        for key, (channels, *size) in _declared(meta, cameras).items()
-    }
+    declared = _declared(meta, cameras)
+    return {key: (c, *(resize_shape or (height, width))) for key, (c, height, width) in declared.items()}
 
 
 def _declared(meta: LeRobotDatasetMetadata, cameras: Sequence[str]) -> dict[str, tuple[int, int, int]]:

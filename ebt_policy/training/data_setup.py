@@ -116,8 +116,9 @@ def _announcement(recipe: TrainRecipe, config: PreTrainedConfig, device: torch.d
 
 def _maps(config: PreTrainedConfig, variants: int, device: torch.device) -> Maps | None:
     """What is cached of pictures for a policy with a frozen backbone: that of the checkpoint, where one is fine-tuned."""
-    frozen = isinstance(config, ChunkPolicyConfig) and config.vision == "frozen"
-    if not frozen or not variants or not config.image_features:
+    if not isinstance(config, ChunkPolicyConfig) or config.vision != "frozen":
+        return None
+    if not variants or not config.image_features:
         return None
     backbone = FrozenBackbone(config.frozen_backbone, pretrained=config.pretrained_path is None)
     if config.pretrained_path is not None:
@@ -126,7 +127,7 @@ def _maps(config: PreTrainedConfig, variants: int, device: torch.device) -> Maps
             backbone.load_state_dict(
                 {key.split(prefix)[1]: stored.get_tensor(key) for key in stored.keys() if prefix in key}  # noqa: SIM118
             )
-    backbone = backbone.to(device, memory_format=torch.channels_last)
+    backbone.to(device).to(memory_format=torch.channels_last)
     return Maps(backbone, config.frozen_backbone, View.of(config), variants)
 
 
