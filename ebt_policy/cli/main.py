@@ -15,7 +15,7 @@ from ebt_policy.cli.measure import bench, demo, energy, evaluate
 from ebt_policy.cli.push import push
 from ebt_policy.cli.train import cache, doctor, export, throughput, train
 from ebt_policy.cli.watch import calibrate, serve, trace
-from ebt_policy.cli.worlds import collect, convert, envs
+from ebt_policy.cli.worlds import collect, convert, corrections, envs
 from ebt_policy.errors import UserError
 from ebt_policy.extras import missing_extra
 from ebt_policy.provenance import versions
@@ -31,6 +31,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "envs": envs,
     "collect": collect,
     "convert": convert,
+    "corrections": corrections,
     "train": train,
     "eval": evaluate,
     "trace": trace,

@@ -1,4 +1,4 @@
-"""Commands of `ebt-policy` about worlds and demonstrations: envs, collect, convert."""
+"""Commands of `ebt-policy` about worlds and demonstrations: envs, collect, convert, corrections."""
 
 import sys
 from pathlib import Path
@@ -114,3 +114,24 @@ def _lerobot_folder(repo_id: str) -> Path:
     from lerobot.utils.constants import HF_LEROBOT_HOME
 
     return HF_LEROBOT_HOME / repo_id
+
+
+def corrections(
+    root: Positional[Path],
+    output: Path,
+    repo_id: str = "local/corrections",
+    before_s: float = 0.0,
+    flag: bool = True,
+) -> None:
+    """The operator's corrections of a recorded dataset as a dataset of their own, each as an episode.
+
+    Args:
+        root: Folder of a dataset of `ebt-policy deploy --record.root`, or of LeRobot's DAgger strategy.
+        output: A new folder.
+        repo_id: Name of the new dataset.
+        before_s: Seconds of what the policy did before each correction to take along, marked as not the operator's.
+        flag: Keep the column `intervention`. Without it the dataset can be merged with demonstrations, which have none.
+    """
+    from ebt_policy.hardware.recording.corrections import corrections as run
+
+    print(run(root, output, repo_id, before_s, flag))

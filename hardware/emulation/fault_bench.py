@@ -46,7 +46,7 @@ class Row:
 
 def run_case(case: Case) -> Row:
     """Runs one episode with one fault."""
-    cell = Cell()
+    cell = Cell(case.operator)
     outcome = cell.run(case.fault, case.lift, case.lasts)
     since = FAULT_AT_S
     if case.remainder:  # the last plan before the fault is still followed

@@ -24,7 +24,7 @@ class Case:
 
     reaction: HOLD until the fault is over, then go on; GO_ON; STOP until a human resets it; ERROR or END of the episode.
     fault, lift: begin and end the fault. remainder: only the next plan is missing, so the arm first follows the current plan
-    to its end. lasts: seconds of the fault. delay: seconds until the loop looks at what is wrong.
+    to its end. operator: a human drives when it comes. lasts: seconds of the fault. delay: seconds until the loop looks at what is wrong.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Case:
     remainder: bool = False
     lasts: float = 3.0  # seconds
     delay: float = 0.0  # seconds until it is looked at
+    operator: bool = False
 
 
 def _plans(change: Callable[[Plan], Answer]) -> Act:
@@ -89,6 +90,48 @@ def _pause(seconds: float) -> Act:
         cell.clock._now += seconds
 
     return act
+
+
+def _leader(change: Callable[[dict[str, float]], dict[str, float]]) -> Act:
+    return lambda cell: setattr(cell.leader, "change", change)
+
+
+def _once(change: Callable[[dict[str, float]], dict[str, float]]) -> Act:
+    """Changes one reading of the leader."""
+
+    def act(cell: Cell) -> None:
+        def changed(action: dict[str, float]) -> dict[str, float]:
+            cell.leader.change = lambda action: action
+            return change(action)
+
+        cell.leader.change = changed
+
+    return act
+
+
+def _unplugged(cell: Cell) -> None:
+    cell.leader.lost = "no such device"
+
+
+def _again(cell: Cell) -> None:
+    """Leader and camera work again, and the operator takes over anew."""
+    cell.leader.lost, cell.leader.change = "", lambda action: action
+    cell.cameras[0].lost = None
+    cell.commands.post(Command.TAKE_OVER)
+
+
+def _nan(action: dict[str, float]) -> dict[str, float]:
+    return action | {"elbow.pos": float("nan")}
+
+
+def _far(action: dict[str, float]) -> dict[str, float]:
+    return dict.fromkeys(action, 1000000.0)
+
+
+def _twice(cell: Cell) -> None:
+    """Hands back, asks and takes over again, all at once."""
+    for _ in range(3):
+        cell.commands.post(Command.TAKE_OVER)
 
 
 def _stalled(cell: Cell) -> None:
@@ -168,4 +211,22 @@ CASES: tuple[Case, ...] = (
     Case("computer pauses for 1 s", GO_ON, _pause(1.0)),
     Case("stop while thinking", STOP, lambda cell: cell.commands.post(Command.STOP)),
     Case("Ctrl-C", END, lambda cell: cell.commands.post(Command.QUIT)),
+    # A human drives.
+    Case("takeover: leader unplugged", HOLD, _unplugged, _again, delay=0.1, operator=True),
+    Case("takeover: one reading is missing", GO_ON, _once(lambda action: {}), operator=True),
+    Case("takeover: one reading of NaN", GO_ON, _once(_nan), operator=True),
+    Case("takeover: readings of NaN", HOLD, _leader(_nan), _again, delay=0.1, operator=True),
+    Case("takeover: one reading far outside", GO_ON, _once(_far), operator=True),
+    Case("takeover: readings far outside", GO_ON, _leader(_far), operator=True),
+    Case("takeover: a second one at once", GO_ON, _twice, operator=True),
+    Case("takeover: policy never answers", GO_ON, _latency(np.inf), operator=True),
+    Case("takeover: stop", STOP, lambda cell: cell.commands.post(Command.STOP), operator=True),
+    Case(
+        "takeover: camera unplugged",
+        HOLD,
+        _camera(0, lost="no such device"),
+        _again,
+        operator=True,
+    ),
+    Case("takeover: Ctrl-C", END, lambda cell: cell.commands.post(Command.QUIT), operator=True),
 )

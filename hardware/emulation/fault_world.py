@@ -16,16 +16,20 @@ from lerobot.robots.config import RobotConfig
 from lerobot.robots.robot import Robot
 
 from ebt_policy.hardware.control.clock import SteppedClock
-from ebt_policy.hardware.control.commands import Commands
+from ebt_policy.hardware.control.commands import Command, Commands
 from ebt_policy.hardware.control.episode import LoopConfig, Outcome
 from ebt_policy.hardware.control.loop import ControlLoop
 from ebt_policy.hardware.control.observation_source import RobotObservationSource
 from ebt_policy.hardware.control.planning import Answer, NoPlan, Plan, PlanRequest
+from ebt_policy.hardware.emulation.fault_leader import FaultyLeader
 from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig
 from ebt_policy.hardware.safety.safe_robot import SafeRobot
 from ebt_policy.hardware.sensing.camera_stream import Frame
 from ebt_policy.hardware.sensing.observer import Observer
 from ebt_policy.hardware.sensing.streams import Streams
+from ebt_policy.hardware.takeover.device import JointDevice
+from ebt_policy.hardware.takeover.leader import InlineLeader, Leader
+from ebt_policy.hardware.takeover.takeover import LeaderTakeover
 
 HZ, FPS, HORIZON, EXECUTE = 50.0, 25.0, 16, 8
 JOINTS = ("base", "elbow", "wrist")
@@ -163,14 +167,19 @@ class FaultyPlanService:
 
 
 class Cell:
-    """A control loop with its simulated arm, cameras, policy and clock."""
+    """A control loop with its simulated arm, cameras, policy, operator and clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, operator: bool = False) -> None:
+        """operator: asks in the first tick, and drives as soon as the leader has the arm's pose."""
         self.clock = SteppedClock(HZ, self._step)
         self.arm = FaultyArm(self.clock.now)
         self.cameras = [FaultyCamera("front"), FaultyCamera("wrist_camera")]
         self.plan_service = FaultyPlanService(self.clock.now)
         self.commands, self.events = Commands(), list[Any]()
+        self.leader = FaultyLeader(JOINTS, self.clock.now)
+        if operator:
+            self.commands.post(Command.TAKE_OVER)  # it asks at once, and takes over at the second
+            self.commands.post(Command.TAKE_OVER)
         self.lift_at = END_S
         self.fault: Callable[[Cell], None] = lambda cell: None
         self.lift: Callable[[Cell], None] = lambda cell: None
@@ -199,7 +208,13 @@ class Cell:
             self.clock,
             self.commands,
             self.events.append,
+            takeover=self._takeover() if operator else None,
         )
+
+    def _takeover(self) -> LeaderTakeover:
+        limits = self.safe.limits()
+        leader = Leader(self.leader, JointDevice(JOINTS), JOINTS, limits.high - limits.low, HZ)
+        return LeaderTakeover(InlineLeader(leader, self.clock), self.safe.limits, self.events.append)
 
     def run(self, fault: Callable[[Cell], None], lift: Callable[[Cell], None], lasts: float) -> Outcome:
         """Runs END_S seconds, with a fault from FAULT_AT_S on that lasts `lasts` seconds."""
@@ -210,7 +225,10 @@ class Cell:
         now = self.clock.now()
         for camera in self.cameras:
             camera.tick(now)
-        for at, name, act in ((FAULT_AT_S, "fault", self.fault), (self.lift_at, "lift", self.lift)):
+        acts = [(FAULT_AT_S, "fault", self.fault), (self.lift_at, "lift", self.lift)]
+        if self.loop.takeover is not None:  # the time in which a human drives does not count
+            acts.append((END_S, "end", lambda cell: cell.commands.post(Command.FAILURE)))
+        for at, name, act in acts:
             if now >= at - 1e-9 and name not in self._done:
                 self._done.add(name)
                 act(self)

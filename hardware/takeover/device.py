@@ -47,7 +47,7 @@ class JogDevice:
     def __init__(self, axes: Mapping[str, tuple[int, float]], joints: int) -> None:
         """axes: output or key -> index of the joint, and its speed at full output in the arm's units per second."""
         self._axes = dict(axes)
-        self._at = np.zeros(joints)
+        self._at: Array = np.zeros(joints)
         self._last: float | None = None
 
     def positions(self, action: Mapping[str, Any], now: float) -> Array:
@@ -144,7 +144,7 @@ def check_units(teleop: Teleoperator, robot: Any) -> None:
     others = getattr(getattr(robot, "bus", None), "motors", None) or {}
     for name in mine.keys() & others.keys():
         leader, follower = (getattr(motors[name], "norm_mode", None) for motors in (mine, others))
-        if leader is not follower and None not in (leader, follower):
+        if leader is not None and follower is not None and leader is not follower:
             raise UserError(
                 f"Joint '{name}' is in {leader.value} at the leader and in {follower.value} at the arm. Give both the same "
                 "--robot.use_degrees and --teleop.use_degrees."

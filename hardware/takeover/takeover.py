@@ -42,8 +42,8 @@ class LeaderTakeover:
         self._told_matched = False
         self._wanted = False  # the device's own button, at the last tick
         self._lost = False
-        self._range = (np.empty(0), np.empty(0))
-        self._offset = np.empty(0)  # of the arm from the leader
+        self._range: tuple[Array, Array] = (np.empty(0), np.empty(0))
+        self._offset: Array = np.empty(0)  # of the arm from the leader
         self._began = self._stamp = -np.inf
         self._matched = False
 

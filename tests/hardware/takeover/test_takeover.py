@@ -18,10 +18,17 @@ def wave(t: float) -> np.ndarray:
 
 def helped(motors: bool, latency: Callable[[float], float] = lambda t: 0.0, **options) -> World:
     """The policy alarms at .5 s; the operator takes over at 4 s and hands back at 6 s."""
-    options = {"ask_timeout_s": 10.0} | options  # no test waits for ever
+    options = {"ask_timeout_s": 10.0} | options
+    made: list[World] = []
     world = World(
-        Policy(n=20, execute=5), motors=motors, safety=dict(LIMITS), options=options, latency=latency
+        Policy(n=20, execute=5),
+        motors=motors,
+        safety=dict(LIMITS),
+        options=options,
+        latency=latency,
+        finished=lambda: made[0].clock.now() > 25.0,  # a correction has no end of its own
     )
+    made.append(world)
     world.leader.hand = wave
     good, asked = world.policy.good, []
 
@@ -34,7 +41,6 @@ def helped(motors: bool, latency: Callable[[float], float] = lambda t: 0.0, **op
     world.script = {
         4.0: world.post(Command.TAKE_OVER),
         6.0: world.post(Command.TAKE_OVER),
-        30.0: world.post(Command.QUIT),
     }
     return world
 
