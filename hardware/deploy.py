@@ -37,6 +37,7 @@ from ebt_policy.hardware.control.planning import InlinePlanService, Planner, Pla
 from ebt_policy.hardware.planners.make import contract_of, make_planner, named
 from ebt_policy.hardware.recording.recording import Recording
 from ebt_policy.hardware.safety.events import EventLog
+from ebt_policy.hardware.safety.filter import SafetyEvent
 from ebt_policy.hardware.safety.safe_robot import SafeRobot
 from ebt_policy.hardware.sensing.observer import Observer
 from ebt_policy.hardware.sim.sim_robot import SimRobot
@@ -45,6 +46,7 @@ from ebt_policy.hardware.takeover.make import make_leader
 from ebt_policy.hardware.takeover.takeover import LeaderTakeover
 
 OnPlan = Callable[[Mapping[str, Any]], None]
+OnTakeover = Callable[[SafetyEvent], None]
 PRIORITY = -15  # "nice" of the loop's thread
 SWITCH_S = 5e-4  # Python hands the processor from thread to thread this often: by default only every 5 ms
 
@@ -67,16 +69,18 @@ def deploy(
     on_frame: Callable[[Sent], None] | None = None,
     robot: Robot | None = None,
     teleop: Teleoperator | None = None,
+    on_takeover: OnTakeover | None = None,
 ) -> list[Outcome]:
     """Runs `config.episodes` episodes and writes what happened to the run folder; one line for each is printed.
 
-    on_plan: called with the record of every plan; on_frame: with every tick of the policy; they must not block.
+    on_plan: called with the record of every plan; on_frame: with every tick of the policy; on_takeover: with every
+    event of a takeover; they must not block.
     robot, teleop: used instead of those of the options. Raises UserError, before anything moves, for what the user can correct, and
     after the last episode where motors stay powered.
     """
     output = Path(config.output)
     commands, outcomes = Commands(), list[Outcome]()
-    with deploying(config, commands, on_plan, on_frame, robot, teleop) as deployed:
+    with deploying(config, commands, on_plan, on_frame, robot, teleop, on_takeover) as deployed:
         takeover = "" if deployed.loop.takeover is None else f". {HELP_TAKEOVER}"
         print(f"{HELP}{takeover}. Ctrl-C ends in order. Events: {output / 'events.jsonl'}")
         with from_signals(commands), from_keys(commands), undisturbed():
@@ -107,6 +111,7 @@ def deploying(
     on_frame: Callable[[Sent], None] | None = None,
     robot: Robot | None = None,
     teleop: Teleoperator | None = None,
+    on_takeover: OnTakeover | None = None,
 ) -> Iterator[Deployed]:
     """Connects everything in order, and disconnects in the reverse order, whatever happens."""
     with contextlib.ExitStack() as stack:
@@ -163,8 +168,11 @@ def deploying(
         def on_event(event: Any) -> None:
             log(event)
             announcer(event)
-            if recording is not None and getattr(event, "kind", "") in KINDS:
-                recording.note(dataclasses.asdict(event))
+            if getattr(event, "kind", "") in KINDS:
+                if recording is not None:
+                    recording.note(dataclasses.asdict(event))
+                if on_takeover is not None:
+                    on_takeover(event)
             if isinstance(event, Mapping) and event["kind"] == "plan":
                 for listener in (on_plan, None if recording is None else recording.note):
                     if listener is not None:

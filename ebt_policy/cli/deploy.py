@@ -156,7 +156,8 @@ def _viewer(name: str, fps: float) -> Iterator[dict[str, Any]]:
     from ebt_policy.eval.report.rerun_sink import RerunSink
     from ebt_policy.eval.rollout.timeline import TimelineDecision
 
-    viewer = LiveViewer(RerunSink("deploy", fps, None if name == "rerun" else Path(name)))
+    sink = RerunSink("deploy", fps, None if name == "rerun" else Path(name))
+    viewer = LiveViewer(sink)
     newest: list[Any] = [None]  # picture (H, W, 3)
 
     def on_frame(sent: Any) -> None:
@@ -182,7 +183,11 @@ def _viewer(name: str, fps: float) -> Iterator[dict[str, Any]]:
             newest[0],
         )
 
+    def on_takeover(event: Any) -> None:
+        text = f"{event.kind.replace('_', ' ')}: {event.detail}"
+        viewer.run(lambda: sink.event(round(event.time * fps), text, "WARN"))
+
     try:
-        yield {"on_plan": on_plan, "on_frame": on_frame}
+        yield {"on_plan": on_plan, "on_frame": on_frame, "on_takeover": on_takeover}
     finally:
         viewer.close()

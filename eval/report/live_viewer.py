@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class LiveViewer:
     def __init__(self, sink: Sink, capacity: int = 16, at_end: Callable[[], None] | None = None) -> None:
         self.dropped = 0
         self._sink, self._at_end = sink, at_end
-        self._waiting: deque[tuple[TimelineDecision, np.ndarray | None]] = deque()
+        self._waiting: deque[Callable[[], None]] = deque()
         self._capacity, self._closed, self._complained = capacity, False, False
         self._changed = threading.Condition()  # never held while the sink runs
         # A daemon thread: a sink that never returns must not keep the process alive.
@@ -37,6 +38,10 @@ class LiveViewer:
 
     def log(self, decision: TimelineDecision, frame: np.ndarray | None = None) -> None:
         """Queue a decision without waiting. The frame is not copied: do not change it afterwards."""
+        self.run(partial(self._sink, decision, frame))
+
+    def run(self, show: Callable[[], None]) -> None:
+        """Queue something else to show, such as an event, without waiting."""
         with self._changed:
             if self._closed:
                 self.dropped += 1
@@ -44,7 +49,7 @@ class LiveViewer:
             if len(self._waiting) == self._capacity:
                 self._waiting.popleft()
                 self.dropped += 1
-            self._waiting.append((decision, frame))
+            self._waiting.append(show)
             self._changed.notify()
 
     def close(self, timeout: float = 2.0) -> None:
@@ -64,9 +69,9 @@ class LiveViewer:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if not self._waiting:
                     break
-                decision, frame = self._waiting.popleft()
+                show = self._waiting.popleft()
             try:
-                self._sink(decision, frame)
+                show()
             except Exception as error:
                 self._complain(error)
                 with self._changed:

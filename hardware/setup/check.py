@@ -22,6 +22,7 @@ from ebt_policy.hardware.safety.release import release
 from ebt_policy.hardware.sensing.observer import PICTURES, Observer
 from ebt_policy.hardware.setup import check_arm
 from ebt_policy.hardware.setup.checklist import Checklist, Finding, fail, ok, warn
+from ebt_policy.hardware.takeover.make import make_leader
 from ebt_policy.inference.robot_contract import RobotContract
 
 DECISIONS = 20
@@ -47,7 +48,7 @@ def check(
             checks.skip(name, "there is no robot")
     else:
         body = bodies[0]
-        _body(checks, body)
+        _body(checks, body, config)
         if planner is None:
             checks.skip("fit", "there is no policy")
         else:
@@ -63,7 +64,7 @@ def check(
     return checks.passed
 
 
-def _body(checks: Checklist, body: Body) -> None:
+def _body(checks: Checklist, body: Body, config: DeployConfig) -> None:
     """Everything that the arm tells. It is let go whatever happens."""
     robot = body.arm.robot
     try:
@@ -73,8 +74,10 @@ def _body(checks: Checklist, body: Body) -> None:
             checks.run("data", lambda: check_arm.data(body))
             checks.run("motors", lambda: check_arm.health(robot))
             checks.run("rate", lambda: check_arm.reading(body))
+            if config.teleop is not None:
+                checks.run("leader", lambda: _leader(config, body))
         else:
-            for name in ("pose", "data", "motors", "rate"):
+            for name in ("pose", "data", "motors", "rate", *(["leader"] if config.teleop else [])):
                 checks.skip(name, "the robot is not connected")
         checks.run("cameras", lambda: check_arm.cameras(body))
     finally:
@@ -107,6 +110,24 @@ def _contract(config: DeployConfig, planner: Planner | None) -> RobotContract:
         return contract_of(config.policy) if told is None else named(told, config.policy)
     except Exception:
         return RobotContract()
+
+
+def _leader(config: DeployConfig, body: Body) -> Finding:
+    """The operator's device is connected, fits the arm and can be read; its motors are not switched on."""
+    leader = make_leader(config, body, lambda command: None)
+    assert leader is not None  # the options name one
+    try:
+        reading = leader.poll()
+    finally:
+        leader.close()
+    if reading.trouble:
+        return fail(f"{leader.name} cannot be read: {reading.trouble}", "Look at its port, power and cables.")
+    how = (
+        "its motors bring it to the arm's pose"
+        if leader.motors
+        else "no motors: followed relative to where both are"
+    )
+    return ok(f"{leader.name}, {how}")
 
 
 def _let_go(robot: Robot) -> Finding:

@@ -93,7 +93,7 @@ class Leader:
         self._names = tuple(f"{name}.pos" for name in joints)
         self._step = widths * match_speed / hz
         self._on_command = on_command
-        self._motors = teleop_supports_feedback(teleop)
+        self.motors = teleop_supports_feedback(teleop)  # which can bring it to the arm's pose
         # What the loop wants, replaced whole: (number, state, follower's pose).
         self._wish: tuple[int, LeaderState, Array | None] = (0, LeaderState.IDLE, None)
         self._done: object = self._wish
@@ -104,7 +104,7 @@ class Leader:
 
     def wish(self, state: LeaderState, goal: Array | None = None) -> int:
         """What `work` is to do next. Returns the number of the request."""
-        if state is LeaderState.MATCHING and not self._motors:
+        if state is LeaderState.MATCHING and not self.motors:
             state = LeaderState.READY
         number = self._wish[0] + 1
         self._wish = (number, state, goal)
@@ -139,7 +139,7 @@ class Leader:
 
     def _begin(self, state: LeaderState, goal: Array | None) -> None:
         self._goal = self._at = None
-        if not self._motors:
+        if not self.motors:
             return
         if state is LeaderState.MATCHING:
             self.teleop.enable_torque()  # type: ignore[attr-defined]  # `teleop_supports_feedback` has looked
@@ -196,6 +196,7 @@ class InlineLeader:
 
     def __init__(self, leader: Leader, clock: Clock) -> None:
         self._leader, self._clock = leader, clock
+        self.name, self.motors = leader.teleop.name, leader.motors
 
     def poll(self) -> Reading:
         self._leader.work(self._clock.now())

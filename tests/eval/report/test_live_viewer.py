@@ -94,3 +94,13 @@ def test_what_comes_after_close_is_dropped():
     viewer.close(timeout=30)
     viewer.log(decision(0))
     assert viewer.dropped == 1 and not shown
+
+
+def test_events_are_shown_in_order_with_the_decisions():
+    shown: list[str] = []
+    viewer = LiveViewer(lambda made, frame: shown.append("decision"))
+    viewer.log(decision(0))
+    viewer.run(lambda: shown.append("asks"))
+    viewer.log(decision(0))
+    viewer.close()
+    assert shown == ["decision", "asks", "decision"] and viewer.dropped == 0

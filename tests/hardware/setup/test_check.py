@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fake_arm import FakeArm, FakeArmConfig
 from fake_camera import FakeCamera
+from fake_leader import FakeLeader
 
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions, StreamOptions
@@ -17,6 +18,8 @@ from ebt_policy.hardware.setup import check as checking
 from ebt_policy.hardware.setup import check_arm
 from ebt_policy.hardware.setup.check import check
 from ebt_policy.hardware.setup.checklist import Checklist, fail, ok
+from ebt_policy.hardware.sim.config_expert_teleop import ExpertTeleopConfig
+from ebt_policy.hardware.takeover import make as making
 
 
 class Planner:
@@ -255,3 +258,18 @@ def test_emulated_servos_are_looked_at_and_keep_their_goals(
         passed, text = checked()
         assert not passed and "elbow_flex has 3.5 V" in text, text
         assert [bus.servo(i).get("Present_Position") for i in range(1, 7)] == before
+
+
+def test_the_operators_leader(
+    arm: StillArm, planner: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    leader = FakeLeader(time.monotonic, motors=True)
+    monkeypatch.setattr(making, "make_teleoperator_from_config", lambda _: leader)
+    teleop = ExpertTeleopConfig(id="any", calibration_dir=tmp_path)
+    passed, text = looked_at(arm, tmp_path, teleop=teleop)
+    assert passed and "fake_leader, its motors bring it to the arm's pose" in text
+    assert not leader.is_connected and not leader.feedback
+    leader.reads = lambda t: False
+    arm.calls.clear()
+    passed, text = looked_at(arm, tmp_path, teleop=teleop)
+    assert not passed and "leader" in text and "no such port" in text
