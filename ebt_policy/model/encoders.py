@@ -40,7 +40,7 @@ class PointsAndMean(SpatialSoftmax):
 
 
 class TwoMaps(nn.Module):
-    """One convolution on each of two maps, then PointsAndMean of both: maps (B, C_i, h_i, w_i) -> (B, 4K + 2 x 64).
+    """A 1x1 convolution on each of two maps, then PointsAndMean of both: maps (B, C_i, h_i, w_i) -> (B, 4K + 2 x 64).
 
     dropout: share of the maps' channels that are set to zero in training.
     """
@@ -48,7 +48,7 @@ class TwoMaps(nn.Module):
     def __init__(self, channels: tuple[int, int], keypoints: int, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout2d(dropout)
-        self.mix = nn.ModuleList(nn.Conv2d(c, 64, 3, padding=1) for c in channels)
+        self.mix = nn.ModuleList(nn.Conv2d(c, 64, 1) for c in channels)
         self.pools = nn.ModuleList(PointsAndMean(64, keypoints) for _ in channels)
 
     def forward(self, maps: tuple[Tensor, Tensor]) -> Tensor:

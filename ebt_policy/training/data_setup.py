@@ -127,8 +127,7 @@ def _maps(config: PreTrainedConfig, variants: int, device: torch.device) -> Maps
             backbone.load_state_dict(
                 {key.split(prefix)[1]: stored.get_tensor(key) for key in stored.keys() if prefix in key}  # noqa: SIM118
             )
-    backbone.to(device).to(memory_format=torch.channels_last)
-    return Maps(backbone, config.frozen_backbone, View.of(config), variants)
+    return Maps(backbone.to(device), config.frozen_backbone, View.of(config), variants)
 
 
 def _set_features(
