@@ -105,7 +105,8 @@ def test_unknown_recipe_is_refused_with_close_matches(name, message):
 def test_one_normalisation_mode_leaves_the_others_as_they_were():
     """An entry that is not listed would not be normalised at all."""
     default = policy_config(decode_recipe(MINIMAL), "cpu").normalization_mapping
-    given = {"policy.normalization_mapping.ACTION": "QUANTILES", "dataset.repo_id": "a/b"}
+    given = {"policy.normalization_mapping.ACTION": "QUANTILES", "policy.vision": "resnet18"}
+    given |= {"dataset.repo_id": "a/b"}
     changed = policy_config(load_recipe("my_robot", given), "cpu").normalization_mapping
     assert changed == default | {"ACTION": NormalizationMode.QUANTILES} != default
     whole = MINIMAL | {"policy": {"type": "ebt", "normalization_mapping": {"STATE": "MEAN_STD"}}}
