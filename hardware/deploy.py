@@ -135,6 +135,8 @@ def deploying(
         # LeRobot would ask for a calibration on the terminal; a deployment says what to do and ends.
         arm.connect(calibrate=False)
         stack.callback(arm.disconnect)
+        if config.ask_timeout_s <= 0:
+            raise UserError(f"--ask_timeout_s is {config.ask_timeout_s}; expected seconds above 0.")
         leader = make_leader(config, body, commands.post, teleop)
         if leader is not None:
             stack.callback(leader.close)
@@ -142,7 +144,7 @@ def deploying(
                 print(
                     "Without --policy.calibration the policy raises no alarms: it asks only where it has no plan, or you press t."
                 )
-        announcer = Announcer()
+        announcer = Announcer(leader is not None)
         stack.callback(announcer.close)
         stack.enter_context(body.streams)
         shapes = {name: tuple(shape) for name, shape in planner.needs.items()}

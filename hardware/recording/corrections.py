@@ -79,6 +79,7 @@ def corrections(
                 first -= 1
             for i in range(first, end):
                 item = data[i]
+                assert isinstance(item, dict)  # a slice would give a list
                 frame = {name: _value(item[name], feature) for name, feature in features.items()}
                 writer.add(frame, item["task"], float(item["timestamp"]))
             writer.save(None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 _BELL = "\a"
@@ -19,21 +19,26 @@ _TEXTS = {  # kind of event -> text; {} is the event's detail
     "unanswered": _BELL + "The episode ends: {}.",
     "no_leader": "Nothing to take over with: {}.",
 }
+_ALONE = _BELL + "ASKS: {}. The arm is stopped. r: the policy goes on; q: quit"
 
 
 class Announcer:
     """Call it with every event; a thread prints those of a takeover. A stalled terminal costs messages, not time."""
 
-    def __init__(self, show: Callable[[str], None] = lambda text: print(text, flush=True)) -> None:
+    def __init__(
+        self, leader: bool, show: Callable[[str], None] = lambda text: print(text, flush=True)
+    ) -> None:
+        """leader: whether there is something to take over with; without it the arm that asks is stopped."""
+        self._texts = _TEXTS if leader else _TEXTS | {"asks": _ALONE}
         self._show = show
         self._queue: queue.Queue[str | None] = queue.Queue(32)
         self._worker = threading.Thread(target=self._work, name="announcer", daemon=True)
         self._worker.start()
 
     def __call__(self, event: Any) -> None:
-        kind = event.get("kind") if isinstance(event, Mapping) else getattr(event, "kind", None)
-        if kind in _TEXTS and not isinstance(event, Mapping):
-            self._put(_TEXTS[kind].format(event.detail))
+        kind = getattr(event, "kind", "")
+        if kind in self._texts:
+            self._put(self._texts[kind].format(event.detail))
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Waits until what is queued is shown, at most timeout_s."""

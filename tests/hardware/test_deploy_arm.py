@@ -1,16 +1,19 @@
 """`deploy` on an arm: between episodes, after stops and faults, and refusals before it moves."""
 
 import io
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from fake_arm import FakeArm, FakeArmConfig
+from fake_leader import FakeLeader
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from ebt_policy.errors import UserError
 from ebt_policy.hardware import deploy as deploying
-from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions
+from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions, RecordOptions, TakeoverOptions
 from ebt_policy.hardware.control.commands import Command, Commands
 from ebt_policy.hardware.control.planning import Plan, PlanRequest
 from ebt_policy.hardware.planners.make import contract_of
@@ -46,11 +49,11 @@ def run(arm: FakeArm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Deploys on the arm; `expected` is what the checkpoint says."""
     monkeypatch.setattr(deploying, "make_planner", lambda *_: Still())
 
-    def deploy(expected: RobotContract | None = None, **options):
+    def deploy(expected: RobotContract | None = None, teleop_device: FakeLeader | None = None, **options):
         monkeypatch.setattr(deploying, "contract_of", lambda _: expected or RobotContract())
         given = {"seconds": 0.2, "patience_s": 0.1, "safety": SafetyOptions(watchdog_s=0.05)} | options
         config = DeployConfig(policy=PolicyOptions(path="run"), output=str(tmp_path / "run"), **given)
-        return deploying.deploy(config, robot=arm)
+        return deploying.deploy(config, robot=arm, teleop=teleop_device)
 
     return deploy
 
@@ -113,3 +116,41 @@ def test_names_of_joints_can_be_given_by_hand():
     assert contract.action_names == ("y", "x")
     with pytest.raises(UserError, match="names 3 joints.*the policy commands 2"):
         contract_of(PolicyOptions(path="shipped:pusht_keypoints_ebt", joints=["a", "b", "c"]))
+
+
+def test_the_operator_takes_over_and_an_interrupted_episode_is_saved(
+    run, arm: FakeArm, tmp_path, monkeypatch, capsys
+):
+    posted = Commands()
+    monkeypatch.setattr(deploying, "Commands", lambda: posted)
+    leader = FakeLeader(time.monotonic, motors=True)
+    read, began = arm.get_observation, []
+
+    def scripted() -> dict:
+        seen = began[-1] if began else None
+        if leader.torque and not seen:
+            began.append("matching")
+            posted.post(Command.TAKE_OVER)  # remembered until the leader is there
+        elif seen == "matching" and not leader.torque:
+            began.append(time.monotonic())
+        elif isinstance(seen, float) and time.monotonic() > seen + 1.0:
+            raise KeyboardInterrupt
+        return read()
+
+    monkeypatch.setattr(arm, "get_observation", scripted)
+    posted.post(Command.TAKE_OVER)
+    record = RecordOptions(root=str(tmp_path / "data"))
+    options = TakeoverOptions(match_speed=2.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(record=record, seconds=5.0, takeover=options, teleop_device=leader)
+    assert not leader.torque and not leader.is_connected
+    flags = LeRobotDataset("local/deployed", root=tmp_path / "data").hf_dataset.with_format("numpy")[
+        "intervention"
+    ]
+    assert np.asarray(flags).sum() >= 2
+    assert "YOU DRIVE" in capsys.readouterr().out
+
+
+def test_an_answer_is_waited_for_at_least_a_moment(run):
+    with pytest.raises(UserError, match="--ask_timeout_s is 0"):
+        run(ask_timeout_s=0.0)

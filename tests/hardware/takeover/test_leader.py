@@ -91,7 +91,7 @@ def test_a_stalled_terminal_holds_nobody_up():
         stalled.wait(20.0)
         shown.append(text)
 
-    announcer = Announcer(show)
+    announcer = Announcer(True, show)
     begin = time.monotonic()
     for _ in range(1000):
         announcer(SafetyEvent(0.0, "asks", "the policy is not sure"))
@@ -103,3 +103,14 @@ def test_a_stalled_terminal_holds_nobody_up():
     assert shown[0].startswith("\aASKS: the policy is not sure") and not any(
         "no news" in text for text in shown
     )
+
+
+@pytest.mark.parametrize(
+    ("leader", "words"), [(True, "holds. t: take over"), (False, "is stopped. r: the policy")]
+)
+def test_it_is_said_what_the_operator_can_do(leader: bool, words: str):
+    shown: list[str] = []
+    announcer = Announcer(leader, shown.append)
+    announcer(SafetyEvent(0.0, "asks", "no plan for 3.0 s"))
+    announcer.close()
+    assert words in shown[0] and "no plan for 3.0 s" in shown[0]
