@@ -196,7 +196,12 @@ def test_asynchronous_environments_of_the_plugin(tiny_recipe, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("env", "task", "sizes"), [("robosuite", "Lift", (9, 7, 7)), ("ebt_aloha", "transfer_cube", (14, 7, 14))]
+    ("env", "task", "sizes"),
+    [
+        ("adroit", "door", (30, 9, 28)),
+        ("robosuite", "Lift", (9, 7, 7)),
+        ("ebt_aloha", "transfer_cube", (14, 7, 14)),
+    ],
 )
 def test_mujoco_tasks_in_asynchronous_environments(env, task, sizes, tmp_path):
     state, objects, actions = sizes
