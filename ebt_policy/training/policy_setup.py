@@ -35,7 +35,9 @@ RECIPE_OPTIONS = {
 
 @functools.cache
 def register_plugins() -> None:
-    """LeRobot's registration of policies that other packages add, ours among them. It searches all packages: once is enough."""
+    """Registers LeRobot's own policies and those that other packages add, ours among them. It searches all packages: once is enough."""
+    import lerobot.policies  # noqa: F401
+
     register_third_party_plugins()
 
 
