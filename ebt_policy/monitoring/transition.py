@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from ebt_policy.monitoring.saved_net import load_net, save_net
 
+BETA = 0.5  # of the loss: without it the mean is hardly trained where the spread is still wide
+_SMALLEST = 1e-3  # RMS change of a feature, normalised units: one that never moves is not divided by less
 _LOG_SIGMA = (-7.0, 2.0)  # bounds: a coordinate that never moves must not make the energy infinite
 
 
@@ -56,9 +58,21 @@ class TransitionEnergy(nn.Module):
         return 0.5 * self._standardised(features, actions, following)[0].square().sum(1)
 
     def loss(self, features: Tensor, actions: Tensor, following: Tensor) -> Tensor:
-        """Negative log-likelihood (B,) up to a constant."""
+        """Negative log-likelihood (B,) up to a constant, each feature weighted by its sigma^(2 BETA) as it is now: beta-NLL
+        (Seitzer et al., arXiv 2203.09168)."""
         z, log_sigma = self._standardised(features, actions, following)
-        return (0.5 * z.square() + log_sigma).sum(1)
+        weight = torch.exp(2 * BETA * log_sigma).detach()
+        return (weight * (0.5 * z.square() + log_sigma)).sum(1)
+
+    @torch.no_grad()
+    def rescale(self, scale: Tensor) -> None:
+        """From changes divided by `scale` (S,), as they were trained on, to changes as they are."""
+        last = self.net[-1]
+        assert isinstance(last, nn.Linear)
+        change, log_sigma = slice(None, len(scale)), slice(len(scale), None)
+        last.weight[change] *= scale[:, None]
+        last.bias[change] *= scale
+        last.bias[log_sigma] += scale.log()
 
     def save(self, folder: Path) -> None:
         save_net(self, folder, "transition")
@@ -99,6 +113,8 @@ def train_transition(
     seed: int = 0,
 ) -> TransitionEnergy:
     """Trains on transitions: features (M, S), actions (M, n, A), following (M, S). Takes half a minute on one core."""
+    change = following - features
+    scale = change.square().mean(0).sqrt().clamp(min=_SMALLEST)  # beta-NLL compares the spreads of features
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = TransitionConfig(features.shape[1], actions[0].numel(), checkpoint_sha256)
@@ -107,10 +123,12 @@ def train_transition(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         for _ in range(steps):
             rows = torch.randint(len(features), (batch_size,))
-            loss = energy.loss(features[rows], actions[rows], following[rows]).mean()
+            target = features[rows] + change[rows] / scale
+            loss = energy.loss(features[rows], actions[rows], target).mean()
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(energy.parameters(), 1.0)
             optimiser.step()
             schedule.step()
+    energy.rescale(scale)
     return energy.eval()

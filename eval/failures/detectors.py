@@ -30,7 +30,7 @@ from ebt_policy.monitoring.transition import feature_vector, train_transition
 
 SAMPLES = 16  # chunks for the sampling detectors; STAC uses 256, FIPER 50
 LEVELS = 8  # noise levels of the diffusion loss
-VERSION = 1  # of these detectors: stored values of another version are computed again
+VERSION = 2  # of these detectors: stored values of another version are computed again
 
 
 @dataclass(frozen=True)

@@ -48,3 +48,15 @@ def test_it_returns_from_its_folder_and_belongs_to_one_checkpoint(energy: Transi
         TransitionEnergy.load(tmp_path, "xyz")
     with pytest.raises(UserError, match="no transition energy"):
         TransitionEnergy.load(tmp_path / "nothing")
+
+
+def test_the_mean_is_that_of_small_and_of_large_changes() -> None:
+    features, actions, following = world(4000, torch.Generator().manual_seed(0))
+    change = torch.stack([actions.mean((1, 2)), 0.01 * actions[:, 0, 0], 0 * actions[:, 0, 0]], 1)
+    trained = train_transition(features, actions, features + change, "abc", steps=600)
+    told = trained.net(torch.cat([features, actions.flatten(1)], 1))[:, :3]
+    for i in (0, 1):
+        assert (told - change)[:, i].square().mean().sqrt() < 0.2 * change[:, i].square().mean().sqrt()
+    moved = features + change
+    moved[:, 2] += 1.0
+    assert torch.isfinite(trained(features, actions, moved)).all()
