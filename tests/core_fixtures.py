@@ -33,6 +33,7 @@ def make_policy(kind: str = "ebt", features: tuple[str, ...] = LOW_DIM, **option
         device="cpu",
         **(
             {"n_obs_steps": 2, "width": 16, "layers": 2, "attention_heads": 2, "crop_shape": (32, 32)}
+            | ({"noise_levels": (0.15, 2.0)} if kind == "ebt" else {})
             | options
         ),
     )

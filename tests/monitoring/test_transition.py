@@ -51,7 +51,7 @@ def test_it_returns_from_its_folder_and_belongs_to_one_checkpoint(energy: Transi
 
 
 def test_the_mean_is_that_of_small_and_of_large_changes() -> None:
-    features, actions, following = world(4000, torch.Generator().manual_seed(0))
+    features, actions, _ = world(4000, torch.Generator().manual_seed(0))
     change = torch.stack([actions.mean((1, 2)), 0.01 * actions[:, 0, 0], 0 * actions[:, 0, 0]], 1)
     trained = train_transition(features, actions, features + change, "abc", steps=600)
     told = trained.net(torch.cat([features, actions.flatten(1)], 1))[:, :3]

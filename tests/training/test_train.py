@@ -87,8 +87,6 @@ def test_seed_changes_the_run_but_not_the_held_out_episodes(tiny_recipe, tmp_pat
 
 def test_training_learns_and_records_itself(tiny_recipe, tmp_path):
     recipe = tiny_recipe(steps=150, log_every=10, eval_every=50, checkpoint_every=100, precision="bf16")
-    # The dataset is random: of other episodes only what little noise leaves visible can be learned.
-    recipe.policy["noise_levels"] = None
     run = train(recipe, tmp_path / "run")
     rows = read_metrics(run)
     assert rows[-1]["step"] == 150 and rows[-1]["samples"] == 150 * 32
