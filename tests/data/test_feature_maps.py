@@ -179,8 +179,13 @@ def test_a_damaged_file_is_noticed_on_opening(camera_dataset, maps: Maps) -> Non
         cached(camera_dataset, maps)
 
 
-def test_a_policy_learns_from_cached_maps_and_acts_on_pictures(camera_dataset, maps: Maps) -> None:
+def test_a_policy_learns_from_cached_maps_and_acts_on_pictures(
+    camera_dataset, maps: Maps, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ebt_policy.modeling_ebt import EBTPolicy
+
+    weights = torchvision.models.mobilenet_v2().state_dict()
+    monkeypatch.setattr(vision_frozen, "pretrained_weights", lambda name: weights)
 
     config = EBTConfig(
         input_features={
