@@ -99,6 +99,7 @@ assert env.render().std() > 20
 """
 
 
+@pytest.mark.slow
 def test_pictures_show_the_scene_and_need_no_display() -> None:
     try:
         find_backend()

@@ -63,6 +63,7 @@ def operator(tmp_path: Path, **options) -> ExpertTeleopConfig:
     return ExpertTeleopConfig(id="expert", calibration_dir=tmp_path, **options)
 
 
+@pytest.mark.slow
 def test_on_an_alarm_the_expert_takes_over_and_finishes_the_task(run, tmp_path: Path):
     record = RecordOptions(root=str(tmp_path / "data"))
     (outcome,) = run(teleop=operator(tmp_path), record=record)
