@@ -22,7 +22,7 @@ from ebt_policy.configuration_matched_baseline import MatchedBaselineConfig
 from ebt_policy.hardware import config_deploy
 from ebt_policy.hardware.safety.config_safe_robot import SafeRobotConfig, SafetyOptions
 from ebt_policy.hardware.sim.config_sim_robot import SimRobotConfig
-from ebt_policy.training.recipe import DatasetRecipe, OptimizerRecipe, TrainRecipe
+from ebt_policy.training.recipe import CorrectionsRecipe, DatasetRecipe, OptimizerRecipe, TrainRecipe
 
 POLICY: dict[str, type] = {
     "The EBT policy": EBTConfig,
@@ -32,6 +32,7 @@ POLICY: dict[str, type] = {
 OTHERS: dict[str, type] = {
     "Recipes of `ebt-policy train`": TrainRecipe,
     "`dataset` of a recipe": DatasetRecipe,
+    "`corrections` of a recipe": CorrectionsRecipe,
     "`optimizer` of a recipe": OptimizerRecipe,
     "`ebt-policy deploy`": config_deploy.DeployConfig,
     "`policy` of deploy": config_deploy.PolicyOptions,

@@ -13,7 +13,7 @@ import tyro
 from ebt_policy.cli.deploy import deploy
 from ebt_policy.cli.measure import bench, demo, energy, evaluate
 from ebt_policy.cli.push import push
-from ebt_policy.cli.train import cache, doctor, export, throughput, train
+from ebt_policy.cli.train import cache, doctor, export, improve, throughput, train
 from ebt_policy.cli.watch import calibrate, serve, trace
 from ebt_policy.cli.worlds import collect, convert, corrections, envs
 from ebt_policy.errors import UserError
@@ -33,6 +33,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "convert": convert,
     "corrections": corrections,
     "train": train,
+    "improve": improve,
     "eval": evaluate,
     "trace": trace,
     "calibrate": calibrate,

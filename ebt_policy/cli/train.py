@@ -39,6 +39,58 @@ def train(
     )
 
 
+def improve(
+    run: Positional[Path],
+    corrections: tuple[str, ...],
+    output: Path | None = None,
+    steps: int = 1000,
+    share: float | None = None,
+    env: str | None = None,
+    episodes: int = 100,
+    seed: int = 200_000,
+    calibration: Path | None = None,
+    calibration_episodes: int = 250,
+    processes: int | None = None,
+    resume: bool = False,
+    overrides: Overrides = (),
+) -> None:
+    """Learn from corrections: go on training a policy on its demonstrations and on what an operator showed. Minutes.
+
+    Starts from the run's averaged weights and keeps its normalisation. Of recordings with a column `intervention` (deploy
+    with --teleop.type, or LeRobot's DAgger strategy) only the operator's frames are learned; without one, all are. With
+    --env both policies act on the same seeds, and it says which is better. The new run says what it comes from (run.json).
+
+    Args:
+        run: A run folder of `train` or `improve`. It stays as it is; corrections that it was improved with stay in.
+        corrections: Datasets, by folder or repo id, recorded on the same robot at the same rate.
+        output: Folder of the new run (default: the old one's name and _improved, beside it).
+        steps: Optimiser steps: a short warm-up, then a cosine to zero from three tenths of the run's own learning rate.
+        share: Of corrections in each batch (default 0.5: few corrections weigh as much as many demonstrations).
+        env: Compare old and new policy in this environment, best the undisturbed one: they must not have become worse there.
+        episodes: Of that comparison, for each policy.
+        seed: Of its first episode; neither the seeds of `eval` nor those of `calibrate`.
+        calibration: Calibrate the new policy as this file of `ebt-policy calibrate` was made, into the new run (default:
+            calibration.json in the run folder, where it is there).
+        calibration_episodes: How many, where it was made in an environment.
+        processes: Worker processes for the episodes (default: one for each core).
+        resume: Continue the new run in that folder; the other options must be as before.
+        overrides: Any option of the recipe, e.g. --set optimizer.lr=1e-4 --set dataset.root=data/demonstrations
+    """
+    from ebt_policy.eval.benchmarks.improvement import improvement, recalibrate
+    from ebt_policy.training.improve import improve as train_on
+
+    folder = output or run.with_name(f"{run.name}_improved")
+    made = train_on(
+        run, corrections, folder, steps=steps, share=share, resume=resume, overrides=key_values(overrides)
+    )
+    print(f"Policy: {made}/checkpoints/last/pretrained_model")
+    known = calibration or run / "calibration.json"
+    if calibration or known.is_file():
+        print(recalibrate(known, made, calibration_episodes, processes))
+    if env:
+        print(f"{env}: {improvement(run, made, env, episodes, seed, processes)}")
+
+
 def doctor(
     dataset: Positional[str],
     root: Path | None = None,

@@ -14,6 +14,7 @@ from ebt_policy.data.camera_frames import TOLERANCE_S, decode_cameras
 from ebt_policy.data.feature_maps import CachedMaps, Maps, cached_maps
 from ebt_policy.data.frame_cache import FramesOnDisk
 from ebt_policy.data.goal_alignment import GoalAlignment
+from ebt_policy.data.interventions import INTERVENTION, imitated_parts
 from ebt_policy.data.open_dataset import open_metadata
 from ebt_policy.data.statistics import Statistics, picture_statistics, vector_statistics
 from ebt_policy.data.symmetry import Symmetry
@@ -48,10 +49,12 @@ class Windows:
         drop_n_last_frames: int = 0,
         symmetry: Symmetry | None = None,
         device: str | torch.device = "cpu",
+        parts: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         """columns: feature -> (F, ...); pixels: camera -> (F, C, H, W) uint8, in memory or on disk, or maps of a frozen backbone,
         which include the mirror images; episode_index: (F,), the frames of an episode one after the other;
-        deltas: frames relative to the current one for each of these features, None for no window."""
+        deltas: frames relative to the current one for each of these features, None for no window.
+        parts: (part of each frame (F,), whether it starts a sample (F,)) where samples may not reach over whole episodes."""
         n_frames = len(episode_index)
         self.meta = meta
         self._real_frames, self._symmetry = n_frames, symmetry
@@ -66,6 +69,7 @@ class Windows:
                 for key, values in columns.items()
             }
             episode_index = episode_index.repeat(2)
+            parts = parts and (parts[0].repeat(2), parts[1].repeat(2))
         self.stats = {key: vector_statistics(values) for key, values in columns.items()}
         self.stats |= {
             key: picture_statistics(frames)
@@ -78,11 +82,13 @@ class Windows:
         }
         self._device = device
 
-        first, last = _episode_borders(episode_index, n_frames)
-        samples = torch.nonzero(torch.arange(len(episode_index)) <= last - drop_n_last_frames).flatten()
+        first, last = _episode_borders(episode_index if parts is None else parts[0], n_frames)
+        usable = torch.arange(len(episode_index)) <= last - drop_n_last_frames
+        samples = torch.nonzero(usable if parts is None else usable & parts[1]).flatten()
         if len(samples) == 0:
             raise UserError(
-                f"No frame is left of dataset {meta.repo_id!r} after drop_n_last_frames={drop_n_last_frames}."
+                f"No frame is left of dataset {meta.repo_id!r} after drop_n_last_frames={drop_n_last_frames}"
+                + ("." if parts is None else f", of those that '{INTERVENTION}' marks as the operator's.")
             )
         self.episode_index = episode_index[samples].to(device)
         self._samples, self._first, self._last = samples.to(device), first.to(device), last.to(device)
@@ -114,6 +120,8 @@ class Windows:
         resize_shape: tuple[int, int] | None = None,
         maps: Maps | None = None,
         tolerance_s: float = TOLERANCE_S,
+        operators: bool = False,
+        unfinished: int = 0,
     ) -> Self:
         """Read `features` (the policy's inputs and outputs; any other numeric column may be named too) once.
 
@@ -124,6 +132,7 @@ class Windows:
             (`frame_cache`) and read for each batch.
         resize_shape: (height, width) of the pictures of all cameras, as in the policy's config; None: their own.
         maps: read maps of a frozen backbone, computed once (`feature_maps`), in place of pictures; resize_shape is then theirs.
+        operators: use only frames that the column `intervention` marks, where there is one. unfinished: see `imitated_parts`.
         Raises UserError: no such dataset, feature or episode; NaN or infinity; a full disk.
         """
         meta = open_metadata(repo_id, root)
@@ -132,10 +141,18 @@ class Windows:
         cameras = [key for key in features if key in meta.camera_keys]
         low_dimensional = [key for key in features if key not in cameras]
         table = read_table(meta, episodes, cameras)
-        wanted = sorted({*low_dimensional, "episode_index", "frame_index"})
+        marked = operators and INTERVENTION in meta.features
+        wanted = sorted(
+            {*low_dimensional, "episode_index", "frame_index", *([INTERVENTION] if marked else [])}
+        )
         arrays = table.select_columns(wanted).with_format("numpy")[:]
         columns = {key: _column(meta, key, arrays) for key in low_dimensional}
         episode_index = torch.as_tensor(arrays["episode_index"])
+        parts = None
+        if marked:
+            flags, owners = np.ravel(arrays[INTERVENTION]), np.ravel(arrays["episode_index"])
+            found = imitated_parts(flags, owners, unfinished)
+            parts = torch.from_numpy(found[0]), torch.from_numpy(found[1])
         if goal_alignment is not None:
             goal_alignment.check(columns, cameras)
             columns = goal_alignment(columns, episode_index)
@@ -159,6 +176,7 @@ class Windows:
             drop_n_last_frames=drop_n_last_frames,
             symmetry=symmetry,
             device=device,
+            parts=parts,
         )
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lerobot.configs.policies import PreTrainedConfig
@@ -26,6 +27,7 @@ from ebt_policy.data.windows import Windows
 from ebt_policy.errors import UserError
 from ebt_policy.model.augmentation import View
 from ebt_policy.model.vision_frozen import FrozenBackbone
+from ebt_policy.training.corrections import Mixture, check_features, check_units, describe, located
 from ebt_policy.training.policy_setup import AUTO, match_features, policy_config, user_errors
 from ebt_policy.training.recipe import DatasetRecipe, TrainRecipe
 from ebt_policy.training.trained_on import SPLIT_SEED
@@ -39,6 +41,14 @@ class TrainingData:
     windows: Windows
     held_out: Windows | None
     rename_map: dict[str, str]  # dataset's name -> policy's name, where they differ
+    corrections: tuple[Windows, ...] = ()
+    lineage: tuple[dict[str, Any], ...] = ()  # what run.json says of each dataset of corrections
+
+    def samples(self, recipe: TrainRecipe) -> Windows | Mixture:
+        """What batches are drawn from."""
+        if recipe.corrections is None:
+            return self.windows
+        return Mixture(self.windows, self.corrections, recipe.corrections.share)
 
     @property
     def statistics(self) -> dict[str, dict[str, Tensor]]:
@@ -71,7 +81,15 @@ def prepare_data(recipe: TrainRecipe, device: torch.device) -> TrainingData:
     if "ENV" not in modes and "STATE" in modes:  # LeRobot's own policies would get it unnormalised
         modes["ENV"] = modes["STATE"]
     features = [*sources.values(), ACTION]
+    corrected = _corrections(recipe, meta, features)
     _examine(wanted, features, episodes, held_out_part)
+    for given in corrected:
+        _examine(
+            given,
+            features,
+            choose_episodes(open_metadata(given.repo_id, given.root).total_episodes, None),
+            [],
+        )
     with user_errors("Recipe: dataset.symmetry"):
         symmetry = find_symmetry(wanted.symmetry)
     with user_errors("Recipe: dataset.goal_alignment"):
@@ -79,31 +97,60 @@ def prepare_data(recipe: TrainRecipe, device: torch.device) -> TrainingData:
 
     maps = _maps(config, wanted.feature_variants, device)
 
-    def windows(part: list[int], symmetry: Symmetry | None, maps: Maps | None) -> Windows:
+    def windows(
+        part: list[int] | None,
+        symmetry: Symmetry | None,
+        maps: Maps | None,
+        given: DatasetRecipe = wanted,
+    ) -> Windows:
+        operators = given is not wanted
         return Windows.from_lerobot(
-            wanted.repo_id,
-            wanted.root,
+            given.repo_id,
+            given.root,
             features=features,
             observation_delta_indices=config.observation_delta_indices,
             action_delta_indices=config.action_delta_indices,
             episodes=part,
             drop_n_last_frames=getattr(config, "drop_n_last_frames", 0),
-            goal_alignment=goal_alignment,
+            goal_alignment=None if operators else goal_alignment,  # a correction need not end on the goal
             symmetry=symmetry,
             device=device,
             image_cache_gb=wanted.image_cache_gb,
             resize_shape=getattr(config, "resize_shape", None),  # LeRobot's diffusion has it too
             maps=maps,
             tolerance_s=wanted.tolerance_s,
+            operators=operators,
+            unfinished=max(getattr(config, "n_action_steps", 1) - 1, 0),
         )
 
     plain_maps = dataclasses.replace(maps, variants=1) if maps else None
+    shown = windows(train_part, symmetry, maps)
+    corrections = tuple(windows(None, symmetry, maps, given) for given in corrected)
+    for given, one in zip(corrected, corrections, strict=True):
+        check_units(shown.stats, one.stats, given.repo_id)
+    names = recipe.corrections.datasets if recipe.corrections else ()
     return TrainingData(
         config=config,
-        windows=windows(train_part, symmetry, maps),
+        windows=shown,
         held_out=windows(held_out_part, None, plain_maps) if held_out_part else None,
         rename_map={source: name for name, source in sources.items() if source != name},
+        corrections=corrections,
+        lineage=tuple(describe(name, one) for name, one in zip(names, corrections, strict=True)),
     )
+
+
+def _corrections(
+    recipe: TrainRecipe, demonstrations: LeRobotDatasetMetadata, features: list[str]
+) -> list[DatasetRecipe]:
+    """The datasets of corrections. Raises UserError for one that does not fit the demonstrations."""
+    if recipe.corrections is None:
+        return []
+    found = []
+    for name in recipe.corrections.datasets:
+        repo_id, root = located(name)
+        check_features(demonstrations, open_metadata(repo_id, root), features)
+        found.append(DatasetRecipe(repo_id, root, tolerance_s=recipe.dataset.tolerance_s))
+    return found
 
 
 def _announcement(recipe: TrainRecipe, config: PreTrainedConfig, device: torch.device) -> str | None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ebt_policy.chunk_policy import ChunkPolicy
 from ebt_policy.data.windows import Windows
 from ebt_policy.training.checkpoint import Trainer
-from ebt_policy.training.optimise import WeightAverage, sample_order
+from ebt_policy.training.corrections import Mixture, batch_order
+from ebt_policy.training.optimise import WeightAverage
 from ebt_policy.training.recipe import TrainRecipe
 
 HELD_OUT_SAMPLES = 4096  # at most, evenly spaced: enough for two digits of the loss
@@ -31,7 +32,7 @@ class Loop:
         trainer: Trainer,
         accelerator: Accelerator,
         preprocessor: PolicyProcessorPipeline,
-        windows: Windows,
+        windows: Windows | Mixture,
         held_out: Windows | None,
     ) -> None:
         self.recipe, self.trainer, self.accelerator = recipe, trainer, accelerator
@@ -48,7 +49,7 @@ class Loop:
         """One optimiser step. Returns what to log, nothing where the step was skipped (see `SpikeGuard`)."""
         began = time.perf_counter()
         recipe, trainer = self.recipe, self.trainer
-        order = sample_order(trainer.step, recipe.batch_size, len(self.windows), recipe.seed)
+        order = batch_order(self.windows, trainer.step, recipe.batch_size, recipe.seed)
         batch = self._batch(
             self.windows, order[self.accelerator.process_index :: self.accelerator.num_processes]
         )
@@ -84,7 +85,7 @@ class Loop:
                 total += loss_of(self._batch(self.held_out, part))[0].item() * len(part)
         return total / len(numbers)
 
-    def _batch(self, windows: Windows, indices: Tensor) -> Batch:
+    def _batch(self, windows: Windows | Mixture, indices: Tensor) -> Batch:
         batch = self.preprocessor(windows.batch(indices))
         return {key: value for key, value in batch.items() if isinstance(value, Tensor)}
 

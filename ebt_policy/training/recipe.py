@@ -38,6 +38,22 @@ class DatasetRecipe:
 
 
 @dataclass(frozen=True)
+class CorrectionsRecipe:
+    """What an operator showed where a policy failed, to be learned together with the demonstrations (`ebt-policy improve`)."""
+
+    datasets: tuple[str, ...]  # folders or repo ids; where they have a column `intervention`, only its frames
+    # Of each batch. One half is the balance of intervention-weighted regression (Mandlekar et al., arXiv 2012.06733): few
+    # corrections weigh as much as many demonstrations, and those keep the rest of the task from being forgotten.
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.datasets:
+            raise UserError("Recipe: corrections.datasets names no dataset.")
+        if not 0 < self.share < 1:
+            raise UserError(f"Recipe: corrections.share must be above 0 and below 1, found {self.share}.")
+
+
+@dataclass(frozen=True)
 class OptimizerRecipe:
     """AdamW. Weight decay falls on matrices only: on gains and biases it only shrinks them."""
 
@@ -55,6 +71,8 @@ class TrainRecipe:
     dataset: DatasetRecipe  # see below
     steps: int = 20_000  # optimiser steps; the schedule ends with them
     batch_size: int = 256  # over all processes
+    # With policy.pretrained_path, whose normalisation is then kept.
+    corrections: CorrectionsRecipe | None = None
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)  # see below
     warmup_steps: int = 500  # linear, then a cosine to zero
     grad_clip: float = 1.0  # on the norm over all parameters
@@ -82,6 +100,8 @@ class TrainRecipe:
         ):
             if not good:
                 raise UserError(f"Recipe: {name} must be {expected}, found {getattr(self, name)!r}.")
+        if self.corrections is not None and not self.policy.get("pretrained_path"):
+            raise UserError("Recipe: corrections improve a policy: name its run as policy.pretrained_path.")
         if self.dataset.feature_variants < 0:
             raise UserError(
                 f"Recipe: dataset.feature_variants must be 0 or more, found {self.dataset.feature_variants}."
@@ -103,8 +123,12 @@ def load_recipe(name_or_path: str | Path, overrides: Mapping[str, Any] | None = 
     data = yaml.safe_load(_read(name_or_path))
     if not isinstance(data, dict):
         raise UserError(f"Recipe '{name_or_path}' is not a mapping of keys to values.")
-    data = copy.deepcopy(data)
-    overrides = dict(overrides or {})
+    return overridden(data, overrides or {})
+
+
+def overridden(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> TrainRecipe:
+    """The recipe of a mapping with dotted keys replaced, as in `load_recipe`."""
+    data, overrides = copy.deepcopy(dict(data)), dict(overrides)
     if "policy.type" in overrides:
         _change_policy(data, str(overrides.pop("policy.type")))
     for key, value in overrides.items():

@@ -21,6 +21,7 @@ from rich.console import Console
 from ebt_policy.data.fingerprints import episode_fingerprints
 from ebt_policy.errors import UserError
 from ebt_policy.model.parameter_groups import parameter_groups
+from ebt_policy.provenance import sha256
 from ebt_policy.training.checkpoint import (
     Trainer,
     last_checkpoint,
@@ -28,9 +29,10 @@ from ebt_policy.training.checkpoint import (
     save_checkpoint,
     schedule,
 )
+from ebt_policy.training.corrections import Mixture
 from ebt_policy.training.data_setup import TrainingData, prepare_data
 from ebt_policy.training.loop import Loop
-from ebt_policy.training.policy_setup import changed_options, settled_vision, user_errors
+from ebt_policy.training.policy_setup import changed_options, pretrained_path, settled_vision, user_errors
 from ebt_policy.training.recipe import TrainRecipe
 from ebt_policy.training.run_folder import check_run, disk_errors, locked, start_run, started_recipe
 from ebt_policy.training.run_log import RunLog
@@ -90,7 +92,7 @@ def _train(
     policy = _policy(recipe, data, console if main else None)
     preprocessor, postprocessor = make_pre_post_processors(
         data.config,
-        pretrained_path=str(checkpoint / PRETRAINED_MODEL_DIR) if checkpoint else None,
+        pretrained_path=str(_normalised_as(recipe, checkpoint) or "") or None,
         preprocessor_overrides={"device_processor": {"device": accelerator.device.type}},
         dataset_stats=data.statistics,
     )
@@ -102,11 +104,11 @@ def _train(
         _extend_schedule(recipe, trainer, extended, console if main else None)
     if accelerator.num_processes > 1:  # each process draws its own noise
         set_seed(recipe.seed + 1000 * trainer.step + accelerator.process_index)
-    loop = Loop(recipe, trainer, accelerator, preprocessor, data.windows, data.held_out)
+    loop = Loop(recipe, trainer, accelerator, preprocessor, data.samples(recipe), data.held_out)
 
     used = [int(episode) for episode in data.windows.episode_index.unique()]
     marks = episode_fingerprints(recipe.dataset.repo_id, recipe.dataset.root, used) if main else {}
-    fingerprints = list(marks.values())
+    fingerprints = [*marks.values(), *(mark for one in data.lineage for mark in one["fingerprints"])]
 
     def save() -> None:
         if main:
@@ -159,6 +161,16 @@ def _policy(recipe: TrainRecipe, data: TrainingData, console: Console | None) ->
         ) from error
 
 
+def _normalised_as(recipe: TrainRecipe, checkpoint: Path | None) -> Path | None:
+    """The checkpoint whose normalisation holds: of this run, or of the policy that corrections improve; None for the data's own.
+
+    With the statistics of other data the same numbers would mean other positions to the weights that are there.
+    """
+    if checkpoint:
+        return checkpoint / PRETRAINED_MODEL_DIR
+    return pretrained_path(recipe) if recipe.corrections else None
+
+
 def _set_rename_map(preprocessor: PolicyProcessorPipeline, rename_map: dict[str, str]) -> None:
     """The preprocessor renames the dataset's observations, in training and wherever LeRobot uses the policy."""
     steps: Sequence[Any] = preprocessor.steps  # LeRobot's registry hides the types of its steps
@@ -189,6 +201,15 @@ def _origin(
     recipe: TrainRecipe, trainer: Trainer, data: TrainingData, accelerator: Accelerator
 ) -> dict[str, object]:
     """What run.json says of a start or resume."""
+    lineage = {}
+    if (parent := pretrained_path(recipe)) and data.lineage:
+        lineage = {
+            "lineage": {
+                "parent": str(parent),
+                "parent_sha256": sha256(parent / "model.safetensors"),
+                "corrections": list(data.lineage),
+            }
+        }
     return {
         "seed": recipe.seed,
         "from_step": trainer.step,
@@ -198,13 +219,18 @@ def _origin(
         "parameters": sum(p.numel() for p in trainer.policy.parameters()),
         "samples": len(data.windows),
         "episodes": len(data.windows.episode_index.unique()),
+        **lineage,
     }
 
 
 def _summary(record: Mapping[str, object], loop: Loop) -> str:
     """One line at the start, so that a first step that takes long is no surprise."""
+    corrections = ""
+    if isinstance(loop.windows, Mixture):
+        count = sum(len(part) for part in loop.windows.corrections)
+        corrections = f" and {count:,} of corrections, {loop.windows.share:.0%} of each batch"
     return (
-        f"Training {record['parameters']:,} parameters on {record['samples']:,} samples of {record['episodes']} episodes "
+        f"Training {record['parameters']:,} parameters on {record['samples']:,} samples of {record['episodes']} episodes{corrections} "
         f"({record['device']}, {'bf16' if loop.bf16 else 'fp32'}), {loop.recipe.batch_size} samples a step."
     )
 

@@ -10,23 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ebt_policy.data.interventions import INTERVENTION, runs_of
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.recording.episode_writer import DatasetSpec, EpisodeWriter
-from ebt_policy.hardware.recording.recording import INTERVENTION
-
-
-def runs_of(flags: np.ndarray, episodes: np.ndarray) -> list[tuple[int, int]]:
-    """First and one past the last frame of each stretch of true flags (N,) within one episode (N,)."""
-    found: list[tuple[int, int]] = []
-    begin: int | None = None
-    for i in range(len(flags) + 1):
-        inside = i < len(flags) and bool(flags[i])
-        if begin is not None and (not inside or episodes[i] != episodes[begin]):
-            found.append((begin, i))
-            begin = None
-        if inside and begin is None:
-            begin = i
-    return found
 
 
 def corrections(

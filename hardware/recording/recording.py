@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ebt_policy.data.interventions import INTERVENTION
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.config_deploy import RecordOptions
 from ebt_policy.hardware.control.episode import Sent
@@ -16,7 +17,6 @@ from ebt_policy.hardware.recording.recorder import Recorder
 from ebt_policy.hardware.sensing.observer import ENVIRONMENT, PICTURES, STATE, Observer
 
 ACTION = "action"
-INTERVENTION = "intervention"  # as LeRobot's DAgger strategy records it: the operator's frames
 
 
 class Recording:

@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import os
 import re
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 import torch
 import torchvision
 import yaml
-from safetensors.torch import load_file
+from equal_runs import assert_equal_runs, interrupt_at, tensors
 
 from ebt_policy.errors import UserError
 from ebt_policy.inference.runner import load_runner
@@ -24,32 +22,6 @@ from ebt_policy.training.loop import Loop, uses_bf16
 from ebt_policy.training.recipe import TrainRecipe, load_recipe
 from ebt_policy.training.run_log import read_metrics
 from ebt_policy.training.train import train
-
-
-def tensors(run: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of the newest checkpoint: both sets of weights, optimiser, generators, statistics."""
-    folder = last_checkpoint(run)
-    assert folder is not None
-    files = {path.relative_to(folder): load_file(path) for path in folder.rglob("*.safetensors")}
-    return {f"{name}/{key}": value for name, found in files.items() for key, value in found.items()}
-
-
-def assert_equal_runs(left: Path, right: Path) -> None:
-    a, b = tensors(left), tensors(right)
-    assert a.keys() == b.keys()
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
-
-
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Ctrl-C during that step."""
-    original = Loop.step
-
-    def interrupted(self: Loop):
-        if self.trainer.step == step - 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self)
-
-    monkeypatch.setattr(Loop, "step", interrupted)
 
 
 @pytest.mark.parametrize("policy", ["ebt", "diffusion", "act"])

@@ -8,8 +8,9 @@ from fake_recording import FPS, VIDEO, frame, spec
 from lerobot.datasets.dataset_tools import merge_datasets
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+from ebt_policy.data.interventions import runs_of
 from ebt_policy.errors import UserError
-from ebt_policy.hardware.recording.corrections import corrections, runs_of
+from ebt_policy.hardware.recording.corrections import corrections
 from ebt_policy.hardware.recording.episode_writer import EpisodeWriter
 
 FLAG = {"dtype": "bool", "shape": (1,), "names": None}
