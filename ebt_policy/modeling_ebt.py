@@ -99,7 +99,7 @@ class EBTPolicy(ChunkPolicy):
         config = self.config
         deadline = None if config.deadline_s is None else began + config.deadline_s
         with torch.no_grad():
-            context = self.model.context(observations)
+            encoded, context = self.model.encoded_context(observations)
             start = self._start(len(context), noise, previous, context.device)  # (B, H, A)
             old_plan = OldPlan(self.model, context, previous, config.n_action_steps)
 
@@ -135,7 +135,7 @@ class EBTPolicy(ChunkPolicy):
                 )
         trace.old_plan_energy = None if old_plan.energy is None else old_plan.energy.cpu().numpy()
         trace.seconds = time.perf_counter() - began
-        return Decision(chunks, trace)
+        return Decision(chunks, trace, encoded)
 
     def _start(
         self, batch: int, noise: Noise | None, previous: Tensor | None, device: torch.device

@@ -93,7 +93,7 @@ class MatchedBaselinePolicy(ChunkPolicy):
                 if config.method == "two_pass":
                     chunk, steps = self._predict(TWO_PASS_LEVEL * chunk, context, level + 1), 2
         seconds = time.perf_counter() - began
-        return Decision(chunk, Trace.without_steps(len(context), evaluations=steps, seconds=seconds))
+        return Decision(chunk, Trace.without_steps(len(context), evaluations=steps, seconds=seconds), context)
 
     def _generate(self, context: Tensor, steps: int, noise: Noise | None, previous: Tensor | None) -> Tensor:
         """Chunks (B, H, A) by diffusion or flow, in `steps` evaluations from wherever each row starts."""

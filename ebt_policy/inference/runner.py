@@ -36,7 +36,9 @@ class RunnerDecision:
     """actions (B, n_action_steps, A) in the env's units; chunk (B, H, A) normalised, row 0 for the current
     tick.
 
-    state (B, S): the observed proprioceptive state, normalised; None if the policy has none. ended (B,): episodes that end after them, for a human to take over.
+    state (B, S): the observed proprioceptive state, normalised; None if the policy has none. ended (B,): episodes that end after
+    them, for a human to take over. observations: normalised (B, T, ...), and encoded (B, D): what the policy's encoder made of
+    them, for whoever reads them again; None where there is none.
     """
 
     actions: np.ndarray
@@ -44,6 +46,8 @@ class RunnerDecision:
     trace: Trace
     state: np.ndarray | None = None
     ended: np.ndarray | None = None
+    observations: dict[str, Tensor] | None = None
+    encoded: Tensor | None = None
 
 
 class Runner:
@@ -104,6 +108,8 @@ class Runner:
             chunk=chunk.cpu().numpy(),
             trace=decision.trace,
             state=None if state is None else state[:, -1].cpu().numpy(),
+            observations=batch,
+            encoded=decision.encoded,
         )
 
     def actions(self, chunk: Tensor) -> np.ndarray:

@@ -126,7 +126,7 @@ class _State:
 
         stop = _limits(self.used, finite, rule, clock)
         enough = finite & (self.used >= rule.min_evaluations)
-        for fired, reason in _converged(answer - self.answer, reading, rule):
+        for fired, reason in _converged(answer, self.answer, reading, rule):
             stop = torch.where(enough & fired, int(reason), stop)
 
         self.point, self.update = torch.where(kept, point, self.point), torch.where(kept, update, self.update)
@@ -163,11 +163,14 @@ def _limits(used: Tensor, finite: Tensor, rule: DescentRule, clock: Callable[[],
     return torch.where(finite, stop, int(StopReason.NOT_FINITE))
 
 
-def _converged(change: Tensor, reading: Tensor | None, rule: DescentRule) -> list[tuple[Tensor, StopReason]]:
+def _converged(
+    answer: Tensor, before: Tensor, reading: Tensor | None, rule: DescentRule
+) -> list[tuple[Tensor, StopReason]]:
     """Which samples (B,) are good enough, and by which rule. Where several fire, the last one is recorded."""
     rules = []
     if rule.settled is not None:
-        settled = change[:, : rule.settled_ticks].square().mean((1, 2)).sqrt() <= rule.settled
+        change = (answer - before)[:, : rule.settled_ticks]
+        settled = change.square().mean((1, 2)).sqrt() <= rule.settled
         rules.append((settled, StopReason.SETTLED))
     if rule.energy is not None and reading is not None:
         rules.append((reading <= rule.energy, StopReason.ENERGY))  # False for NaN

@@ -47,7 +47,12 @@ class EnergyTransformer(nn.Module):
 
     def context(self, observations: dict[str, Tensor]) -> Tensor:
         """Encodes the observations, once for each decision: (B, L, 6, D)."""
-        return self.trunk.modulation(self.encoder(observations))
+        return self.encoded_context(observations)[1]
+
+    def encoded_context(self, observations: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The encoder's output (B, D), and `context` (B, L, 6, D)."""
+        encoded = self.encoder(observations)
+        return encoded, self.trunk.modulation(encoded)
 
     def denoise(self, chunk: Tensor, context: Tensor) -> Tensor:
         """D(x, o): chunk (B, H, A), context (B, L, 6, D) -> (B, H, A). Residual head only."""

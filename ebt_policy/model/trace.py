@@ -162,10 +162,13 @@ class Trace:
 
 @dataclass
 class Decision:
-    """A decision for B samples. chunk (B, H, A) is normalised; chunk[:, 0] is for the current tick."""
+    """A decision for B samples. chunk (B, H, A) is normalised; chunk[:, 0] is for the current tick. encoded (B, D): the
+    observations as the policy's encoder gave them; None for policies of others.
+    """
 
     chunk: Tensor
     trace: Trace
+    encoded: Tensor | None = None
 
 
 def _plain(value: Any) -> Any:

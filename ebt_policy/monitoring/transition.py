@@ -92,13 +92,16 @@ class TransitionEnergy(nn.Module):
         )
 
 
-def feature_vector(policy: Any, observations: dict[str, Tensor]) -> Tensor:
+def feature_vector(policy: Any, observations: dict[str, Tensor], encoded: Tensor | None = None) -> Tensor:
     """Input of the learned signals, from normalised observations (B, T, ...): (B, S).
 
-    policy: a ChunkPolicy. The vectors of the last frame; the output of the policy's encoder if it has cameras.
+    policy: a ChunkPolicy. The vectors of the last frame; if it has cameras, the output of the policy's encoder, which is
+    `encoded` (B, S) where it is known already.
     """
     names = list(policy.config.observation_features())
     if any(observations[name].ndim > 3 for name in names):
+        if encoded is not None:
+            return encoded
         return getattr(policy, "model", policy).encoder({name: observations[name] for name in names})
     return torch.cat([observations[name][:, -1] for name in names], 1)
 

@@ -115,7 +115,7 @@ class WatchedRunner:
             moved = decision.state - np.stack(known)
         found = rows(decision_signals(decision.trace, decision.chunk, self.n_action_steps, previous, moved))
         if self._nets.names:
-            self._add_learned(observations, watches, found)
+            self._add_learned(decision, watches, found)
         ended = np.zeros(len(watches), bool)
         taken: dict[str, list[int]] = {}
         for row, (watch, values) in enumerate(zip(watches, found, strict=True)):
@@ -136,14 +136,15 @@ class WatchedRunner:
 
     def _add_learned(
         self,
-        observations: dict[str, np.ndarray],
+        decision: RunnerDecision,
         watches: Sequence[Watch],
         found: Sequence[dict[str, float]],
     ) -> None:
         """Adds the learned signals of the present observation, and of the transition to it, to `found`."""
         energy, novelty = self._nets.transition, self._nets.rnd
         with torch.no_grad():
-            features = feature_vector(self.runner.policy, self.runner.normalised(observations))
+            assert decision.observations is not None  # a Runner's own decision has them
+            features = feature_vector(self.runner.policy, decision.observations, decision.encoded)
             if novelty is not None:
                 for i, value in enumerate(novelty(features).tolist()):
                     found[i]["rnd"] = value

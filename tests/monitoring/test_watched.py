@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
@@ -14,6 +15,7 @@ from ebt_policy.eval.failures.calibrate import fit_and_score
 from ebt_policy.eval.rollout.rollout import rollout
 from ebt_policy.eval.rollout.watched_episodes import read_watched, watched_episode, write_watched
 from ebt_policy.inference.runner import load_runner
+from ebt_policy.model.noise import Noise
 from ebt_policy.monitoring.calibration import Calibration, calibrated
 from ebt_policy.monitoring.recovery import Ladder
 from ebt_policy.monitoring.signals import Statistic
@@ -102,8 +104,6 @@ def test_mistakes_are_named(make_runner: Callable):
 
 
 def test_learned_signals_are_read_of_what_is_seen_and_after_every_whole_chunk(make_runner: Callable):
-    import torch
-
     from ebt_policy.monitoring.distillation import Distillation, DistillationConfig
     from ebt_policy.monitoring.learned_signals import LearnedSignals
     from ebt_policy.monitoring.transition import TransitionConfig, TransitionEnergy
@@ -123,6 +123,28 @@ def test_learned_signals_are_read_of_what_is_seen_and_after_every_whole_chunk(ma
         unlike = [float(novelty(s)) for s in features]
     assert watch.signals[1]["transition"] == pytest.approx(float(expected), rel=1e-4)
     assert [one["rnd"] for one in watch.signals[:2]] == pytest.approx(unlike, rel=1e-4)
+
+
+def test_pictures_are_encoded_once_for_a_decision_with_its_alarms():
+    from ebt_policy.monitoring.distillation import Distillation, DistillationConfig
+    from ebt_policy.monitoring.learned_signals import LearnedSignals
+    from ebt_policy.monitoring.transition import feature_vector
+
+    runner = load_runner("shipped:pusht_pixels_ebt")
+    encoder = runner.policy.model.encoder
+    task = environment("pusht_pixels")
+    observation, _ = task.make(False).reset(seed=7)
+    seen = {name: value[None, None] for name, value in task.to_policy(observation).items()}
+    with torch.no_grad():
+        expected = feature_vector(runner.policy, runner.normalised(seen))
+    net = Distillation(DistillationConfig(features=expected.shape[1], checkpoint_sha256=""))
+    watched = WatchedRunner(runner, nets=LearnedSignals(rnd=net))
+    calls = []
+    encoder.register_forward_hook(lambda *_: calls.append(1))
+    watch = watched.watch()
+    watched.decide(seen, Noise.from_seeds([0]), None, [watch])
+    assert len(calls) == 1
+    assert watch.features is not None and torch.equal(watch.features, expected[0])
 
 
 def test_a_calibration_whose_net_is_missing_is_refused(make_runner: Callable):
