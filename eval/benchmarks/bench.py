@@ -21,7 +21,8 @@ from rich.console import Console
 from ebt_policy.errors import UserError
 from ebt_policy.eval.benchmarks.bench_config import BenchConfig, Row, Setting, load_suite
 from ebt_policy.eval.benchmarks.bench_overview import write_overview
-from ebt_policy.eval.benchmarks.bench_report import LearningPoint, TrainedRow, write_bench_report
+from ebt_policy.eval.benchmarks.bench_report import write_bench_report
+from ebt_policy.eval.benchmarks.training_cost import LearningPoint, TrainedRow
 from ebt_policy.eval.report.report import Result
 from ebt_policy.eval.rollout.episodes import Episode, read_parquet
 from ebt_policy.eval.rollout.evaluate import evaluate

@@ -53,6 +53,7 @@ class Row:
 class BenchConfig:
     """A comparison of all rows with the setting `reference`, on the environment seeds seed, seed + 1, ...
 
+    time_to: name of a setting; the report then says after how much training each learning curve reaches its final success.
     calibration_episodes, calibration_seed, alpha: calibration of the alarms, for settings with a ladder.
     """
 
@@ -65,6 +66,7 @@ class BenchConfig:
     rows: tuple[Row, ...]
     train: Mapping[str, Any] = field(default_factory=dict)
     learning_curve_episodes: int = 100
+    time_to: str | None = None
     calibration_episodes: int = 200
     calibration_seed: int = 300_000
     alpha: float = 0.1
@@ -121,11 +123,12 @@ def load_suite(path: str | Path) -> Suite:
             raise UserError(
                 f"{path}: two settings are called '{name}'. Put what differs into the name, in braces."
             )
-    if config.reference not in names:
-        raise UserError(
-            f"{path}: reference '{config.reference}' is none of the settings."
-            f"{did_you_mean(config.reference, names)} Settings: {', '.join(names)}."
-        )
+    for key, name in (("reference", config.reference), ("time_to", config.time_to)):
+        if name not in (None, *names):
+            raise UserError(
+                f"{path}: {key} '{name}' is none of the settings.{did_you_mean(name, names)} "
+                f"Settings: {', '.join(names)}."
+            )
     benches = (
         replace(config, env=task["env"], train={**config.train, **task.get("train", {})}) for task in tasks
     )

@@ -2,62 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ebt_policy.envs import environment
 from ebt_policy.eval.benchmarks.bench_config import BenchConfig
+from ebt_policy.eval.benchmarks.time_to_success import time_table
+from ebt_policy.eval.benchmarks.training_cost import TrainedRow
 from ebt_policy.eval.report.figures import Point, curves, plotly_div, plotly_script
 from ebt_policy.eval.report.pages import write_html
 from ebt_policy.eval.report.report import Result, Table, comparison_table, percent, verdicts
 from ebt_policy.provenance import run_record, write_atomic
-from ebt_policy.training.run_log import read_metrics
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 CHECKPOINT_RULE = "the last one, moving average (EMA) of the weights; none is chosen by its results"
-
-
-@dataclass(frozen=True)
-class LearningPoint:
-    """Success of one setting after so many training samples and seconds (mean over seeds)."""
-
-    samples: int
-    seconds: float
-    result: Result
-
-
-@dataclass(frozen=True)
-class TrainedRow:
-    """The cost of training one row; seconds and held-out loss are means over its training seeds."""
-
-    name: str
-    parameters: int
-    steps: int
-    samples: int
-    seconds: float
-    held_out_loss: float | None
-    learning_curve: Sequence[LearningPoint]
-
-    @classmethod
-    def read(cls, name: str, runs: Mapping[int, Path], learning_curve: Sequence[LearningPoint]) -> TrainedRow:
-        """Read run.json and metrics.jsonl of the row's runs (training seed -> folder)."""
-        metrics = [read_metrics(run) for run in runs.values()]
-        held_out = [[m["held_out_loss"] for m in rows if "held_out_loss" in m][-1:] for rows in metrics]
-        return cls(
-            name=name,
-            parameters=json.loads((next(iter(runs.values())) / "run.json").read_text())["parameters"],
-            steps=metrics[0][-1]["step"],
-            samples=metrics[0][-1]["samples"],
-            seconds=sum(rows[-1]["seconds"] for rows in metrics) / len(metrics),
-            held_out_loss=sum(h[0] for h in held_out) / len(held_out) if all(held_out) else None,
-            learning_curve=learning_curve,
-        )
 
 
 def write_bench_report(
@@ -70,6 +32,8 @@ def write_bench_report(
     if any(len(result.episodes) > 1 for result in results):
         tables.append(by_training_seed(results))
     if any(row.learning_curve for row in trained):
+        if config.time_to is not None:
+            tables.append(time_table(results, trained, config.time_to))
         tables.append(learning_table(trained))
     details = _details(config)
     title = f"{config.env}: {len(results)} settings on the same {config.episodes} seeds"

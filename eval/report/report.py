@@ -17,10 +17,10 @@ from ebt_policy.eval.rollout.episodes import Episode
 from ebt_policy.eval.statistics.intervals import (
     Interval,
     PairedTest,
+    crossed_mean,
     mcnemar,
-    paired_mean_difference,
     paired_success_difference,
-    wilson,
+    success_rate,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ LATENCY_NOTE = (
     "Latency is the wall clock of one decision (observation to action chunk) at batch 1 on one CPU thread, "
     "after warm-up."
 )
-SUCCESS_NOTE = "Success intervals are Wilson's, 95 %. An episode is solved when {}."
+SUCCESS_NOTE = "Success intervals are 95 %, Wilson's for one training. An episode is solved when {}."
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,8 @@ class Result:
 
     @property
     def success(self) -> Interval:
-        """Success rate over all episodes, with Wilson's interval, which assumes that they are independent."""
-        outcomes = self.matrix("success")
-        return Interval(float(outcomes.mean()), *wilson(int(outcomes.sum()), outcomes.size))
+        """Success rate over all episodes; with several trainings its interval resamples these too."""
+        return success_rate(self.matrix("success"))
 
     def mean(self, field_name: str) -> float:
         return float(self.matrix(field_name).mean())
@@ -77,9 +76,8 @@ class Comparison:
 def compare(result: Result, reference: Result) -> Comparison:
     """Compare paired by environment seed and training seed.
 
-    One shared training seed: Newcombe's interval for pairs. Several: the mean over training seeds for each environment seed,
-    then a bootstrap over environment seeds, because episodes with the same environment seed are not independent. Raises
-    UserError if the two were not evaluated on the same seeds.
+    One shared training seed: Newcombe's interval for pairs. Several: a bootstrap that resamples training seeds and environment
+    seeds. Raises UserError if the two were not evaluated on the same seeds.
     """
     shared = sorted(result.episodes.keys() & reference.episodes.keys())
     if not shared or result.environment_seeds != reference.environment_seeds:
@@ -93,11 +91,11 @@ def compare(result: Result, reference: Result) -> Comparison:
     if len(shared) == 1:
         success = paired_success_difference(ours[0] > 0, theirs[0] > 0)
     else:
-        success = paired_mean_difference(ours.mean(0), theirs.mean(0))
-    coverage = [r.matrix("max_coverage", shared).mean(0) for r in (result, reference)]
+        success = crossed_mean(ours - theirs)
+    ours_covered, theirs_covered = (r.matrix("max_coverage", shared) for r in (result, reference))
     return Comparison(
         success=success,
-        max_coverage=paired_mean_difference(*coverage),
+        max_coverage=crossed_mean(ours_covered - theirs_covered),
         tests=tuple(mcnemar(a > 0, b > 0) for a, b in zip(ours, theirs, strict=True)),
     )
 
@@ -165,7 +163,10 @@ def comparison_table(
             "test is exact, one p per training seed."
         )
     if any(len(r.episodes) > 1 for r in results):
-        notes.append("n is training seeds × episodes; the Wilson interval counts them as independent.")
+        notes.append(
+            "n is training seeds × episodes. Intervals of several training seeds resample these as well as episodes; with two or "
+            "three they are still too narrow."
+        )
     rows = [(*_cells(r), *(_paired_cells(r, base) if base else ())) for r in results]
     return Table(tuple(columns), tuple(rows), title, tuple(notes))
 

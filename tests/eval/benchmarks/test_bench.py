@@ -48,6 +48,7 @@ def config(tmp_path: Path, tiny_dataset: tuple[str, Path]) -> dict:
         "recipe": str(write(tmp_path / "tiny.yaml", recipe)),
         "reference": "Flow-2",
         "learning_curve_episodes": 1,
+        "time_to": "Flow-2",
         "rows": [
             {
                 "name": "EBT",
@@ -93,6 +94,7 @@ def test_an_interrupted_bench_goes_on_at_the_missing_row(config: dict, tmp_path:
         "Wilson",
         "McNemar",
         "EMA",
+        "Minutes of training until the final success of Flow-2",
         "Success while training",
     ):
         assert said in text

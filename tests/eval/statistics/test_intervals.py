@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 from ebt_policy.errors import UserError
 from ebt_policy.eval.statistics.intervals import (
     auc,
+    crossed_mean,
     mcnemar,
-    paired_mean_difference,
     paired_success_difference,
+    success_rate,
     wilson,
 )
 
@@ -95,10 +96,30 @@ def test_success_difference_covers_the_truth_about_as_often_as_it_says(p_first, 
 def test_mean_difference_is_paired():
     rng = np.random.default_rng(0)
     difficulty = rng.normal(0, 10, 200)
-    difference = paired_mean_difference(difficulty + 0.5 + rng.normal(0, 0.1, 200), difficulty)
+    difference = crossed_mean([difficulty + 0.5 + rng.normal(0, 0.1, 200) - difficulty])
     assert 0.45 < difference.low < difference.estimate < difference.high < 0.55
-    repeated = paired_mean_difference(difficulty, difficulty)
+    repeated = crossed_mean([difficulty - difficulty])
     assert (repeated.low, repeated.estimate, repeated.high) == (0, 0, 0)
+
+
+def test_intervals_of_several_trainings_hold_the_rate_of_a_new_one_as_often_as_they_say():
+    """The rate of trainings in general, where these differ: Wilson's interval, which knows of episodes alone, holds it less often."""
+    rng = np.random.default_rng(0)
+    held, held_by_wilson = [], []
+    for _ in range(150):
+        rates = rng.normal(0.8, 0.06, 8).clip(0, 1)
+        outcomes = rng.random((8, 100)) < rates[:, None]
+        interval = success_rate(outcomes)
+        low, high = wilson(int(outcomes.sum()), outcomes.size)
+        held.append(interval.low <= 0.8 <= interval.high)
+        held_by_wilson.append(low <= 0.8 <= high)
+    assert np.mean(held) > 0.88 and np.mean(held_by_wilson) < 0.8
+
+
+def test_success_rates_keep_a_width_and_one_training_has_wilsons():
+    assert success_rate(np.ones((3, 20))).low == wilson(60, 60)[0]
+    row = np.arange(50) % 3 > 0
+    assert (success_rate([row]).low, success_rate([row]).high) == wilson(int(row.sum()), 50)
 
 
 @given(scores, scores)
@@ -114,11 +135,13 @@ def test_intervals_of_any_number_of_pairs_hold_their_estimate_or_are_refused(
 ):
     a, b = [x for x, _ in pairs], [y for _, y in pairs]
     if not pairs:
-        for compared in (paired_mean_difference, paired_success_difference, mcnemar):
+        for compared in (paired_success_difference, mcnemar):
             with pytest.raises(UserError, match="one result per seed"):
                 compared(a, b)
+        with pytest.raises(UserError, match=r"shape \(1, 0\)"):
+            crossed_mean([a])
         return
-    means = paired_mean_difference(a, b)
+    means = crossed_mean([np.subtract(a, b)])
     rates = paired_success_difference([x > 0 for x in a], [y > 0 for y in b])
     for found in (means, rates):
         assert found.low - 1e-9 <= found.estimate <= found.high + 1e-9
