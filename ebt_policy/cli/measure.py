@@ -146,7 +146,8 @@ def bench(
 
     Files of another `kind` measure something else: `monitor`, failure detectors on one policy's episodes; `server`, fuzzing of the
     policy server and its latency; `faults`, how the control loop reacts to each fault; `arm`, a whole deployment on this
-    machine (bench_monitor, bench_server, bench_faults, bench_arm).
+    machine; `takeover`, what a policy learns from an operator, by when he takes over (bench_monitor, bench_server, bench_faults,
+    bench_arm, bench_takeover).
 
     Args:
         config: A bench file, or the name of a shipped one, e.g. bench_pusht
@@ -181,9 +182,14 @@ def bench(
 
         print(arm_bench(file, output))
         return
+    if kind == "takeover":
+        from ebt_policy.eval.benchmarks.takeover_bench import takeover_bench
+
+        print(takeover_bench(file, output, processes))
+        return
     if kind is not None:
         raise UserError(
-            f"{file}: no bench has the kind '{kind}'. Kinds: monitor, server, faults, arm; none for policies."
+            f"{file}: no bench has the kind '{kind}'. Kinds: monitor, server, faults, arm, takeover; none for policies."
         )
     from ebt_policy.eval.benchmarks.bench import bench as run
     from ebt_policy.eval.rollout.ray_backend import Cluster

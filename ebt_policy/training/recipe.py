@@ -128,12 +128,12 @@ def load_recipe(name_or_path: str | Path, overrides: Mapping[str, Any] | None = 
 
 def overridden(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> TrainRecipe:
     """The recipe of a mapping with dotted keys replaced, as in `load_recipe`."""
-    data, overrides = copy.deepcopy(dict(data)), dict(overrides)
-    if "policy.type" in overrides:
-        _change_policy(data, str(overrides.pop("policy.type")))
-    for key, value in overrides.items():
-        _set(data, key, yaml.safe_load(value) if isinstance(value, str) else value)
-    return decode_recipe(data)
+    changed, values = copy.deepcopy(dict(data)), dict(overrides)
+    if "policy.type" in values:
+        _change_policy(changed, str(values.pop("policy.type")))
+    for key, value in values.items():
+        _set(changed, key, yaml.safe_load(value) if isinstance(value, str) else value)
+    return decode_recipe(changed)
 
 
 def decode_recipe(data: Mapping[str, Any]) -> TrainRecipe:

@@ -58,6 +58,12 @@ class Hand:
     def yaw(self) -> float:
         return heading(self.simulator.state()[3:7])
 
+    @property
+    def holds(self) -> bool:
+        """Whether the fingers are neither open nor shut: something is between them."""
+        left, right = self.simulator.state()[7:9]
+        return 0.004 < left - right < 0.06  # of 0 to 0.08 m
+
     def nearest(self, yaw: float, period: float) -> float:
         """`yaw` plus the multiple of `period` that is closest to the gripper's current yaw."""
         return near(yaw, period, self.yaw)

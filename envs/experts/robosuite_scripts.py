@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ebt_policy.envs.experts.base import Action, Script, Style
-from ebt_policy.envs.experts.panda import Hand, Pose, Vector, heading, near, up
+from ebt_policy.envs.experts.panda import CLOSED, Hand, Pose, Vector, heading, near, up
 from ebt_policy.envs.robosuite_tasks import RobosuiteSimulator
 
 
@@ -101,8 +101,16 @@ def square(simulator: RobosuiteSimulator, style: Style, rng: np.random.Generator
     def held(_: Action) -> bool:
         return bool(np.linalg.norm(state()[:3] - hand.position) < 0.1)
 
+    first = True
     while True:
-        yield from hand.pick(grasp, lambda: state()[2], rise=0.16, centred=0.008)
+        # Somebody who takes over with the nut in the hand keeps it. Demonstrations begin with an empty hand.
+        if first and hand.holds and np.linalg.norm(grasp().position - hand.position) < 0.02:
+            hand.grip = CLOSED
+            if state()[2] < peg[2] + 0.1:
+                yield from hand.rise(0.16, tolerance=0.02)
+        else:
+            yield from hand.pick(grasp, lambda: state()[2], rise=0.16, centred=0.008)
+        first = False
         yield from takewhile(held, insert(turned()))
         yield from hand.open()
         yield from hand.rise(0.15)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
+import gymnasium as gym
 import numpy as np
 
 from ebt_policy.envs import EnvSpec, environment
@@ -59,6 +60,18 @@ class WatchedDecider(Protocol):
     ) -> RunnerDecision: ...
 
 
+class Operator(Protocol):
+    """Somebody who takes over from the policy at a decision, and drives to the end of the episode."""
+
+    def takes_over(self, seed: int, tick: int, watch: Any) -> bool:
+        """Whether to take over before this decision of the episode `seed` is executed. watch: see `WatchedDecider`."""
+        ...
+
+    def drive(self, spec: EnvSpec, env: gym.Env, seed: int, observation: dict[str, np.ndarray]) -> None:
+        """Act in `env` from its present observation {name: (...)} on."""
+        ...
+
+
 class _Running:
     """A running episode."""
 
@@ -96,6 +109,12 @@ class _Running:
         if self.done:
             self.env.close()
 
+    def hand_over(self, operator: Operator) -> None:
+        """The operator acts from here on. What happens then is the operator's record, not part of this episode."""
+        operator.drive(self.spec, self.env, self.seed, self.history[-1])
+        self.done = True
+        self.env.close()
+
     def _record_frame(self) -> None:
         if self.frames is not None:
             frame = self.env.render()
@@ -109,8 +128,8 @@ class _Running:
             seed=self.seed,
             env=self.spec.name,
             success=self.ticks_to_success is not None,
-            max_coverage=max(self.coverages),
-            final_coverage=self.coverages[-1],
+            max_coverage=max(self.coverages, default=0.0),  # none where an operator took over at once
+            final_coverage=self.coverages[-1] if self.coverages else 0.0,
             ticks=len(self.coverages),
             ticks_to_success=self.ticks_to_success,
             n_action_steps=n_action_steps,
@@ -136,10 +155,12 @@ def rollout(
     progress: OnProgress | None = None,
     record: Collection[int] = (),
     on_decision: OnDecision | None = None,
+    operator: Operator | None = None,
 ) -> list[Episode]:
     """One episode per seed, all in one batch in this process; the episodes in `record` (seeds) keep their frames.
 
-    Receding horizon: each decision executes n_action_steps ticks, and the next decision gets the rest of its chunk. Raises UserError if cameras or actions of the policy do not fit the environment.
+    Receding horizon: each decision executes n_action_steps ticks, and the next decision gets the rest of its chunk. operator: may take over at any decision; the episode then ends there.
+    Raises UserError if cameras or actions of the policy do not fit the environment.
     """
     spec = with_cameras(environment(env_name), runner)
     episodes = [_Running(spec, seed, runner.n_obs_steps, seed in record) for seed in seeds]
@@ -164,7 +185,10 @@ def rollout(
             before = len(episode.coverages)
             episode.decided(decision.trace.row(row))
             last = decision.ended is not None and bool(decision.ended[row])
-            episode.execute(decision.actions[row], last)
+            if operator is not None and operator.takes_over(episode.seed, before, watches[live[row]]):
+                episode.hand_over(operator)
+            else:
+                episode.execute(decision.actions[row], last)
             # The progress bar counts an episode that ends early as complete.
             ticks += (spec.max_ticks if episode.done else len(episode.coverages)) - before
         still = [row for row, episode in enumerate(running) if not episode.done]

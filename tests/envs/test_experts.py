@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ebt_policy.envs.collect import Collection, demonstrate
-from ebt_policy.envs.experts import experts
+from ebt_policy.envs.experts import expert, experts
+from ebt_policy.envs.registry import environment
 
 pytest.importorskip("robosuite")
 pytest.importorskip("gym_aloha")
@@ -46,3 +47,29 @@ def test_the_can_never_waits_for_the_script_to_lose_patience():
         moving = np.linalg.norm(np.diff(hand, axis=0), axis=1) > 0.003  # metres a tick
         rests = np.diff(np.flatnonzero(np.r_[True, moving, True])) - 1
         assert rests.max() < 25, rests.max()
+
+
+@pytest.mark.parametrize("height", ["on the table", "lifted"])
+def test_somebody_who_takes_over_with_the_nut_in_the_hand_keeps_it(height):
+    env = environment("robosuite_nutassemblysquare").make(False)
+    env.reset(seed=1)
+    first, second = expert("robosuite_nutassemblysquare"), expert("robosuite_nutassemblysquare")
+    simulator = env.unwrapped.simulator
+    first.reset(simulator, 1)
+    for _ in range(80):
+        action = first.act()[1]
+        env.step(np.clip(action, -1, 1))
+        fingers = simulator.state()[7:9]
+        nut = simulator.environment_state()[2]
+        grasped = action[6] > 0 and fingers[0] - fingers[1] < 0.035
+        if grasped and (height == "on the table" or nut > 0.95):
+            break
+    second.reset(simulator, 100)
+    for tick in range(150):
+        action = second.act()[1]
+        assert action[6] > 0, f"opened after {tick} ticks"
+        if env.step(np.clip(action, -1, 1))[4]["is_success"]:
+            break
+    else:
+        pytest.fail("the nut is not on the peg")
+    env.close()
