@@ -24,6 +24,7 @@ from ebt_policy.data.feature_names import feature_names
 from ebt_policy.errors import UserError
 from ebt_policy.inference.plan_memory import PlanMemory
 from ebt_policy.model.noise import Noise
+from ebt_policy.model.overlap import Overlap
 from ebt_policy.model.parameter_groups import parameter_groups
 from ebt_policy.model.trace import Decision, Trace
 
@@ -96,6 +97,7 @@ class ChunkPolicy(PreTrainedPolicy):
         noise: Noise | None,
         previous: Tensor | None,
         max_evaluations: int | None,
+        overlap: Overlap | None,
     ) -> Decision:
         raise NotImplementedError
 
@@ -154,18 +156,25 @@ class ChunkPolicy(PreTrainedPolicy):
         noise: Noise | None = None,
         previous: Tensor | None = None,
         max_evaluations: int | None = None,
+        overlap: Overlap | None = None,
     ) -> Decision:
         """One decision for B samples. Pure but for `last_trace`: no history, no queue.
 
         batch: normalised observations (B, T, ...). noise: one generator for each row (None: the global one).
-        previous: (B, H, A), the last chunk shifted to the current tick; rows of NaN where there is none.
+        previous: (B, H, A), the last chunk shifted to the current tick; rows of NaN where there is none. overlap: with it, for
+        real-time chunking. Raises UserError where this policy has none.
         """
+        if overlap is not None and not self.supports_rtc():
+            raise UserError(
+                f"A policy of type '{self.name}' has no real-time chunking: it cannot fix the actions that are executed while it "
+                "thinks. Use one of type 'ebt', or blend its plans."
+            )
         device = next(self.parameters()).device
         with fp32_grad_enabled(device.type):
             observations = {k: detached_fp32(v).to(device) for k, v in self._observations(batch).items()}
             if previous is not None:
                 previous = detached_fp32(previous).to(device)
-            decision = self._decide(observations, noise, previous, max_evaluations)
+            decision = self._decide(observations, noise, previous, max_evaluations, overlap)
             decision.chunk = decision.chunk.detach()
         self.last_trace = decision.trace
         return decision
@@ -179,16 +188,11 @@ class ChunkPolicy(PreTrainedPolicy):
         earlier ones. ticks: control periods since the last call, for a warm start from the last plan. None, as LeRobot's
         asynchronous server calls it: unknown, so no warm start; another episode may have begun since.
         """
-        if not self._has_time(batch):
-            batch = {
-                name: value[:, None].expand(-1, self.config.n_obs_steps, *value.shape[1:])
-                for name, value in self._observations(batch).items()
-            }
         if ticks is None:
             self._memory.forget()
         else:
             self._tick += ticks
-        return self._plan(batch)
+        return self._plan(self._with_time(batch))[:, : self.config.n_action_steps]
 
     def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
         """Normalised action (B, A) for the current tick; decides anew when the last chunk is used up.
@@ -198,31 +202,31 @@ class ChunkPolicy(PreTrainedPolicy):
         self._remember(batch)
         if not self._queue:
             stacked = {name: torch.stack(list(frames), 1) for name, frames in self._history.items()}
-            self._queue.extend(self._plan(stacked).unbind(1))
+            self._queue.extend(self._plan(stacked)[:, : self.config.n_action_steps].unbind(1))
         self._tick += 1
         return self._queue.popleft()
 
-    def _plan(self, batch: dict[str, Tensor]) -> Tensor:
-        """Decides on (B, T, ...) with the last plan as warm start -> (B, n_action_steps, A)."""
+    def _plan(
+        self, batch: dict[str, Tensor], previous: Tensor | None = None, overlap: Overlap | None = None
+    ) -> Tensor:
+        """Decides on (B, T, ...) with `previous` (B, H, A), else the last plan, as warm start -> (B, H, A)."""
         for name, value in self._observations(batch).items():
             if not torch.isfinite(value).all():
                 raise UserError(
                     f"Observation feature '{name}' holds NaN or infinity; expected finite numbers. Look at the sensor or "
                     "environment that it comes from."
                 )
-        previous = self._memory.at(self._tick)
-        if previous is not None and len(previous) != len(next(iter(batch.values()))):
-            previous = None
-        chunk = self.decide(
-            batch, self._noise, None if previous is None else torch.from_numpy(previous)
-        ).chunk
+        last = self._memory.at(self._tick)
+        if previous is None and last is not None and len(last) == len(next(iter(batch.values()))):
+            previous = torch.from_numpy(last)
+        chunk = self.decide(batch, self._noise, previous, overlap=overlap).chunk
         if not torch.isfinite(chunk).all():
             raise UserError(
                 "The policy has no finite action for this observation, so none is given. Its weights or normalisation "
                 "statistics are damaged: look at the training log, and check the data with `ebt-policy doctor`."
             )
         self._memory.store(chunk.cpu().numpy(), self._tick)
-        return chunk[:, : self.config.n_action_steps]
+        return chunk
 
     # -- observations ----------------------------------------------------------------------------------------------
     def _present(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -273,9 +277,16 @@ class ChunkPolicy(PreTrainedPolicy):
             windows[name] = value
         return windows
 
-    def _has_time(self, batch: dict[str, Tensor]) -> bool:
+    def _with_time(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Observations (B, T, ...); the current frame alone stands in for the earlier ones."""
         name, shape = next(iter(self.config.observation_features().items()))
-        return self._observations(batch)[name].ndim == len(shape) + 2
+        observations = self._observations(batch)
+        if observations[name].ndim == len(shape) + 2:
+            return batch
+        return {
+            name: value[:, None].expand(-1, self.config.n_obs_steps, *value.shape[1:])
+            for name, value in observations.items()
+        }
 
     def _remember(self, batch: dict[str, Tensor]) -> None:
         for name, value in self._observations(batch).items():

@@ -1,6 +1,7 @@
 """EBTConfig: every hyper-parameter of the energy-based transformer policy."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from lerobot.configs.policies import PreTrainedConfig
 
@@ -71,6 +72,9 @@ class EBTConfig(FormerOptions, ChunkPolicyConfig):
     right. `deploy --policy.stop=energy` takes it from a calibration. None: rule off."""
     deadline_s: float | None = None
     """[seconds] Wall-clock limit of one decision. None: no limit."""
+
+    rtc_config: ClassVar[Any] = None
+    """LeRobot's RTCConfig; `lerobot-rollout --inference.type=rtc` sets it on the loaded policy. Not saved."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

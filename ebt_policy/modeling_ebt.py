@@ -9,11 +9,13 @@ from torch import Tensor
 
 from ebt_policy.chunk_policy import ChunkPolicy, detached_fp32, fp32_grad_enabled
 from ebt_policy.configuration_ebt import EBTConfig
+from ebt_policy.inference.left_over import left_over_chunk, overlap_of
 from ebt_policy.model import objectives
-from ebt_policy.model.descent import DescentRule, ExtraEnergy, minimise
+from ebt_policy.model.descent import DescentRule, ExtraEnergy, Terms, minimise
 from ebt_policy.model.energy import EnergyTransformer, Evaluation
 from ebt_policy.model.noise import Noise, with_noise
 from ebt_policy.model.old_plan import OldPlan
+from ebt_policy.model.overlap import Overlap
 from ebt_policy.model.trace import Decision
 from ebt_policy.model.unrolled import unrolled_descent
 
@@ -59,6 +61,35 @@ class EBTPolicy(ChunkPolicy):
             return self.model.energy(detached_fp32(chunk), self.model.context(observations))
 
     # -- acting ----------------------------------------------------------------------------------------------------
+    def supports_rtc(self) -> bool:
+        """Real-time chunking, as `lerobot-rollout --inference.type=rtc` asks for it."""
+        return True
+
+    def predict_action_chunk(
+        self,
+        batch: dict[str, Tensor],
+        *,
+        ticks: int | None = None,
+        inference_delay: int | None = None,
+        prev_chunk_left_over: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """As ChunkPolicy's; with one of the two below for real-time chunking, and then (B, H, A): all that was planned.
+
+        inference_delay: actions that the robot executes until this chunk is there. They are kept as they are in
+        prev_chunk_left_over (n, A) or (B, n, A), the normalised actions left of the last chunk; those after them are pulled
+        to it, less and less, as `config.rtc_config` says, which LeRobot sets. Raises UserError for other shapes and for NaN.
+        """
+        rtc = self.config.rtc_config
+        if (inference_delay is None and prev_chunk_left_over is None) or (rtc and not rtc.enabled):
+            return super().predict_action_chunk(batch, ticks=ticks, **kwargs)
+        assert self.config.action_feature is not None
+        previous = left_over_chunk(
+            prev_chunk_left_over, self.config.horizon, self.config.action_feature.shape[0]
+        )
+        self._memory.forget()  # LeRobot keeps the last chunk
+        return self._plan(self._with_time(batch), previous, overlap_of(previous, inference_delay, rtc))
+
     def rule(self, max_evaluations: int | None = None, deadline: float | None = None) -> DescentRule:
         """The stopping rule that the configuration describes."""
         config = self.config
@@ -94,6 +125,7 @@ class EBTPolicy(ChunkPolicy):
         noise: Noise | None,
         previous: Tensor | None,
         max_evaluations: int | None,
+        overlap: Overlap | None,
     ) -> Decision:
         began = time.perf_counter()
         config = self.config
@@ -121,7 +153,7 @@ class EBTPolicy(ChunkPolicy):
                         start,
                         config,
                         rule.max_evaluations,
-                        self.extra_energies,
+                        Terms(self.extra_energies, overlap),
                         deadline,
                     )
             else:
@@ -132,6 +164,7 @@ class EBTPolicy(ChunkPolicy):
                     self.extra_energies,
                     expected=expected,
                     reading=lambda: old_plan.energy,
+                    overlap=overlap,
                 )
         trace.old_plan_energy = None if old_plan.energy is None else old_plan.energy.cpu().numpy()
         trace.seconds = time.perf_counter() - began

@@ -15,6 +15,7 @@ from ebt_policy.chunk_policy import ChunkPolicy
 from ebt_policy.configuration_matched_baseline import MatchedBaselineConfig
 from ebt_policy.model.encoders import ObservationEncoder
 from ebt_policy.model.noise import Noise, with_noise
+from ebt_policy.model.overlap import Overlap
 from ebt_policy.model.trace import Decision, Trace
 from ebt_policy.model.trunk import Trunk
 
@@ -78,6 +79,7 @@ class MatchedBaselinePolicy(ChunkPolicy):
         noise: Noise | None,
         previous: Tensor | None,
         max_evaluations: int | None,
+        overlap: Overlap | None,  # None: it does not support it
     ) -> Decision:
         began = time.perf_counter()
         config = self.config

@@ -113,8 +113,8 @@ def recorded(policy: ChunkPolicy, monkeypatch: pytest.MonkeyPatch) -> list[tuple
     """(warm start, chunk) of each decision from now on."""
     decisions, decide = [], policy.decide
 
-    def spy(batch, noise=None, previous=None, max_evaluations=None):
-        decision = decide(batch, noise, previous, max_evaluations)
+    def spy(batch, noise=None, previous=None, max_evaluations=None, **options):
+        decision = decide(batch, noise, previous, max_evaluations, **options)
         decisions.append((previous, decision.chunk))
         return decision
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ebt_policy.model.energy import Evaluation
+from ebt_policy.model.overlap import Overlap
 from ebt_policy.model.trace import StopReason, Trace
 
 # (chunks (b, H, A), rows (b,): which of the B samples they are) -> Evaluation of these chunks
@@ -53,6 +54,7 @@ def minimise(
     expected: Tensor | None = None,
     reading: Callable[[], Tensor | None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
+    overlap: Overlap | None = None,
 ) -> tuple[Tensor, Trace]:
     """Descends the energy from `start` (B, H, A); returns the chunks (B, H, A) and the trace.
 
@@ -63,17 +65,37 @@ def minimise(
     extra: energies that are added, such as joint limits, by forward-backward splitting: after each step a proximal step
     on them, which costs no function evaluation. expected (B, H, A): what the last decision planned for now, NaN where it
     planned nothing; only the rule `settled` uses it. reading: called after each evaluation, an energy (B,) without added
-    noise, NaN where it is not known; only the rule `energy` uses it.
+    noise, NaN where it is not known; only the rule `energy` uses it. overlap: with the chunk before; its energy is added in the same
+    way, last, so that what it fixes stays fixed.
     """
-    state, point = _State.at(start, expected), start
+    terms = Terms(extra, overlap)
+    point = start if overlap is None else overlap.pull(start)
+    state = _State.at(point, expected)
     while len(state.rows):
         energy, update = _evaluate(energy_function, point, state.rows, extra)
-        point = state.step(point, energy, update, rule, extra, reading(), clock)
+        point = state.step(point, energy, update, rule, terms, reading(), clock)
 
     length = torch.full_like(state.energy, final_step)
-    chunk = _forward_backward(state.point, state.update, length, extra)
+    chunk = terms.after(state.point, state.update, length)
     answered = torch.isfinite(state.energy)[:, None, None]
     return torch.where(answered, chunk, torch.nan), Trace.from_steps(state.log, state.used, state.reason)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is added to the energy by proximal steps: the caller's energies, then the overlap with the chunk before."""
+
+    extra: Sequence[ExtraEnergy] = ()
+    overlap: Overlap | None = None
+
+    def after(self, x: Tensor, update: Tensor, length: Tensor) -> Tensor:
+        """x (B, H, A) after a step of `length` (B,) times `update` (B, H, A), then a proximal step on these energies."""
+        return self.proximal(x + length[:, None, None] * update)
+
+    def proximal(self, x: Tensor) -> Tensor:
+        if self.extra and len(x):
+            x = proximal(x, self.extra)
+        return x if self.overlap is None else self.overlap.pull(x)
 
 
 @dataclass
@@ -111,7 +133,7 @@ class _State:
         energy: Tensor,
         update: Tensor,
         rule: DescentRule,
-        extra: Sequence[ExtraEnergy],
+        terms: Terms,
         reading: Tensor | None,
         clock: Callable[[], float],
     ) -> Tensor:
@@ -136,7 +158,7 @@ class _State:
         self.rows = self.alive.nonzero().flatten()
         if not len(self.rows):
             return self.point
-        return _forward_backward(self.point, self.update, torch.full_like(energy, rule.step_size), extra)
+        return terms.after(self.point, self.update, torch.full_like(energy, rule.step_size))
 
 
 def _evaluate(
@@ -175,12 +197,6 @@ def _converged(
     if rule.energy is not None and reading is not None:
         rules.append((reading <= rule.energy, StopReason.ENERGY))  # False for NaN
     return rules
-
-
-def _forward_backward(x: Tensor, update: Tensor, length: Tensor, extra: Sequence[ExtraEnergy]) -> Tensor:
-    """x (B, H, A) after a step of `length` (B,) times `update` (B, H, A), then a proximal step on the extra energies."""
-    moved = x + length[:, None, None] * update
-    return proximal(moved, extra) if extra and len(moved) else moved
 
 
 def proximal(centre: Tensor, extra: Sequence[ExtraEnergy], steps: int = PROX_STEPS) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ebt_policy.model.energy import EnergyTransformer, Evaluation
+from ebt_policy.model.overlap import planned
 
 
 class OldPlan:
@@ -33,15 +34,8 @@ class OldPlan:
         both = self._model.evaluate(
             torch.cat([chunks, plan.nan_to_num()]), torch.cat([context, self._context])
         )
-        planned = _planned(plan)[:, : self._ticks]
-        energy = 0.5 * (both.update[b:, : self._ticks].square().sum(2) * planned).sum(1)
-        energy = energy * self._ticks / planned.sum(1)
+        own = planned(plan)[:, : self._ticks]
+        energy = 0.5 * (both.update[b:, : self._ticks].square().sum(2) * own).sum(1)
+        energy = energy * self._ticks / own.sum(1)
         self.energy = torch.where(torch.isfinite(plan).all((1, 2)), energy, torch.nan)
         return Evaluation(both.energy[:b], both.update[:b])
-
-
-def _planned(plan: Tensor) -> Tensor:
-    """(B, H) which actions of shifted chunks (B, H, A) are the plan's own, and not its last one repeated."""
-    repeated = (plan == plan[:, -1:]).all(2)
-    trailing = repeated.flip(1).cumprod(1).flip(1).bool()
-    return ~trailing | (torch.arange(plan.shape[1], device=plan.device) == (~trailing).sum(1, keepdim=True))

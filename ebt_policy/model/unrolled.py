@@ -5,13 +5,13 @@ Legend: B batch, H horizon, A action dimension.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ebt_policy.configuration_ebt import EBTConfig
-from ebt_policy.model.descent import ExtraEnergy, proximal
+from ebt_policy.model.descent import Terms
 from ebt_policy.model.energy import EnergyTransformer
 from ebt_policy.model.trace import StopReason, Trace
 
@@ -47,12 +47,12 @@ def unrolled_descent(
     start: Tensor,
     config: EBTConfig,
     steps: int,
-    extra: Sequence[ExtraEnergy] = (),
+    terms: Terms = Terms(),  # noqa: B008  frozen
     deadline: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Tensor, Trace]:
     """Acting as `unrolled` was trained: its steps from `start` (B, H, A) without noise and without a test that the energy
-    falls, which that training does not ask for. `extra` energies: a proximal step after each, as in `minimise`.
+    falls, which that training does not ask for. `terms`: a proximal step after each, as in `minimise`.
 
     Stops after `steps` evaluations or when the clock passes `deadline`, its time; the other stopping rules are about a
     falling energy. Returns the chunk (B, H, A) and the trace.
@@ -61,7 +61,7 @@ def unrolled_descent(
     for _ in range(steps):
         x = _normalised(x)
         x, velocity, energy, gradient, size = _nesterov(model, context, x, velocity, config)
-        x = proximal(x, extra) if extra else x
+        x = terms.proximal(x)
         rms = gradient.square().mean((1, 2)).sqrt()
         log.append((energy, rms, size))
         if deadline is not None and clock() >= deadline:

@@ -6,6 +6,7 @@ from core_fixtures import Perfect, make_batch, make_policy
 
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import StopReason
+from ebt_policy.model.descent import Terms
 from ebt_policy.model.unrolled import unrolled, unrolled_descent
 
 PLAIN = {
@@ -45,9 +46,8 @@ def test_acting_takes_the_steps_that_were_trained(change: dict, monkeypatch: pyt
 def test_a_callers_energy_bounds_the_chunk() -> None:
     config = make_policy(**PLAIN).config
     chunk = torch.ones_like(make_batch(4)["action"])
-    landed, _ = unrolled_descent(
-        Perfect(chunk), None, torch.randn_like(chunk), config, 2, (lambda x: 50 * x.square().sum((1, 2)),)
-    )
+    terms = Terms((lambda x: 50 * x.square().sum((1, 2)),))
+    landed, _ = unrolled_descent(Perfect(chunk), None, torch.randn_like(chunk), config, 2, terms)
     assert landed.abs().max() < 0.5
 
 

@@ -21,7 +21,8 @@ from ebt_policy.processor_ebt import make_ebt_pre_post_processors
 TASK = "aloha_transfer_cube"
 
 
-def test_lerobot_rollout_runs_the_shipped_policy_on_the_twin(tmp_path: Path):
+@pytest.mark.parametrize("inference", ["sync", "rtc"])
+def test_lerobot_rollout_runs_the_shipped_policy_on_the_twin(tmp_path: Path, inference: str):
     pytest.importorskip("gym_aloha")
     program = Path(sys.executable).with_name("lerobot-rollout")
     arguments = [
@@ -32,6 +33,7 @@ def test_lerobot_rollout_runs_the_shipped_policy_on_the_twin(tmp_path: Path):
         f"--robot.task={TASK}",
         "--robot.poses_in_state=true",
         f"--robot.calibration_dir={tmp_path}",
+        f"--inference.type={inference}",
         "--fps=50",
         "--duration=3",
         "--play_sounds=false",
@@ -44,6 +46,7 @@ def test_lerobot_rollout_runs_the_shipped_policy_on_the_twin(tmp_path: Path):
     assert "Could not return" not in printed and "Traceback" not in printed
     ticks = re.search(r"The simulated episode: (\d+) ticks", printed)
     assert ticks is not None and int(ticks[1]) > 50
+    assert "RTC inference error" not in printed
 
 
 def test_the_twin_names_poses_like_joints_and_cannot_be_commanded_by_them(tmp_path: Path):
