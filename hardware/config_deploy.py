@@ -19,7 +19,10 @@ class PolicyOptions:
     does: hold, then ask for a human, unless said otherwise.
     stop: "budget" thinks for max_evaluations; "energy" for one where the energy of the last plan is as low as in half of
     the successful decisions, by the calibration, else for max_evaluations. set: any option of the policy. joints: names of the policy's joints in the
-    order of its actions, for a checkpoint that says none, or others than the robot's.
+    order of its actions, for a checkpoint that says none, or others than the robot's. rtc: real-time chunking: what the arm does while
+    the policy thinks is fixed in the new plan, and what follows is pulled to the old one, less and less. false: the new plan knows
+    nothing of the old one, and takes over within --blend_s. Either way nothing changes where planning takes no time. A policy
+    that cannot do it, or is on a server, is blended.
     """
 
     path: str = ""
@@ -33,6 +36,7 @@ class PolicyOptions:
     stop: str = "budget"
     set: dict[str, Any] = field(default_factory=dict)
     joints: list[str] | None = None
+    rtc: bool = False
 
 
 @dataclass(kw_only=True)

@@ -146,8 +146,8 @@ def bench(
 
     Files of another `kind` measure something else: `monitor`, failure detectors on one policy's episodes; `server`, fuzzing of the
     policy server and its latency; `faults`, how the control loop reacts to each fault; `arm`, a whole deployment on this
-    machine; `takeover`, what a policy learns from an operator, by when he takes over (bench_monitor, bench_server, bench_faults,
-    bench_arm, bench_takeover).
+    machine; `takeover`, what a policy learns from an operator, by when he takes over; `latency`, what a slow policy costs (bench_monitor,
+    bench_server, bench_faults, bench_arm, bench_takeover, bench_latency).
 
     Args:
         config: A bench file, or the name of a shipped one, e.g. bench_pusht
@@ -187,9 +187,14 @@ def bench(
 
         print(takeover_bench(file, output, processes))
         return
+    if kind == "latency":
+        from ebt_policy.eval.benchmarks.latency_bench import latency_bench
+
+        print(latency_bench(file, output, tasks, rows))
+        return
     if kind is not None:
         raise UserError(
-            f"{file}: no bench has the kind '{kind}'. Kinds: monitor, server, faults, arm, takeover; none for policies."
+            f"{file}: no bench has the kind '{kind}'. Kinds: monitor, server, faults, arm, takeover, latency; none for policies."
         )
     from ebt_policy.eval.benchmarks.bench import bench as run
     from ebt_policy.eval.rollout.ray_backend import Cluster

@@ -51,4 +51,6 @@ def overlap_of(previous: Tensor | None, inference_delay: int | None, rtc_config:
         return None
     schedule = getattr(rtc_config, "prefix_attention_schedule", "linear")
     end = getattr(rtc_config, "execution_horizon", None)
-    return Overlap.of(previous, int(inference_delay or 0), end, str(getattr(schedule, "value", schedule)).lower())
+    return Overlap.of(
+        previous, int(inference_delay or 0), end, str(getattr(schedule, "value", schedule)).lower()
+    )

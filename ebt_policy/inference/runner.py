@@ -21,6 +21,7 @@ from torch import Tensor
 from ebt_policy.errors import UserError
 from ebt_policy.inference.checkpoints import find_checkpoint
 from ebt_policy.model.noise import Noise
+from ebt_policy.model.overlap import Overlap
 from ebt_policy.model.trace import Decision, Trace
 from ebt_policy.provenance import sha256
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.policies.pretrained import PreTrainedPolicy
 
-Decide = Callable[[dict[str, Tensor], Noise, Tensor | None], Decision]
+Decide = Callable[[dict[str, Tensor], Noise, Tensor | None, Overlap | None], Decision]
 
 
 @dataclasses.dataclass
@@ -72,23 +73,28 @@ class Runner:
         self.max_evaluations = max_evaluations
         self.n_obs_steps: int = self.config.n_obs_steps
         self.n_action_steps: int = self.config.n_action_steps
+        self.real_time: bool = hasattr(policy, "decide") and policy.supports_rtc()  # may be given an overlap
         self._spec = spec
         self.preprocessor, self._postprocessor = preprocessor, postprocessor
         self._decide = _adapter(policy, max_evaluations)
 
     def decide(
-        self, observations: Mapping[str, np.ndarray], noise: Noise, previous: np.ndarray | None = None
+        self,
+        observations: Mapping[str, np.ndarray],
+        noise: Noise,
+        previous: np.ndarray | None = None,
+        overlap: Overlap | None = None,
     ) -> RunnerDecision:
         """Decides for B episodes together; no row depends on another.
 
         observations: raw values (B, T, ...) with T = n_obs_steps, oldest first. noise: one generator per row.
         previous: (B, H, A) normalised chunks of the last decision, already shifted to the current tick, or
-        None. Raises UserError when the observations do not fit the policy or are not finite, and when an action
-        is not finite.
+        None. overlap: with them, for real-time chunking. Raises UserError when the observations do not fit the policy or are not
+        finite, when an action is not finite, and when the policy has no real-time chunking.
         """
         batch = self.normalised(observations)
         shifted = None if previous is None else torch.from_numpy(previous).to(self.device)
-        decision = self._decide(batch, noise, shifted)
+        decision = self._decide(batch, noise, shifted, overlap)
         chunk = decision.chunk.float()
         if chunk.shape[1] < self.n_action_steps:
             raise UserError(
@@ -256,18 +262,33 @@ def _override(config: Any, changes: dict[str, Any], max_evaluations: int | None)
 def _adapter(policy: Any, max_evaluations: int | None) -> Decide:
     """A function that decides with this policy. LeRobot's policies are called so that rows stay independent."""
     if hasattr(policy, "decide"):
-        return lambda batch, noise, previous: policy.decide(
-            batch, noise=noise, previous=previous, max_evaluations=max_evaluations
+        return lambda batch, noise, previous, overlap: policy.decide(
+            batch, noise=noise, previous=previous, max_evaluations=max_evaluations, overlap=overlap
         )
+    theirs = _of_lerobot(policy, max_evaluations)
+
+    def decide(
+        batch: dict[str, Tensor], noise: Noise, previous: Tensor | None, overlap: Overlap | None
+    ) -> Decision:
+        if overlap is not None:
+            raise UserError(
+                f"A '{policy.config.type}' policy has no real-time chunking here: use one of type 'ebt', or blend its plans."
+            )
+        return theirs(batch, noise)
+
+    return decide
+
+
+def _of_lerobot(policy: Any, max_evaluations: int | None) -> Callable[[dict[str, Tensor], Noise], Decision]:
     if policy.config.type == "diffusion":
-        return lambda batch, noise, previous: _timed(
+        return lambda batch, noise: _timed(
             lambda: _diffusion_chunk(policy, batch, noise), policy.diffusion.num_inference_steps
         )
     if policy.config.type == "act":
-        return lambda batch, noise, previous: _timed(lambda: policy.predict_action_chunk(_current(batch)), 1)
+        return lambda batch, noise: _timed(lambda: policy.predict_action_chunk(_current(batch)), 1)
     if max_evaluations is not None:
         raise UserError(f"A '{policy.config.type}' policy has no budget of evaluations to limit.")
-    return lambda batch, noise, previous: _timed(lambda: _any_chunk(policy, batch, noise), 1)
+    return lambda batch, noise: _timed(lambda: _any_chunk(policy, batch, noise), 1)
 
 
 @torch.no_grad()

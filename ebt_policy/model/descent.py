@@ -98,6 +98,9 @@ class Terms:
         return x if self.overlap is None else self.overlap.pull(x)
 
 
+NO_TERMS = Terms()
+
+
 @dataclass
 class _State:
     """Where the descent of each sample is."""

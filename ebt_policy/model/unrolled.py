@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ebt_policy.configuration_ebt import EBTConfig
-from ebt_policy.model.descent import Terms
+from ebt_policy.model.descent import NO_TERMS, Terms
 from ebt_policy.model.energy import EnergyTransformer
 from ebt_policy.model.trace import StopReason, Trace
 
@@ -47,7 +47,7 @@ def unrolled_descent(
     start: Tensor,
     config: EBTConfig,
     steps: int,
-    terms: Terms = Terms(),  # noqa: B008  frozen
+    terms: Terms = NO_TERMS,
     deadline: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Tensor, Trace]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ebt_policy.errors import UserError
 from ebt_policy.inference.runner import Runner, RunnerDecision
 from ebt_policy.model.noise import Noise
+from ebt_policy.model.overlap import Overlap
 from ebt_policy.monitoring.calibration import Calibration
 from ebt_policy.monitoring.learned_signals import LearnedSignals, learned
 from ebt_policy.monitoring.monitor import Monitor, Reading
@@ -103,9 +104,10 @@ class WatchedRunner:
         noise: Noise,
         previous: np.ndarray | None,
         watches: Sequence[Watch],
+        overlap: Overlap | None = None,
     ) -> RunnerDecision:
         """As Runner.decide. watches: one for each of the B episodes; the decision is added to it."""
-        decision = self.runner.decide(observations, noise, previous)
+        decision = self.runner.decide(observations, noise, previous, overlap)
         last = [watch.state for watch in watches]
         moved = None
         if decision.state is not None:

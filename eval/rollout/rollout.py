@@ -72,7 +72,7 @@ class Operator(Protocol):
         ...
 
 
-class _Running:
+class RunningEpisode:
     """A running episode."""
 
     def __init__(self, spec: EnvSpec, seed: int, n_obs_steps: int, record: bool) -> None:
@@ -163,7 +163,7 @@ def rollout(
     Raises UserError if cameras or actions of the policy do not fit the environment.
     """
     spec = with_cameras(environment(env_name), runner)
-    episodes = [_Running(spec, seed, runner.n_obs_steps, seed in record) for seed in seeds]
+    episodes = [RunningEpisode(spec, seed, runner.n_obs_steps, seed in record) for seed in seeds]
     watches = [runner.watch() if isinstance(runner, WatchedDecider) else None for _ in seeds]
     _check_actions(runner, episodes)
     noise = Noise.from_seeds(seeds)
@@ -171,7 +171,7 @@ def rollout(
     while live:
         running = [episodes[i] for i in live]
         now = np.array([len(episode.coverages) for episode in running])  # tick of each episode
-        observations, previous = _stack(running), memory.at(now)
+        observations, previous = stacked(running), memory.at(now)
         began = time.perf_counter()
         if isinstance(runner, WatchedDecider):
             decision = runner.decide(observations, noise.rows(live), previous, [watches[i] for i in live])
@@ -224,7 +224,7 @@ def with_cameras(spec: EnvSpec, runner: Any) -> EnvSpec:
     return replace(spec, make=lambda render: make(names, size))
 
 
-def _stack(running: Sequence[_Running]) -> dict[str, np.ndarray]:
+def stacked(running: Sequence[RunningEpisode]) -> dict[str, np.ndarray]:
     """The observation histories of all running episodes: {name: (B, T, ...)}."""
     return {
         name: np.stack([np.stack([frame[name] for frame in episode.history]) for episode in running])
@@ -232,7 +232,7 @@ def _stack(running: Sequence[_Running]) -> dict[str, np.ndarray]:
     }
 
 
-def _check_actions(runner: Any, episodes: Sequence[_Running]) -> None:
+def _check_actions(runner: Any, episodes: Sequence[RunningEpisode]) -> None:
     feature = getattr(getattr(runner, "config", None), "action_feature", None)
     if feature is not None and episodes and tuple(feature.shape) != episodes[0].env.action_space.shape:
         raise UserError(

@@ -19,12 +19,11 @@ from ebt_policy.hardware.control.commands import Command, Commands
 from ebt_policy.hardware.control.episode import LoopConfig, ObservationSource, Outcome, Phase, Sent
 from ebt_policy.hardware.control.planning import NoPlan, Observation, Plan, PlanRequest, PlanService, sound
 from ebt_policy.hardware.control.schedule import Schedule
-from ebt_policy.hardware.control.timing import Stopwatch
+from ebt_policy.hardware.control.timing import PlanningDelay, Stopwatch
 from ebt_policy.hardware.safety.filter import SafetyEvent
 from ebt_policy.hardware.safety.safe_robot import SafeRobot
 
 _FRAMES = 64  # kept for a policy that does not answer
-_LATENCIES = 50
 _HEALTH_S = 2.0  # between two looks at the motors' temperatures
 
 
@@ -64,7 +63,7 @@ class ControlLoop:
         self._outcome = Outcome("", "", 0.0, Stopwatch().punctuality(), evaluations=0.0)
         self._ended = ("", "")
         self._plan: Plan | None = None  # the last one taken
-        self._latencies: deque[float] = deque(maxlen=_LATENCIES)
+        self._delay = PlanningDelay()
         self._frames: deque[Observation] = deque(maxlen=_FRAMES)  # observations since the last request
         self._next_sample = self._next_request = self._alive = 0.0
         self._reset = True
@@ -249,7 +248,8 @@ class ControlLoop:
             return
         if self.plan_service.busy or not self._frames or now < self._next_request - 1e-6:
             return
-        self.plan_service.submit(PlanRequest(tuple(self._frames), self.config.deadline_s, self._reset))
+        request = PlanRequest(tuple(self._frames), self.config.deadline_s, self._reset, self._delay.usual_s)
+        self.plan_service.submit(request)
         self._frames.clear()
         self._reset = False
         answer = self.plan_service.poll()  # a planner that takes no time has answered already
@@ -270,9 +270,9 @@ class ControlLoop:
         followed = now + self.config.actuation_s
         late = self.schedule.merge(answer.actions, answer.stamp, followed)
         self._plan, self._alive = answer, now
-        self._latencies.append(followed - answer.stamp)
+        self._delay.add(followed - answer.stamp)
         # Plan again after `execute` ticks, but early enough for the next plan to come before this one ends.
-        reserve = float(np.quantile(self._latencies, 0.9))
+        reserve = self._delay.usual_s
         if reserve > 0:
             reserve += self._period  # requests are sent at ticks
         ticks = max(
@@ -361,7 +361,7 @@ class ControlLoop:
         self._ended, self._blind = ("", ""), ""
         self._failing, self._worked, self._bus_held = {}, {}, False
         self._retake = True  # a failed read is waited out as in the middle of an episode
-        self._latencies.clear()
+        self._delay = PlanningDelay()
         self._next_sample = self.clock.now()
         self._next_health = self._next_sample + _HEALTH_S
         self._sent, self._asked_at = {}, np.inf

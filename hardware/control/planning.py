@@ -28,12 +28,14 @@ class Observation:
 class PlanRequest:
     """A request for a plan. frames: the observations since the last request, oldest first; the plan begins at the last one.
 
-    deadline_s: seconds for the answer. reset: a new episode begins: forget earlier plans and observations.
+    deadline_s: seconds for the answer. reset: a new episode begins: forget earlier plans and observations. delay_s: expected from the
+    last observation until its plan is followed; 0 where planning takes no time, or nothing is known yet.
     """
 
     frames: Sequence[Observation]
     deadline_s: float
     reset: bool
+    delay_s: float = 0.0
 
 
 @dataclass(frozen=True)

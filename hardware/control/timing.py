@@ -1,8 +1,9 @@
-"""Timing of a control loop: how late its ticks were, and how old its commands."""
+"""Timing of a control loop: how late its ticks were, how old its commands, and how long planning takes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -58,3 +59,18 @@ class Stopwatch:
         return Punctuality(
             len(self._late), self.missed, Spread.of(self._late), Spread.of(self._work), Spread.of(self._ages)
         )
+
+
+@dataclass
+class PlanningDelay:
+    """Seconds from an observation to its plan being followed, of the last plans."""
+
+    _seconds: deque[float] = field(default_factory=lambda: deque(maxlen=50))
+
+    def add(self, seconds: float) -> None:
+        self._seconds.append(seconds)
+
+    @property
+    def usual_s(self) -> float:
+        """What nine of ten plans keep; 0 before the first."""
+        return float(np.quantile(self._seconds, 0.9)) if self._seconds else 0.0

@@ -20,6 +20,7 @@ from ebt_policy.hardware.control.planning import (
 from ebt_policy.hardware.planners.policy_features import policy_features
 from ebt_policy.inference.plan_memory import PlanMemory
 from ebt_policy.model.noise import Noise
+from ebt_policy.model.overlap import Overlap
 from ebt_policy.model.trace import StopReason
 from ebt_policy.monitoring.watched import WatchedRunner
 
@@ -27,8 +28,13 @@ from ebt_policy.monitoring.watched import WatchedRunner
 class LocalPlanner:
     """Legend: T observation steps, H horizon, n ticks executed, A action dimension."""
 
-    def __init__(self, watched: WatchedRunner, fps: float, seed: int = 0) -> None:
-        """fps: ticks a second that its plans are played at. seed: of its noise, from each episode's start on."""
+    def __init__(self, watched: WatchedRunner, fps: float, seed: int = 0, pull: str | None = None) -> None:
+        """fps: ticks a second that its plans are played at. seed: of its noise, from each episode's start on.
+
+        pull: real-time chunking: what will be executed before the plan is there is fixed, and what follows is pulled to the last plan
+        by this schedule of `Overlap`. None: plans know nothing of each other; the schedule blends them.
+        """
+        self._pull = pull
         self.watched, self.n_action_steps = watched, watched.n_action_steps
         inputs, action = policy_features(watched.config)
         self.needs = {name: tuple(feature.shape) for name, feature in inputs.items()}
@@ -55,7 +61,9 @@ class LocalPlanner:
         if isinstance(config, EBTConfig):
             config.deadline_s = None if np.isinf(request.deadline_s) else request.deadline_s
         batch = {name: _batch([frame[name] for frame in self._history]) for name in self._history[-1]}
-        decision = self.watched.decide(batch, self._noise, self._memory.at(stamp * self._fps), [self._watch])
+        previous = self._memory.at(stamp * self._fps)
+        overlap = self._overlap(previous, request.delay_s)
+        decision = self.watched.decide(batch, self._noise, previous, [self._watch], overlap)
         chunk, trace = decision.chunk, decision.trace
         self._memory.store(chunk, stamp * self._fps)
         if np.isfinite(chunk).all():
@@ -82,6 +90,13 @@ class LocalPlanner:
             recovery=self._watch.recovery[-1] if self._watch.recovery else "",
             ask=decision.ended is not None and bool(decision.ended[0]),
         )
+
+    def _overlap(self, previous: np.ndarray | None, delay_s: float) -> Overlap | None:
+        """With the last plan (1, H, A) as seen now; None where planning takes no time, so that it decides as in simulation."""
+        ticks = int(np.ceil(delay_s * self._fps - 1e-6))
+        if self._pull is None or previous is None or ticks < 1:
+            return None
+        return Overlap.of(torch.from_numpy(previous), ticks, schedule=self._pull)
 
     def warm_up(self) -> None:
         """Plans a few times without an arm: the first plans of a process are slow."""

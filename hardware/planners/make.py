@@ -63,7 +63,7 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
         hold=lambda state, last: state if last is None else last,
         nets=nets,
     )
-    planner = LocalPlanner(watched, fps)
+    planner = LocalPlanner(watched, fps, pull="linear" if options.rtc and watched.runner.real_time else None)
     planner.warm_up()
     return planner
 

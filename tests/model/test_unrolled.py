@@ -4,9 +4,9 @@ import pytest
 import torch
 from core_fixtures import Perfect, make_batch, make_policy
 
+from ebt_policy.model.descent import Terms
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import StopReason
-from ebt_policy.model.descent import Terms
 from ebt_policy.model.unrolled import unrolled, unrolled_descent
 
 PLAIN = {

@@ -93,6 +93,15 @@ def test_the_slower_the_policy_the_earlier_it_is_asked():
     assert asked[0] > asked[-1]
 
 
+@pytest.mark.parametrize(("latency", "actuation"), [(0.0, 0.0), (0.12, 0.0), (0.12, 0.06)])
+def test_requests_say_how_long_it_will_be_until_the_plan_is_followed(latency: float, actuation: float):
+    world = World(Policy(n=40, execute=8), latency=lambda t: latency, options={"actuation_s": actuation})
+    world.run(2.0)
+    delays = [request.delay_s for request in world.policy.asked]
+    assert delays[0] == 0  # nothing is known yet
+    assert delays[1:] == pytest.approx([latency + actuation] * (len(delays) - 1)) and len(delays) > 3
+
+
 def test_every_tick_of_the_policy_is_asked_about_once_and_in_order():
     world = World(Policy(n=20, fps=25.0, execute=7), latency=lambda t: 0.1, options={"fps": 25.0})
     world.run(2.0)

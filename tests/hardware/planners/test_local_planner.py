@@ -117,7 +117,7 @@ class Fake:
     def watch(self):
         return SimpleNamespace(readings=[], recovery=[])
 
-    def decide(self, batch, noise, previous, watches) -> RunnerDecision:
+    def decide(self, batch, noise, previous, watches, overlap=None) -> RunnerDecision:
         self.batches.append(batch)
         self.previous.append(previous)
         chunk = np.zeros((1, 8, 2), np.float32) if self.chunks is None else next(self.chunks)
@@ -193,3 +193,25 @@ def test_actions_that_are_not_finite_are_no_plan():
     fake.runner.actions = lambda chunk: np.full((1, 8, 2), np.nan)
     request = PlanRequest([Observation({"observation.state": np.zeros(1)}, 0.0)], np.inf, True)
     assert isinstance(LocalPlanner(fake, FPS).plan(request), NoPlan)
+
+
+@pytest.mark.parametrize("pull", [None, "linear"])
+def test_real_time_chunking_fixes_what_is_executed_until_the_plan_is_there(checkpoint: Callable, pull):
+    planner = LocalPlanner(WatchedRunner(load_runner(checkpoint("ebt"))), FPS, pull=pull)
+    seen = {name: np.zeros(shape, np.float32) for name, shape in planner.needs.items()}
+    plans = [
+        planner.plan(PlanRequest([Observation(seen, stamp)], np.inf, reset=stamp == 0, delay_s=0.25))
+        for stamp in (0.0, 0.8)
+    ]
+    same = (plans[1].actions[:-8] == plans[0].actions[8:]).all(1)
+    assert same.tolist() == ([True] * 3 + [False] * 5 if pull else [False] * 8)  # .25 s are 3 ticks
+
+
+def test_without_delay_real_time_chunking_decides_as_in_simulation(checkpoint: Callable):
+    plans = []
+    for pull in (None, "linear"):
+        planner = LocalPlanner(WatchedRunner(load_runner(checkpoint("ebt"))), FPS, pull=pull)
+        seen = {name: np.zeros(shape, np.float32) for name, shape in planner.needs.items()}
+        for stamp in (0.0, 0.8):
+            plans.append(planner.plan(PlanRequest([Observation(seen, stamp)], np.inf, reset=stamp == 0)))
+    assert np.array_equal(plans[1].actions, plans[3].actions)
