@@ -70,8 +70,8 @@ def takeover_bench(path: Path, output: Path | None = None, processes: int | None
                 arm.name, number, sum(one.interventions for one in rounds), sum(one.ticks for one in rounds)
             )
             measured.append(_measure(bench, row, policy))
-            write_takeover_report(bench.output, config, measured)
-    return write_takeover_report(bench.output, config, measured)
+            write_takeover_report(bench.output, config, measured, made)
+    return write_takeover_report(bench.output, config, measured, made)
 
 
 def _folder(bench: _Bench, arm: Arm, number: int) -> Path:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from ebt_policy.envs import environment
 from ebt_policy.eval.benchmarks.bench_report import write_pages
 from ebt_policy.eval.benchmarks.takeover_config import TakeoverBench
+from ebt_policy.eval.benchmarks.takeover_rounds import Round
 from ebt_policy.eval.report.figures import Point, curves, plotly_div
 from ebt_policy.eval.report.report import SUCCESS_NOTE, Result, Table, compare, percent, points, verdict
 from ebt_policy.eval.rollout.episodes import Episode
@@ -36,8 +39,16 @@ class Measured:
         )
 
 
-def write_takeover_report(output: Path, config: TakeoverBench, measured: Sequence[Measured]) -> Path:
-    """Write report.md and report.html into `output`; returns the path of the latter. measured: the first is before any round."""
+def write_takeover_report(
+    output: Path,
+    config: TakeoverBench,
+    measured: Sequence[Measured],
+    collected: Mapping[str, Sequence[Round]],
+) -> Path:
+    """Write report.md and report.html into `output`; returns the path of the latter.
+
+    measured: the first is before any round. collected: the rounds of each arm.
+    """
     before, spec = measured[0], environment(config.env)
     kinds = (UNDISTURBED, *config.disturbances)
     names = [before.result(UNDISTURBED).name, *(row.result(UNDISTURBED).name for row in measured[1:])]
@@ -76,7 +87,43 @@ def write_takeover_report(output: Path, config: TakeoverBench, measured: Sequenc
     ]
     title = f"{config.env}: learning from takeovers"
     return write_pages(
-        output, title, _details(config), main, _verdicts(measured, kinds), names[0], [differences], figures
+        output,
+        title,
+        _details(config),
+        main,
+        _verdicts(measured, kinds),
+        names[0],
+        [differences, _interventions(config, collected)],
+        figures,
+    )
+
+
+def _interventions(config: TakeoverBench, collected: Mapping[str, Sequence[Round]]) -> Table:
+    """When the operator took over, how often that succeeded, and in how many episodes."""
+    rows = []
+    for arm, rounds in collected.items():
+        for kind in config.disturbances:
+            facts = [f for one in rounds for f in one.facts if f["env"] == f"{config.env}+{kind}"]
+            if not facts:
+                continue
+            begins, ticks = (
+                np.percentile([f[name] for f in facts], [50, 0, 100]) for name in ("tick", "ticks")
+            )
+            rows.append(
+                (
+                    f"{arm}, {kind}",
+                    str(len(facts)),
+                    "{:.0f} ({:.0f} to {:.0f})".format(*begins),
+                    "{:.0f} ({:.0f} to {:.0f})".format(*ticks),
+                    str(sum(f["solved"] for f in facts)),
+                )
+            )
+    columns = ("Collected", "Interventions", "Began at tick", "Lasted ticks", "Solved by the operator")
+    return Table(
+        columns,
+        tuple(rows),
+        "Interventions",
+        ("Median, and smallest to largest. round.json of each round has them all.",),
     )
 
 
