@@ -142,9 +142,8 @@ class Windows:
         low_dimensional = [key for key in features if key not in cameras]
         table = read_table(meta, episodes, cameras)
         marked = operators and INTERVENTION in meta.features
-        wanted = sorted(
-            {*low_dimensional, "episode_index", "frame_index", *([INTERVENTION] if marked else [])}
-        )
+        marks = [INTERVENTION] if marked else []
+        wanted = sorted({*low_dimensional, *marks, "episode_index", "frame_index"})
         arrays = table.select_columns(wanted).with_format("numpy")[:]
         columns = {key: _column(meta, key, arrays) for key in low_dimensional}
         episode_index = torch.as_tensor(arrays["episode_index"])
