@@ -141,6 +141,7 @@ def bench(
     tasks: tuple[str, ...] = (),
     processes: int | None = None,
     ray: str | None = None,
+    trainings: int = 1,
 ) -> None:
     """A table of policies: trains what is missing, evaluates all on the same seeds, writes report.md and .html.
 
@@ -157,6 +158,7 @@ def bench(
         processes: Worker processes for the episodes.
         ray: Run the episodes on this Ray cluster instead (training stays here), with the same results: auto, host:port or
             ray://host:port; local starts one on this machine.
+        trainings: Policies trained at once, each in a process of its own. A small policy leaves most of a GPU idle: 8 to 16 of them fill one.
     """
     from ebt_policy.eval.benchmarks.bench_file import bench_kind
 
@@ -200,7 +202,7 @@ def bench(
     from ebt_policy.eval.rollout.ray_backend import Cluster
 
     cluster = Cluster(ray, processes) if ray else None
-    run(file, output, rows=rows, tasks=tasks, processes=processes, cluster=cluster)
+    run(file, output, rows=rows, tasks=tasks, processes=processes, cluster=cluster, trainings=trainings)
 
 
 def energy(

@@ -11,7 +11,7 @@ atomically, so an interrupted bench continues at the first missing one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ebt_policy.errors import UserError
 from ebt_policy.eval.benchmarks.bench_config import BenchConfig, Row, Setting, load_suite
 from ebt_policy.eval.benchmarks.bench_overview import write_overview
 from ebt_policy.eval.benchmarks.bench_report import write_bench_report
+from ebt_policy.eval.benchmarks.parallel_training import Training, train_at_once
 from ebt_policy.eval.benchmarks.training_cost import LearningPoint, TrainedRow
 from ebt_policy.eval.report.report import Result
 from ebt_policy.eval.rollout.episodes import Episode, read_parquet
@@ -32,7 +33,6 @@ from ebt_policy.monitoring.calibration import Calibration, read_calibration
 from ebt_policy.monitoring.recovery import Ladder
 from ebt_policy.provenance import sha256
 from ebt_policy.suggestions import did_you_mean
-from ebt_policy.training.checkpoint import last_checkpoint
 from ebt_policy.training.recipe import TrainRecipe, load_recipe
 from ebt_policy.training.run_log import read_metrics
 
@@ -57,12 +57,13 @@ def bench(
     processes: int | None = None,
     show_progress: bool = True,
     cluster: Cluster | None = None,
+    trainings: int = 1,
 ) -> Path | None:
     """Run the bench described by the YAML file `config`; returns the path of report.html.
 
     output: default runs/<name of the file>; results in it that still fit are kept. rows, tasks: train and evaluate only
     these; then no report is written and None is returned, and several processes can share the work in one folder. processes,
-    cluster: see `evaluate`. Raises UserError for mistakes in the file or a recipe.
+    cluster: see `evaluate`. trainings: how many policies to train at once. Raises UserError for mistakes in the file or a recipe.
     """
     suite = load_suite(config)
     _check_names(config, "row", rows, [row.name for row in suite.benches[0].rows])
@@ -73,14 +74,18 @@ def bench(
             _recipe(one, row, seed=0)
 
     pages, results = [], {}
-    for one in suite.benches:
-        if tasks and one.env not in tasks:
-            continue
-        place = folder / one.env if suite.several else folder
-        run = _Bench(one, place, processes, Console(quiet=not show_progress), cluster)
+    console = Console(quiet=not show_progress)
+    chosen = [one for one in suite.benches if not tasks or one.env in tasks]
+    runs = [
+        _Bench(one, folder / one.env if suite.several else folder, processes, console, cluster)
+        for one in chosen
+    ]
+    if trainings > 1:
+        train_at_once([t for run in runs for t in _trainings(run, rows)], trainings, console)
+    for one, run in zip(chosen, runs, strict=True):
         results[one.env], trained = _run(run, rows)
         if not rows:
-            pages.append(write_bench_report(place, one, results[one.env], trained))
+            pages.append(write_bench_report(run.output, one, results[one.env], trained))
     if rows or tasks:
         return None
     return write_overview(folder, suite, results) if suite.several else pages[0]
@@ -122,6 +127,21 @@ def _recipe(config: BenchConfig, row: Row, seed: int) -> TrainRecipe | None:
     return recipe
 
 
+def _trainings(run: _Bench, rows: Sequence[str]) -> Iterator[Training]:
+    """What this bench trains, of all rows or of those named."""
+    for row in run.config.rows:
+        if row.checkpoint is not None or (rows and row.name not in rows):
+            continue
+        for seed in row.training_seeds:
+            recipe = _recipe(run.config, row, seed)
+            assert recipe is not None  # only a row with a checkpoint has none
+            yield Training(f"{run.config.env}: {row.name}, seed {seed}", recipe, _folder(run, row, seed))
+
+
+def _folder(run: _Bench, row: Row, seed: int) -> Path:
+    return run.output / "train" / f"{_slug(row.name)}-seed{seed}"
+
+
 def _policy(run: _Bench, row: Row, seed: int) -> Path:
     """The run folder or checkpoint of a row; trains or resumes training if it is not finished."""
     recipe = _recipe(run.config, row, seed)
@@ -130,9 +150,8 @@ def _policy(run: _Bench, row: Row, seed: int) -> Path:
     from ebt_policy.training.run_folder import RECIPE
     from ebt_policy.training.train import train
 
-    folder = run.output / "train" / f"{_slug(row.name)}-seed{seed}"
-    last = last_checkpoint(folder)
-    if last is None or int(last.name) < recipe.steps:
+    folder = _folder(run, row, seed)
+    if not Training(row.name, recipe, folder).finished:
         run.console.print(
             f"Training {row.name}, seed {seed}, for {run.config.env}", style="bold", highlight=False
         )

@@ -101,6 +101,26 @@ def test_an_interrupted_bench_goes_on_at_the_missing_row(config: dict, tmp_path:
     assert "Success against function evaluations" in page.read_text()
 
 
+@pytest.mark.slow
+def test_trainings_at_once_give_the_same_policies_and_a_failure_names_its_log(
+    config: dict, tmp_path: Path
+) -> None:
+    config |= {"train": {"compile": False, "threads": 1}}
+    file = write(tmp_path / "bench.yaml", config)
+    one, both = tmp_path / "one", tmp_path / "both"
+    for output, trainings in ((one, 1), (both, 2)):
+        assert bench(file, output, processes=1, show_progress=False, trainings=trainings)
+    weights = "checkpoints/last/pretrained_model/model.safetensors"
+    for run in ("ebt-seed0", "flow-seed0"):
+        assert (one / "train" / run / weights).read_bytes() == (both / "train" / run / weights).read_bytes()
+    assert "step 4/4" in (both / "train" / "ebt-seed0.log").read_text()
+
+    (both / "train" / "flow-seed0" / "recipe.yaml").write_text("steps: 7")
+    config["train"] |= {"steps": 6}
+    with pytest.raises(UserError, match=r"Flow, seed 0 failed: .*flow-seed0\.log"):
+        bench(write(file, config), both, processes=1, show_progress=False, trainings=2)
+
+
 def test_rows_can_be_done_one_by_one(config: dict, tmp_path: Path) -> None:
     file, output = write(tmp_path / "bench.yaml", config), tmp_path / "out"
     assert bench(file, output, rows=["Flow"], processes=1, show_progress=False) is None
