@@ -127,8 +127,11 @@ def mixture_of(parent: Path, root: Path, share: float) -> Mixture:
 
 
 def test_it_starts_at_the_averaged_weights_and_keeps_the_normalisation(parent, tmp_path):
-    root = recorded(tmp_path / "data", ["..........xxxxxxxxxxxxxxx"], scale=1.5)
-    run = improve(parent, [str(root)], tmp_path / "run", steps=2, overrides={"optimizer.lr": 0.0})
+    root = recorded(tmp_path / "data", ["..........xxxxxxxxxxxxxxx"])
+    # The demonstrations of today have another spread than those of the run.
+    grown = recorded(tmp_path / "grown", None, scale=1.5, lengths=(20, 20, 20, 20))
+    overrides = {"optimizer.lr": 0.0, "dataset.root": str(grown)}
+    run = improve(parent, [str(root)], tmp_path / "run", steps=2, overrides=overrides)
     before, after = (last_checkpoint(r) / "pretrained_model" for r in (parent, run))
     for name in ["model.safetensors", *(path.name for path in before.glob("policy_*.safetensors"))]:
         a, b = load_file(before / name), load_file(after / name)
