@@ -18,11 +18,14 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import ebt_policy.data.split_state  # noqa: F401  saved preprocessors name its step
+import ebt_policy.data.split_state
+import ebt_policy.language.task_step  # noqa: F401  saved preprocessors name these steps
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
 from ebt_policy.data.feature_names import feature_names
 from ebt_policy.errors import UserError
 from ebt_policy.inference.plan_memory import PlanMemory
+from ebt_policy.language.choose import add_sentences, condition_on, dataset_sentences
+from ebt_policy.language.encoders import OBS_TASK
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.overlap import Overlap
 from ebt_policy.model.parameter_groups import parameter_groups
@@ -76,6 +79,12 @@ class ChunkPolicy(PreTrainedPolicy):
         LeRobot also passes dataset_stats, which are for the processors.
         """
         super().__init__(config)
+        if dataset_meta is not None:  # our own training has done it already, for the episodes in use
+            sentences = dataset_sentences(dataset_meta)
+            if trained:
+                add_sentences(config, sentences)
+            elif config.task_sentences is None:
+                condition_on(config, sentences)
         config.validate_features(trained)
         if dataset_meta is not None:
             config.action_feature_names = feature_names(dataset_meta.features, ACTION)
@@ -264,6 +273,9 @@ class ChunkPolicy(PreTrainedPolicy):
         windows = {}
         for name, value in self._present(batch).items():
             shape = shapes[name]
+            if name == OBS_TASK and value.ndim == 2:  # one sentence for all steps
+                windows[name] = value
+                continue
             if steps == 1 and value.ndim == len(shape) + 1:
                 value = value[:, None]
             if shape == (1,) and value.ndim == 2:

@@ -9,6 +9,8 @@ from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import DiffuserSchedulerConfig
 from lerobot.utils.constants import ACTION
 
+from ebt_policy.language.encoders import OBS_TASK, check_name
+
 VISIONS = ("resnet18", "small", "frozen")
 FROZEN_BACKBONES = ("mobilenet_v2", "efficientnet_lite0")
 SMALLEST_CROP = 0.5  # of a picture's area; crops that augment keep 3/4 (84 of 96) or more
@@ -79,6 +81,15 @@ class ChunkPolicyConfig(PreTrainedConfig):
     separate_encoder_per_camera: bool = False
     """[yes or no] An encoder for each camera instead of one for all."""
 
+    task_encoder: str | None = None
+    """[name] How the sentence of the task reaches the policy. static: word vectors of the package wordllama; table: a learned
+    vector for each sentence of the training data, others are refused; hub:<id>: a model of sentence-transformers; ignore: not at
+    all. None: static where the data have more than one task (table without the package), else ignore."""
+    task_sentences: list[str] | None = None
+    """[sentences] Those of the training data, filled in when training starts. None: the policy is not told its task."""
+    task_size: int = 0
+    """[numbers] Length of a sentence's vector, filled in likewise."""
+
     mask_padding: bool = False
     """[yes or no] Leave out actions past the end of an episode, which are copies of the last one. Learning them teaches to hold
     the last target, which helps on PushT."""
@@ -118,6 +129,8 @@ class ChunkPolicyConfig(PreTrainedConfig):
                 f"{', '.join(DEFAULT_NORMALIZATION)}."
             )
         self.normalization_mapping = DEFAULT_NORMALIZATION | self.normalization_mapping
+        if self.task_encoder is not None:
+            check_name(self.task_encoder)
         if self.horizon % self.actions_per_token:
             raise ValueError(
                 f"horizon ({self.horizon}) must be a multiple of actions_per_token ({self.actions_per_token})."
@@ -183,10 +196,10 @@ class ChunkPolicyConfig(PreTrainedConfig):
         return None
 
     def observation_features(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of what the policy looks at, cameras as (C, H, W), in a fixed order."""
+        """Names and shapes of what the policy looks at, cameras as (C, H, W), in a fixed order; the task's vector is the last."""
         kinds = (FeatureType.STATE, FeatureType.ENV, FeatureType.VISUAL)
         found = {k: tuple(f.shape) for k, f in (self.input_features or {}).items() if f.type in kinds}
-        return dict(sorted(found.items()))
+        return dict(sorted(found.items())) | ({OBS_TASK: (self.task_size,)} if self.task_sentences else {})
 
     def validate_features(self, trained: bool = False) -> None:
         """Raises ValueError when there is no observation or no action, a shape that the networks cannot take, or when
@@ -194,7 +207,7 @@ class ChunkPolicyConfig(PreTrainedConfig):
 
         trained: the policy is loaded. What it was trained to look at is then no longer in question, however little.
         """
-        if not self.observation_features():
+        if not self.observation_features().keys() - {OBS_TASK}:
             raise ValueError(
                 "The policy has no observation: expected observation.state, observation.environment_state or "
                 f"a camera among the input features, found {list(self.input_features or {})}."

@@ -1,6 +1,7 @@
 """Pre- and post-processors: LeRobot's default steps, so that its commands can override each of them by name.
 
-A policy with an environment state gets one step more, `SplitStateProcessorStep`. The statistics differ: a dimension that hardly moves in the data gets a minimum range. Without it LeRobot divides by
+A policy with an environment state gets one step more, `SplitStateProcessorStep`, and one that is told its task another,
+`TaskProcessorStep`. The statistics differ: a dimension that hardly moves in the data gets a minimum range. Without it LeRobot divides by
 the tiny range, or by 1e-8: half a millimetre off in use, and the network sees that dimension alone.
 """
 
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
+from lerobot.processor.batch_processor import AddBatchDimensionProcessorStep
 from lerobot.processor.factory import make_default_pre_post_processors
 from lerobot.processor.normalize_processor import _NormalizationMixin  # of both normaliser steps
 from lerobot.processor.pipeline import PolicyProcessorPipeline
@@ -16,6 +18,7 @@ from lerobot.utils.constants import OBS_ENV_STATE, OBS_STATE
 
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
 from ebt_policy.data.split_state import SplitStateProcessorStep
+from ebt_policy.language.task_step import TaskProcessorStep
 
 # Units of the data. Diffusion Policy's normaliser has the same threshold (range_eps of LinearNormalizer, arXiv 2303.04137).
 MIN_RANGE = 1e-4
@@ -49,6 +52,11 @@ def make_ebt_pre_post_processors(
     if OBS_STATE in inputs and OBS_ENV_STATE in inputs:
         sizes = inputs[OBS_STATE].shape[-1], inputs[OBS_ENV_STATE].shape[-1]
         preprocessor.steps = [SplitStateProcessorStep(*sizes), *preprocessor.steps]
+    if config.task_sentences and config.task_encoder:
+        steps = list(preprocessor.steps)
+        batched = next(i for i, step in enumerate(steps) if isinstance(step, AddBatchDimensionProcessorStep))
+        steps.insert(batched + 1, TaskProcessorStep(config.task_encoder, config.task_sentences))
+        preprocessor.steps = steps
     return preprocessor, postprocessor
 
 

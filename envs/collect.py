@@ -35,7 +35,7 @@ Demonstration = dict[str, NDArray[Any]]  # feature -> (T, ...), pictures uint8 (
 class Collection:
     """Settings that determine a dataset exactly (with cameras: as far as OpenGL renders the same).
 
-    episodes: successful demonstrations. seed: of the first attempt. disturbance: noise on the expert's actions, see Expert.
+    episodes: successful demonstrations, of each task where the env plays several. seed: of the first attempt. disturbance: noise on the expert's actions, see Expert.
     cameras: names of the cameras to record. image_size: their (H, W) in pixels.
     """
 
@@ -52,7 +52,7 @@ class Collection:
 
 
 def collect(wanted: Collection, output: Path, repo_id: str, processes: int = 1) -> dict[str, Any]:
-    """Collect `wanted.episodes` successful demonstrations into the new folder `output`; continues an interrupted run.
+    """Collect `wanted.episodes` successful demonstrations (of each task) into the new folder `output`; continues an interrupted run.
 
     Returns attempts, successes and settings, which are also written to `output`/collect.json. Raises UserError if the
     folder exists, if saved attempts belong to other settings, or if the expert never succeeds.
@@ -65,18 +65,22 @@ def collect(wanted: Collection, output: Path, repo_id: str, processes: int = 1) 
             raise UserError(f"{wanted.env} has no camera '{camera}'. It has: {', '.join(available)}.")
     parts = output.with_name(output.name + ".parts")
     _open_attempts(parts, wanted)
-    seeds, attempts = _attempts(wanted, parts, processes)
+    spec = environment(wanted.env)
+    found = [_attempts(wanted, parts, processes, turn) for turn in range(max(len(spec.tasks), 1))]
+    seeds = [seed for succeeded, _ in found for seed in succeeded]
     record = {
         **wanted.settings(),
-        "attempts": attempts,
+        "attempts": sum(tried for _, tried in found),
         "successes": len(seeds),
         "seeds": seeds,
+        **(
+            {"attempts_by_task": [tried for _, tried in found]} if len(found) > 1 else {}
+        ),  # in the env's order
         **run_record(),
     }
-    spec = environment(wanted.env)
     task = str(spec.make(False).get_wrapper_attr("task_description"))
     with staged(output) as folder:
-        write_episodes(folder, repo_id, spec.fps, task, _episodes(parts, seeds))
+        write_episodes(folder, repo_id, spec.fps, task, _episodes(parts, seeds), spec.names)
         write_json(folder / "collect.json", record)
     shutil.rmtree(parts)
     return record
@@ -99,7 +103,10 @@ def demonstrate(wanted: Collection, seed: int) -> Demonstration | None:
             frames.setdefault(name, []).append(value)
         observation, _, terminated, truncated, info = env.step(executed)
         if spec.success(info):
-            return {name: np.stack(values) for name, values in frames.items()}
+            stacked = {name: np.stack(values) for name, values in frames.items()}
+            return stacked | (
+                {"task": np.array(env.get_wrapper_attr("task_description"))} if spec.tasks else {}
+            )
         if terminated or truncated:
             return None
     return None
@@ -134,8 +141,15 @@ def _open_attempts(parts: Path, wanted: Collection) -> None:
     write_json(settings, wanted.settings())
 
 
-def _attempts(wanted: Collection, parts: Path, processes: int) -> tuple[list[int], int]:
-    """Seeds of the first successes, and the number of attempts up to the last of them."""
+def _attempts(wanted: Collection, parts: Path, processes: int, turn: int) -> tuple[list[int], int]:
+    """Seeds of the first successes, and the number of attempts up to the last of them; of one task where there are several.
+
+    turn: the number of the task, of those that the env plays in turn.
+    """
+    sentences = environment(wanted.env).tasks
+    step = max(len(sentences), 1)
+    name = sentences[turn] if step > 1 else wanted.env
+    first = wanted.seed + (turn - wanted.seed) % step
     succeeded: list[int] = []
     columns = (
         TextColumn("{task.description}"),
@@ -146,8 +160,8 @@ def _attempts(wanted: Collection, parts: Path, processes: int) -> tuple[list[int
         TextColumn("left"),
     )
     with Progress(*columns, transient=True) as bar:
-        task = bar.add_task(wanted.env, total=wanted.episodes, tried=0)
-        for tried, (seed, success) in enumerate(_outcomes(wanted, parts, processes), 1):
+        task = bar.add_task(name, total=wanted.episodes, tried=0)
+        for tried, (seed, success) in enumerate(_outcomes(wanted, parts, processes, first, step), 1):
             if success:
                 succeeded.append(seed)
             bar.update(task, completed=len(succeeded), tried=tried)
@@ -155,27 +169,28 @@ def _attempts(wanted: Collection, parts: Path, processes: int) -> tuple[list[int
                 break
             if tried == MAX_FAILURES and not succeeded:
                 raise UserError(
-                    f"The expert of {wanted.env} failed {tried} times in a row; nothing to collect."
+                    f"The expert of {wanted.env} failed {tried} times in a row at '{name}'; nothing to collect."
                 )
     return succeeded, tried
 
 
-def _outcomes(wanted: Collection, parts: Path, processes: int) -> Iterator[tuple[int, bool]]:
-    """(seed, success) in the order of the seeds, without end. Saved attempts are not repeated."""
-    seed = wanted.seed
+def _outcomes(
+    wanted: Collection, parts: Path, processes: int, seed: int, step: int
+) -> Iterator[tuple[int, bool]]:
+    """(seed, success) of every step-th seed, without end. Saved attempts are not repeated."""
     if processes == 1:
         while True:
             yield seed, _attempt(wanted, parts, seed)
-            seed += 1
+            seed += step
     # Simulators and OpenGL do not work after a fork.
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         ahead: list[Future[bool]] = []
         try:
             while True:
                 while len(ahead) < 2 * processes:
-                    ahead.append(pool.submit(_attempt, wanted, parts, seed + len(ahead)))
+                    ahead.append(pool.submit(_attempt, wanted, parts, seed + step * len(ahead)))
                 yield seed, ahead.pop(0).result()
-                seed += 1
+                seed += step
         finally:
             pool.shutdown(cancel_futures=True)
 

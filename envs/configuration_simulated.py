@@ -1,4 +1,4 @@
-"""Adroit, ALOHA and robosuite for LeRobot's commands: `--env.type=adroit`, `ebt_aloha` and `robosuite`."""
+"""Adroit, ALOHA, Meta-World and robosuite for LeRobot's commands: `--env.type=adroit`, `ebt_aloha`, `ebt_metaworld`, `robosuite`."""
 
 from __future__ import annotations
 
@@ -114,6 +114,20 @@ class EBTAlohaEnv(_SimulatedEnv):
     PREFIX: ClassVar[str] = "aloha"
     task: str | None = "transfer_cube"
     fps: int = 50
+
+
+@EnvConfig.register_subclass("ebt_metaworld")
+@dataclass
+class EBTMetaworldEnv(_SimulatedEnv):
+    """Meta-World at 80 Hz: `mt10`, `mt50` (the seed chooses the task) or one of its 50 tasks, such as `door_open`.
+
+    LeRobot's own `metaworld` shows pictures and the hand; this one also the poses of objects and the goal.
+    """
+
+    MODULE: ClassVar[str] = "metaworld"
+    PREFIX: ClassVar[str] = "metaworld"
+    task: str | None = "mt10"
+    fps: int = 80
 
 
 @EnvConfig.register_subclass("robosuite")

@@ -61,7 +61,8 @@ def write_episodes(
     """Write `episodes` one by one as a LeRobot dataset into the new `folder`; returns their number.
 
     The first episode determines the features: uint8 (T, H, W, 3) becomes a video, everything else float32 (T, ...). Without
-    episodes nothing is written. names: feature -> the name of each of its entries.
+    episodes nothing is written. task: sentence of the episodes that have no entry `task` of their own. names: feature -> the
+    name of each of its entries.
     """
     with ordinary_scheduling():
         return _write_episodes(folder, repo_id, fps, task, episodes, names or {})
@@ -81,12 +82,16 @@ def _write_episodes(
     dataset, had_bars = None, not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()  # LeRobot would show one per episode
     try:
-        for episode in episodes:
+        for given in episodes:
+            sentence = str(given.get("task", task))
+            episode = {name: values for name, values in given.items() if name != "task"}
             if dataset is None:
                 features = {name: _feature(values, names.get(name)) for name, values in episode.items()}
                 dataset = LeRobotDataset.create(repo_id, fps, features, root=folder)
             for tick in range(len(episode["action"])):
-                dataset.add_frame({name: values[tick] for name, values in episode.items()} | {"task": task})
+                dataset.add_frame(
+                    {name: values[tick] for name, values in episode.items()} | {"task": sentence}
+                )
             dataset.save_episode()
     finally:
         # Also after an error: otherwise the garbage collector would do it when the folder is already gone.

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _MODULES = {  # name -> module with SPECS[name]
     "adroit_door": "adroit",
+    "metaworld_mt10": "metaworld",
+    "metaworld_mt50": "metaworld",
     "pusht_keypoints": "pusht",
     "pusht_pixels": "pusht",
     "aloha_transfer_cube": "aloha",
@@ -33,9 +35,14 @@ _MODULES = {  # name -> module with SPECS[name]
 def environment(name: str) -> EnvSpec:
     """The environment called `name`; "NAME+KIND" and "NAME+KIND:STRENGTH" add a disturbance (see disturbances.kinds).
 
-    Raises UserError for an unknown name.
+    metaworld_<task> is one of Meta-World's 50 tasks. Raises UserError for an unknown name.
     """
     name, plus, disturbance = name.partition("+")
+    if name not in _MODULES and name.startswith("metaworld_"):
+        from ebt_policy.envs.metaworld import spec_of
+
+        spec = spec_of(name)
+        return disturbed(spec, disturbance) if plus else spec
     if name not in _MODULES:
         raise UserError(f"Unknown environment '{name}'. Choose one of: {', '.join(environments())}.")
     spec = importlib.import_module(f"ebt_policy.envs.{_MODULES[name]}").SPECS[name]
@@ -45,7 +52,7 @@ def environment(name: str) -> EnvSpec:
 
 
 def environments() -> list[str]:
-    """The names of all environments, without disturbances."""
+    """The names of all environments, without disturbances, and without the single tasks of Meta-World."""
     return sorted(_MODULES)
 
 

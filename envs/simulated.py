@@ -143,6 +143,8 @@ class SimulatedEnv(gym.Env):
             seed = int(self.np_random.integers(2**31))
         self._held = 0
         self.simulator.reset(seed)
+        # Of a simulator of several tasks, the one that the seed has chosen.
+        self.task_description = getattr(self.simulator, "sentence", self.task_spec.description)
         return self.get_obs(), {"is_success": False, "score": self.simulator.score().graded}
 
     def step(self, action: NDArray) -> tuple[dict, float, bool, bool, dict[str, Any]]:

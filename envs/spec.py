@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,8 @@ class EnvSpec:
     action (A,), None before the first.
     cameras: names of the cameras that can be observed. make_with_cameras(names, (H, W)): a new env that observes them as
     `pixels` {name: uint8 (H, W, 3)}.
+    tasks: sentences of the tasks that the env plays; of several, number seed % len(tasks) in an episode. names: of the entries of
+    observations and actions, by LeRobot's names of these features.
     """
 
     name: str
@@ -47,3 +49,5 @@ class EnvSpec:
     hold: Hold
     cameras: tuple[str, ...] = ()
     make_with_cameras: Callable[[tuple[str, ...], tuple[int, int]], gym.Env] | None = None
+    tasks: tuple[str, ...] = ()
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -18,7 +18,8 @@ class PolicyOptions:
     calibration: a file of `ebt-policy calibrate`; with it the policy alarms, and takes the recovery actions of `ladder` when it
     does: hold, then ask for a human, unless said otherwise.
     stop: "budget" thinks for max_evaluations; "energy" for one where the energy of the last plan is as low as in half of
-    the successful decisions, by the calibration, else for max_evaluations. set: any option of the policy. joints: names of the policy's joints in the
+    the successful decisions, by the calibration, else for max_evaluations. task: the sentence of the task, for a policy that is
+    told it. set: any option of the policy. joints: names of the policy's joints in the
     order of its actions, for a checkpoint that says none, or others than the robot's. rtc: real-time chunking: what the arm does while
     the policy thinks is fixed in the new plan, and what follows is pulled to the old one, less and less. false: the new plan knows
     nothing of the old one, and takes over within --blend_s. Either way nothing changes where planning takes no time. A policy
@@ -34,6 +35,7 @@ class PolicyOptions:
     calibration: str | None = None
     ladder: list[str] | None = None  # recovery actions in order; None: hold, ask
     stop: str = "budget"
+    task: str = ""
     set: dict[str, Any] = field(default_factory=dict)
     joints: list[str] | None = None
     rtc: bool = False

@@ -44,9 +44,9 @@ class FakeDecider:
         self.asked: list[dict] = []
         self.answer: Callable[[], Decided] = lambda: Decided(ACTIONS, 2, -1.5, "residual")
 
-    def decide(self, observations, *, tick, reset, deadline_s) -> Decided:
+    def decide(self, observations, *, tick, reset, deadline_s, task="") -> Decided:
         self.asked.append(
-            {"seen": dict(observations), "tick": tick, "reset": reset, "deadline_s": deadline_s}
+            {"seen": dict(observations), "tick": tick, "reset": reset, "deadline_s": deadline_s, "task": task}
         )
         return self.answer()
 

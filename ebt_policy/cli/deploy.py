@@ -33,6 +33,7 @@ what runs
   --policy.path=...          a run, a checkpoint, or shipped:NAME
   --policy.server=...        instead: the ws:// address of `ebt-policy serve`; --policy.token_file=... for its secret
   --policy.device=...        torch device (default: cpu)
+  --task="..."               the task as a sentence, for a policy of several; also written into the dataset of --record.root
   --policy.calibration=...   alarms by this file of `ebt-policy calibrate`; --policy.ladder=[...] says what to do then
 
 on what
@@ -74,7 +75,7 @@ def deploy(*options: str) -> None:
         arms = Path(str(resources.files("ebt_policy"))) / "configs" / "arms"
         print(HELP.format(arms=", ".join(sorted(file.stem for file in arms.glob("*.yaml")))))
         return
-    options = tuple(_lerobots(option) for option in options)
+    options = tuple(lerobots for option in options for lerobots in _lerobots(option))
     import lerobot.cameras.opencv
     import lerobot.cameras.realsense  # noqa: F401
     import lerobot.robots as robots
@@ -132,14 +133,17 @@ def deploy(*options: str) -> None:
         sys.argv = before
 
 
-def _lerobots(option: str) -> str:
-    """One option as LeRobot's parser wants it: arm files by name, and --help for the full list."""
+def _lerobots(option: str) -> list[str]:
+    """One option as LeRobot's parser wants it: arm files by name, --help for the full list, a task for policy and record."""
     if option == "--help_all":
-        return "--help"
+        return ["--help"]
     if option.startswith("--config_path="):
         name = option.removeprefix("--config_path=")
-        return f"--config_path={config_file(name, 'arm file', folder='arms')}"
-    return option.replace("--measure-latency", "--measure_latency")
+        return [f"--config_path={config_file(name, 'arm file', folder='arms')}"]
+    if option.startswith("--task="):
+        sentence = option.removeprefix("--task=")
+        return [f"--policy.task={sentence}", f"--record.task={sentence}"]
+    return [option.replace("--measure-latency", "--measure_latency")]
 
 
 @contextlib.contextmanager

@@ -49,6 +49,7 @@ def evaluate(
     ladder: tuple[str, ...] = (),
     processes: int | None = None,
     device: str = "cpu",
+    task: str = "",
     overrides: Overrides = (),
 ) -> None:
     """Success rate, coverage, function evaluations and latency of one policy on fixed seeds.
@@ -70,6 +71,7 @@ def evaluate(
         ladder: Recovery actions after an alarm, in order: hold, ask.
         processes: Worker processes (default: one for each core). The result does not depend on it.
         device: Torch device of the policy.
+        task: The sentence that the policy is told (default: that of the environment).
         overrides: Options of the policy, e.g. --set start=zero --set sampler=ddim:10
     """
     from ebt_policy.eval.rollout.evaluate import evaluate as run
@@ -107,12 +109,16 @@ def evaluate(
         calibration=thresholds,
         nets=beside(calibration) if calibration else None,
         ladder=Ladder(actions=ladder) if ladder else None,
+        task=task,
     )
     low, high = result.success_ci95
     print(
         f"success {result.success_rate:.3f} (95 % {low:.3f} to {high:.3f}, {episodes} episodes), "
         f"coverage {result.mean_max_coverage:.3f} max, {result.mean_final_coverage:.3f} final"
     )
+    for one in result.tasks:
+        low, high = one.success_ci95
+        print(f"  {one.success_rate:.2f} ({low:.2f} to {high:.2f}, {one.episodes} episodes)  {one.task}")
     latency = result.latency_ms
     print(
         f"{result.evaluations_per_decision:.2f} function evaluations a decision"

@@ -1,8 +1,9 @@
 """Training samples from demonstrations in memory. A batch is one indexing operation; no file is read for it."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from ebt_policy.data.symmetry import Symmetry
 from ebt_policy.data.tables import read_table
 from ebt_policy.data.usable_features import why_unusable
 from ebt_policy.errors import UserError
+from ebt_policy.language.encoders import TASK
 from ebt_policy.suggestions import did_you_mean
 
 
@@ -37,6 +39,8 @@ class Windows:
     pictures, in 0..1: a dataset's own may be missing, out of date or in 0..255."""
     episode_index: Tensor
     """(len(self),) int64: the dataset's episode of each sample; a mirrored sample keeps its original's."""
+    sentence_numbers: Tensor | None
+    """(len(self),) int64: LeRobot's task_index of each sample; None where the dataset has none."""
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class Windows:
         pixels: Mapping[str, Tensor | FramesOnDisk | CachedMaps],
         episode_index: Tensor,
         *,
+        sentence_numbers: Tensor | None = None,
         deltas: dict[str, Sequence[int] | None],
         drop_n_last_frames: int = 0,
         symmetry: Symmetry | None = None,
@@ -53,7 +58,8 @@ class Windows:
     ) -> None:
         """columns: feature -> (F, ...); pixels: camera -> (F, C, H, W) uint8, in memory or on disk, or maps of a frozen backbone,
         which include the mirror images; episode_index: (F,), the frames of an episode one after the other;
-        deltas: frames relative to the current one for each of these features, None for no window.
+        sentence_numbers: (F,) LeRobot's task_index of each frame; deltas: frames relative to the current one for each of these
+        features, None for no window.
         parts: (part of each frame (F,), whether it starts a sample (F,)) where samples may not reach over whole episodes."""
         n_frames = len(episode_index)
         self.meta = meta
@@ -70,6 +76,7 @@ class Windows:
             }
             episode_index = episode_index.repeat(2)
             parts = parts and (parts[0].repeat(2), parts[1].repeat(2))
+            sentence_numbers = None if sentence_numbers is None else sentence_numbers.repeat(2)
         self.stats = {key: vector_statistics(values) for key, values in columns.items()}
         self.stats |= {
             key: picture_statistics(frames)
@@ -91,6 +98,7 @@ class Windows:
                 + ("." if parts is None else f", of those that '{INTERVENTION}' marks as the operator's.")
             )
         self.episode_index = episode_index[samples].to(device)
+        self.sentence_numbers = None if sentence_numbers is None else sentence_numbers[samples]
         self._samples, self._first, self._last = samples.to(device), first.to(device), last.to(device)
 
         # One gather index serves all features that share their offsets.
@@ -142,7 +150,8 @@ class Windows:
         low_dimensional = [key for key in features if key not in cameras]
         table = read_table(meta, episodes, cameras)
         marked = operators and INTERVENTION in meta.features
-        marks = [INTERVENTION] if marked else []
+        has_tasks = "task_index" in table.column_names
+        marks = [*([INTERVENTION] if marked else []), *(["task_index"] if has_tasks else [])]
         wanted = sorted({*low_dimensional, *marks, "episode_index", "frame_index"})
         arrays = table.select_columns(wanted).with_format("numpy")[:]
         columns = {key: _column(meta, key, arrays) for key in low_dimensional}
@@ -171,6 +180,7 @@ class Windows:
             columns,
             pixels,
             episode_index,
+            sentence_numbers=torch.as_tensor(arrays["task_index"]).flatten() if has_tasks else None,
             deltas={key: offsets(key) for key in features},
             drop_n_last_frames=drop_n_last_frames,
             symmetry=symmetry,
@@ -201,6 +211,26 @@ class Windows:
             for key in keys:
                 batch[key] = self._columns[key][rows] if key in self._columns else self._pictures(key, rows)
         return batch
+
+    def sentences(self, indices: Tensor) -> list[str]:
+        """The sentence of the task of each of the samples `indices` (B,); "" where the dataset has none."""
+        if self.sentence_numbers is None or self.meta.tasks is None:
+            return [""] * len(indices)
+        tasks = self.meta.tasks
+        texts = dict(zip(tasks["task_index"].tolist(), map(str, tasks.index), strict=True))
+        return [texts.get(number, "") for number in self.sentence_numbers[indices.cpu()].tolist()]
+
+    def samples(self, indices: Tensor) -> dict[str, Any]:
+        """As `batch`, with the sentence of each sample as `task`: what a policy's preprocessor takes."""
+        return {**self.batch(indices), TASK: self.sentences(indices)}
+
+    @cached_property
+    def by_task(self) -> list[Tensor]:
+        """The sample numbers of each task that has any."""
+        numbers = self.sentence_numbers
+        if numbers is None:
+            return []
+        return [torch.nonzero(numbers == number).flatten() for number in numbers.unique().tolist()]
 
     def _pictures(self, key: str, rows: Tensor) -> Tensor:
         """rows (B, ...) -> (B, ..., C, H, W) float32 in 0..1; mirror images are computed here, not stored."""

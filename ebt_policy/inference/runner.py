@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ebt_policy.errors import UserError
 from ebt_policy.inference.checkpoints import find_checkpoint
+from ebt_policy.language.encoders import TASK
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.overlap import Overlap
 from ebt_policy.model.trace import Decision, Trace
@@ -63,7 +64,9 @@ class Runner:
         spec: str = "",
         max_evaluations: int | None = None,
         checkpoint_sha256: str = "",
+        task: str = "",
     ) -> None:
+        """task: the sentence of every decision; "": that of the observations."""
         self.policy = policy
         self.config: Any = (
             policy.config
@@ -74,7 +77,13 @@ class Runner:
         self.n_obs_steps: int = self.config.n_obs_steps
         self.n_action_steps: int = self.config.n_action_steps
         self.real_time: bool = hasattr(policy, "decide") and policy.supports_rtc()  # may be given an overlap
-        self._spec = spec
+        self._spec, self.task = spec, task
+        self.sentences: list[str] = getattr(self.config, "task_sentences", None) or []
+        if task and not self.sentences:
+            raise UserError(
+                f"This policy is not told its task, so it cannot be asked to '{task}'. Leave --task out, or train a policy on data "
+                "of several tasks (docs/many_tasks.md)."
+            )
         self.preprocessor, self._postprocessor = preprocessor, postprocessor
         self._decide = _adapter(policy, max_evaluations)
 
@@ -87,7 +96,8 @@ class Runner:
     ) -> RunnerDecision:
         """Decides for B episodes together; no row depends on another.
 
-        observations: raw values (B, T, ...) with T = n_obs_steps, oldest first. noise: one generator per row.
+        observations: raw values (B, T, ...) with T = n_obs_steps, oldest first; for a policy that is told its task also `task`,
+        sentences (B,), unless the Runner has one. noise: one generator per row.
         previous: (B, H, A) normalised chunks of the last decision, already shifted to the current tick, or
         None. overlap: with them, for real-time chunking. Raises UserError when the observations do not fit the policy or are not
         finite, when an action is not finite, and when the policy has no real-time chunking.
@@ -125,7 +135,12 @@ class Runner:
     def normalised(self, observations: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """Normalises raw observations (B, T, ...) for the policy. Raises UserError as `decide` does."""
         self._check(observations)
-        wanted = {name: torch.from_numpy(observations[name]) for name in self.config.input_features}
+        wanted: dict[str, Any] = {
+            name: torch.from_numpy(observations[name]) for name in self.config.input_features
+        }
+        if self.sentences:
+            given = np.ravel(observations[TASK]).tolist() if TASK in observations else []
+            wanted[TASK] = [self.task] if self.task else given
         return {k: v for k, v in self.preprocessor(wanted).items() if k.startswith("observation.")}
 
     def describe(self) -> dict[str, Any]:
@@ -139,11 +154,13 @@ class Runner:
             "max_evaluations": self.max_evaluations or getattr(self.config, "max_evaluations", None),
             "device": self.device,
             "checkpoint_sha256": self.checkpoint_sha256,
-        }
+        } | ({"task": self.task} if self.task else {})
 
     def _compared(self, observations: Mapping[str, np.ndarray]) -> str:
         """The features of both sides, as the end of an error message."""
-        given = ", ".join(f"{name} {value.shape[2:]}" for name, value in sorted(observations.items()))
+        given = ", ".join(
+            f"{name} {value.shape[2:]}" for name, value in sorted(observations.items()) if name != TASK
+        )
         wanted = ", ".join(
             f"{name} {tuple(f.shape)}" for name, f in sorted(self.config.input_features.items())
         )
@@ -176,13 +193,14 @@ def load_runner(
     n_action_steps: int | None = None,
     device: str = "cpu",
     overrides: Mapping[str, Any] | None = None,
+    task: str = "",
 ) -> Runner:
     """Load a policy. spec: see `find_checkpoint`.
 
     max_evaluations: budget of trunk evaluations per decision (for LeRobot's diffusion, its denoising steps).
     n_action_steps: ticks executed per decision, when not the trained setting. overrides: config fields
     changed before the policy is built; for diffusion policies, LeRobot's among them, `sampler` = "ddpm:100"
-    or "ddim:10" sets sampler and steps. Weights load strictly. Raises UserError for whatever the user can
+    or "ddim:10" sets sampler and steps. task: the sentence of every decision, see `Runner`. Weights load strictly. Raises UserError for whatever the user can
     correct.
     """
     from draccus.utils import DecodingError, ParsingError
@@ -225,6 +243,7 @@ def load_runner(
         spec=str(spec),
         max_evaluations=max_evaluations,
         checkpoint_sha256=sha256(folder / "model.safetensors"),
+        task=task,
     )
 
 

@@ -9,9 +9,14 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
+from ebt_policy.language.encoders import OBS_TASK
 from ebt_policy.model.augmentation import View
 from ebt_policy.model.vision_frozen import FrozenBackbone, unpacked
 from ebt_policy.model.vision_small import CHANNELS, small_backbone
+
+TASK_WIDTH = (
+    64  # numbers that a task's vector is projected to, so that its hundreds do not outweigh a state of a few
+)
 
 
 class SpatialSoftmax(nn.Module):
@@ -114,12 +119,15 @@ class ObservationEncoder(nn.Module):
     def __init__(self, config: ChunkPolicyConfig) -> None:
         super().__init__()
         features = config.observation_features()
-        self.vectors = [name for name, shape in features.items() if len(shape) == 1]
+        self.vectors = [name for name, shape in features.items() if len(shape) == 1 and name != OBS_TASK]
         self.cameras = [name for name, shape in features.items() if len(shape) == 3]
         steps, width = config.n_obs_steps, config.width
         self.picture_sizes = [(features[name][1], features[name][2]) for name in self.cameras]
         size = steps * sum(features[name][0] for name in self.vectors)
         size += steps * width * len(self.cameras)
+        # Only where there is one: checkpoints without it keep their tensors.
+        self.task = nn.Linear(config.task_size, TASK_WIDTH) if OBS_TASK in features else None
+        size += TASK_WIDTH if self.task is not None else 0
         self.shared = not config.separate_encoder_per_camera
         encoders = self.cameras[:1] if self.shared else self.cameras
         self.camera_encoders = nn.ModuleList(CameraEncoder(config, features[name][0]) for name in encoders)
@@ -128,11 +136,15 @@ class ObservationEncoder(nn.Module):
         )
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
-        """observations: vectors (B, T, F) and cameras (B, T, C, H, W), normalised, or packed maps (B, T, 1, 1, N) -> (B, D)."""
+        """observations: vectors (B, T, F) and cameras (B, T, C, H, W), normalised, or packed maps (B, T, 1, 1, N), and the task's
+        vector (B, E) or (B, T, E), of which the newest counts -> (B, D)."""
         parts = [observations[name].flatten(1) for name in self.vectors]
         for i, name in enumerate(self.cameras):
             images = observations[name]
             encoder = self.camera_encoders[0 if self.shared else i]
             context = encoder(images.flatten(0, 1), self.picture_sizes[i])
             parts.append(context.view(len(images), -1))
+        if self.task is not None:
+            task = observations[OBS_TASK]
+            parts.append(self.task(task if task.ndim == 2 else task[:, -1]))
         return self.mix(torch.cat(parts, -1))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ebt_policy.language.encoders import OBS_TASK
 from ebt_policy.monitoring.saved_net import load_net, save_net
 
 BETA = 0.5  # of the loss: without it the mean is hardly trained where the spread is still wide
@@ -103,7 +104,7 @@ def feature_vector(policy: Any, observations: dict[str, Tensor], encoded: Tensor
         if encoded is not None:
             return encoded
         return getattr(policy, "model", policy).encoder({name: observations[name] for name in names})
-    return torch.cat([observations[name][:, -1] for name in names], 1)
+    return torch.cat([observations[name][:, -1] for name in names if name != OBS_TASK], 1)
 
 
 def train_transition(

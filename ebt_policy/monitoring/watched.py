@@ -87,7 +87,7 @@ class WatchedRunner:
             for name in learned(calibration.statistic.signals):
                 if name not in self._nets.names:
                     raise UserError(f"The calibration uses the signal '{name}', and its net is not here.")
-        self.config = self.runner.config
+        self.config, self.sentences = self.runner.config, self.runner.sentences
         self.n_obs_steps, self.n_action_steps = self.runner.n_obs_steps, self.runner.n_action_steps
         self.device = self.runner.device
 

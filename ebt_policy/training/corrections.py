@@ -18,7 +18,8 @@ from ebt_policy.data.open_dataset import INFO
 from ebt_policy.data.statistics import Statistics
 from ebt_policy.data.windows import Windows
 from ebt_policy.errors import UserError
-from ebt_policy.training.optimise import sample_order
+from ebt_policy.language.encoders import TASK
+from ebt_policy.training.optimise import balanced_order, sample_order
 
 OTHER_UNITS = (
     20.0  # times the size of the demonstrations' numbers, or less than the inverse: not the same unit
@@ -46,14 +47,15 @@ class Mixture:
     def _parts(self) -> tuple[Windows, ...]:
         return (self.demonstrations, *self.corrections)
 
-    def order(self, step: int, batch_size: int, seed: int) -> Tensor:
+    def order(self, step: int, batch_size: int, seed: int, by_task: bool = False) -> Tensor:
         """Sample numbers (batch_size,) int64 of one step, `share` of them corrections (at least one of each kind).
 
-        It depends on its arguments only, so a resumed run continues with the same data.
+        by_task: of the demonstrations, all tasks equally often. It depends on its arguments only, so a resumed run continues
+        with the same data.
         """
         n_corrections = min(max(round(self.share * batch_size), 1), batch_size - 1)
         first = len(self.demonstrations)
-        shown = sample_order(step, batch_size - n_corrections, first, seed)
+        shown = batch_order(self.demonstrations, step, batch_size - n_corrections, seed, by_task)
         corrected = sample_order(step, n_corrections, len(self) - first, seed)
         return torch.cat([shown, first + corrected])
 
@@ -71,11 +73,30 @@ class Mixture:
             name: torch.cat([one[name] for one in found])[back.to(found[0][name].device)] for name in found[0]
         }
 
+    def sentences(self, indices: Tensor) -> list[str]:
+        """As `Windows.sentences`."""
+        found = [""] * len(indices)
+        begin = 0
+        for part in self._parts:
+            chosen = torch.nonzero((indices >= begin) & (indices < begin + len(part))).flatten()
+            for place, text in zip(chosen.tolist(), part.sentences(indices[chosen] - begin), strict=True):
+                found[place] = text
+            begin += len(part)
+        return found
 
-def batch_order(windows: Windows | Mixture, step: int, batch_size: int, seed: int) -> Tensor:
-    """Sample numbers (batch_size,) int64 of one step."""
+    def samples(self, indices: Tensor) -> dict[str, Any]:
+        """As `Windows.samples`."""
+        return {**self.batch(indices), TASK: self.sentences(indices)}
+
+
+def batch_order(
+    windows: Windows | Mixture, step: int, batch_size: int, seed: int, by_task: bool = False
+) -> Tensor:
+    """Sample numbers (batch_size,) int64 of one step. by_task: all tasks equally often, however many frames they have."""
     if isinstance(windows, Mixture):
-        return windows.order(step, batch_size, seed)
+        return windows.order(step, batch_size, seed, by_task)
+    if by_task and len(windows.by_task) > 1:
+        return balanced_order(step, batch_size, windows.by_task, seed)
     return sample_order(step, batch_size, len(windows), seed)
 
 

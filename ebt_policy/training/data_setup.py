@@ -25,6 +25,9 @@ from ebt_policy.data.symmetry import Symmetry, find_symmetry
 from ebt_policy.data.usable_features import choose_observations, observation_features, why_unusable
 from ebt_policy.data.windows import Windows
 from ebt_policy.errors import UserError
+from ebt_policy.language.choose import add_sentences, condition_on, dataset_sentences
+from ebt_policy.language.encoders import TABLE
+from ebt_policy.language.task_step import listed
 from ebt_policy.model.augmentation import View
 from ebt_policy.model.vision_frozen import FrozenBackbone
 from ebt_policy.training.corrections import Mixture, check_features, check_units, describe, located
@@ -82,6 +85,10 @@ def prepare_data(recipe: TrainRecipe, device: torch.device) -> TrainingData:
         modes["ENV"] = modes["STATE"]
     features = [*sources.values(), ACTION]
     corrected = _corrections(recipe, meta, features)
+    sentences = dataset_sentences(meta, episodes)
+    for given in corrected:
+        sentences += dataset_sentences(open_metadata(given.repo_id, given.root))
+    _settle_sentences(config, list(dict.fromkeys(sentences)))
     _examine(wanted, features, episodes, held_out_part)
     for given in corrected:
         _examine(
@@ -151,6 +158,28 @@ def _corrections(
         check_features(demonstrations, open_metadata(repo_id, root), features)
         found.append(DatasetRecipe(repo_id, root, tolerance_s=recipe.dataset.tolerance_s))
     return found
+
+
+def _settle_sentences(config: PreTrainedConfig, sentences: list[str]) -> None:
+    """Whether and how the policy is told its task, and a line where that is not what a user may expect."""
+    if not isinstance(config, ChunkPolicyConfig):
+        return
+    if config.pretrained_path is None:
+        condition_on(config, sentences)
+        text = f"{len(sentences)} tasks, told by their sentences (task_encoder={config.task_encoder})"
+        if config.task_encoder == TABLE:
+            text += "; other sentences are refused: for those pip install 'lerobot_policy_ebt[language]'"
+    else:
+        new = add_sentences(config, sentences)
+        text = f"{len(new)} new tasks: {listed(new)}" if new else ""
+    if config.task_sentences is None:
+        text = (
+            f"{len(sentences)} tasks, and the policy is not told which: it learns a mixture of them"
+            if len(sentences) > 1
+            else ""
+        )
+    if text:
+        Console().print(f"Tasks: {text}.", soft_wrap=True, highlight=False)
 
 
 def _announcement(recipe: TrainRecipe, config: PreTrainedConfig, device: torch.device) -> str | None:

@@ -38,6 +38,7 @@ class Loop:
         self.recipe, self.trainer, self.accelerator = recipe, trainer, accelerator
         self.preprocessor, self.windows, self.held_out = preprocessor, windows, held_out
         self.weights = WeightAverage(trainer.average, trainer.policy, recipe.ema_decay)
+        self.told = bool(getattr(trainer.policy.config, "task_sentences", None))  # its task, by a sentence
         self.lr = 0.0  # of the last step
         self.bf16 = uses_bf16(recipe, accelerator.device, bool(trainer.policy.config.image_features))
         self.parameters = [p for p in trainer.policy.parameters() if p.requires_grad]
@@ -49,7 +50,7 @@ class Loop:
         """One optimiser step. Returns what to log, nothing where the step was skipped (see `SpikeGuard`)."""
         began = time.perf_counter()
         recipe, trainer = self.recipe, self.trainer
-        order = batch_order(self.windows, trainer.step, recipe.batch_size, recipe.seed)
+        order = batch_order(self.windows, trainer.step, recipe.batch_size, recipe.seed, self.told)
         batch = self._batch(
             self.windows, order[self.accelerator.process_index :: self.accelerator.num_processes]
         )
@@ -86,7 +87,7 @@ class Loop:
         return total / len(numbers)
 
     def _batch(self, windows: Windows | Mixture, indices: Tensor) -> Batch:
-        batch = self.preprocessor(windows.batch(indices))
+        batch = self.preprocessor(windows.samples(indices))
         return {key: value for key, value in batch.items() if isinstance(value, Tensor)}
 
     def _autocast(self) -> torch.autocast:

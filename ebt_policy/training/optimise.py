@@ -2,8 +2,8 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
 from statistics import median
 
 import torch
@@ -19,19 +19,43 @@ def sample_order(step: int, batch_size: int, n_samples: int, seed: int) -> Tenso
     It depends on its arguments only, so a resumed run continues with the same data. Every batch is full: at the end of an
     epoch it is filled with samples of the next one.
     """
-    position, parts, wanted = step * batch_size, [], batch_size
+    return _endless(step * batch_size, batch_size, partial(_permutation, n_samples, seed), n_samples)
+
+
+def balanced_order(step: int, batch_size: int, groups: Sequence[Tensor], seed: int) -> Tensor:
+    """As `sample_order`, with equally many samples of each group, however long they are.
+
+    groups: the sample numbers of each. The groups take turns; within a group every pass is another permutation.
+    """
+    positions = torch.arange(step * batch_size, (step + 1) * batch_size)
+    order = torch.empty(batch_size, dtype=torch.int64)
+    for number, members in enumerate(groups):
+        mine = positions % len(groups) == number
+        if mine.any():
+            turn = int(positions[mine][0]) // len(groups)
+            shuffled = partial(_group_permutation, len(members), len(groups) * seed + number)
+            order[mine] = members[_endless(turn, int(mine.sum()), shuffled, len(members))]
+    return order
+
+
+def _endless(position: int, wanted: int, shuffled: Callable[[int], Tensor], n_samples: int) -> Tensor:
+    """Entries position to position + wanted of the permutations shuffled(0), shuffled(1), ...: (wanted,) int64."""
+    parts = []
     while wanted:
         epoch, start = divmod(position, n_samples)
-        parts.append(_permutation(n_samples, seed, epoch)[start : start + wanted])
+        parts.append(shuffled(epoch)[start : start + wanted])
         wanted -= len(parts[-1])
         position += len(parts[-1])
     return torch.cat(parts)
 
 
-@lru_cache(maxsize=2)
-def _permutation(n: int, seed: int, epoch: int) -> Tensor:
+def _drawn(n: int, seed: int, epoch: int) -> Tensor:
     generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
     return torch.randperm(n, generator=generator)
+
+
+_permutation = lru_cache(maxsize=2)(_drawn)
+_group_permutation = lru_cache(maxsize=256)(_drawn)  # of each group the present and the next one
 
 
 class SpikeGuard:

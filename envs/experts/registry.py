@@ -22,9 +22,10 @@ def expert(env_name: str, disturbance: float = 0.0) -> Expert:
 
 
 def _registry() -> dict[str, tuple[Callable[..., Script], Actions]]:
-    from ebt_policy.envs.experts import aloha_scripts, robosuite_scripts
+    from ebt_policy.envs.experts import aloha_scripts, metaworld_scripts, robosuite_scripts
 
     return {
         **{name: (script, Actions((6,), False)) for name, script in robosuite_scripts.SCRIPTS.items()},
         **{name: (script, Actions((6, 13), True)) for name, script in aloha_scripts.SCRIPTS.items()},
+        **{name: (script, Actions((3,), False)) for name, script in metaworld_scripts.SCRIPTS.items()},
     }

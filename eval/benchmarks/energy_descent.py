@@ -66,7 +66,7 @@ def windows(policy: str | Path, runner: Runner, at_most: int) -> tuple[dict[str,
     owner = data.episode_index
     whole = whole[(whole >= lag) & (owner[whole] == owner[(whole - lag).clamp(min=0)])]
     whole = whole[torch.linspace(0, len(whole) - 1, min(at_most, len(whole))).long()]
-    now, before = (preprocess(data.batch(rows)) for rows in (whole, whole - lag))
+    now, before = (preprocess(data.samples(rows)) for rows in (whole, whole - lag))
     return now, before
 
 

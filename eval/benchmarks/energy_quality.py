@@ -132,7 +132,7 @@ def energy_quality(
     samples = _whole_windows(windows, max_observations)
     parts = []
     for indices in samples.split(BATCH):
-        batch = preprocess(windows.batch(indices))
+        batch = preprocess(windows.samples(indices))
         parts.append(_measure(model, batch, noise, noises, max_evaluations, generator))
     expert, noised, steps, final = (np.concatenate(column) for column in zip(*parts, strict=True))
     within = ((expert[:, None] < noised) + 0.5 * (expert[:, None] == noised)).mean(1)

@@ -13,6 +13,7 @@ import torch
 from ebt_policy.errors import UserError
 from ebt_policy.inference.plan_memory import PlanMemory
 from ebt_policy.inference.runner import Runner
+from ebt_policy.language.encoders import TASK
 from ebt_policy.model.noise import Noise
 from ebt_policy.monitoring.signals import decision_signals, rows
 
@@ -68,8 +69,11 @@ def _along(runner: Runner, windows: Windows, frames: np.ndarray, seed: int) -> l
     state: np.ndarray | None = None
     found: list[dict[str, float]] = []
     for frame in frames[:: runner.n_action_steps]:
-        batch = windows.batch(torch.tensor([int(frame)]))
+        row = torch.tensor([int(frame)])
+        batch = windows.batch(row)
         observations = {name: batch[name].numpy() for name in runner.config.input_features or {}}
+        if runner.sentences:
+            observations[TASK] = np.array(windows.sentences(row))
         previous = memory.at(int(frame))
         decision = runner.decide(observations, noise, previous)
         moved = None if state is None or decision.state is None else decision.state - state

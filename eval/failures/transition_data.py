@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ebt_policy.inference.checkpoints import find_checkpoint
 from ebt_policy.inference.runner import Runner
+from ebt_policy.language.encoders import OBS_TASK
 from ebt_policy.monitoring.distillation import train_distillation
 from ebt_policy.monitoring.learned_signals import LearnedSignals
 from ebt_policy.monitoring.transition import feature_vector, train_transition
@@ -44,11 +46,13 @@ def transitions(runner: Runner, policy: str | Path) -> tuple[Tensor, Tensor, Ten
     for rows in torch.arange(len(windows)).split(2048):
         raw = windows.batch(rows)
         whole = ~raw["action_is_pad"].any(1) & ~raw[f"{inputs[0]}_is_pad"][:, -1]
-        batch = runner.preprocessor({k: v[whole] for k, v in raw.items() if not k.endswith("_is_pad")})
+        kept: dict[str, Any] = {k: v[whole] for k, v in raw.items() if not k.endswith("_is_pad")}
+        batch = runner.preprocessor(kept | {"task": windows.sentences(rows[whole.cpu()])})
         observed = {name: batch[name] for name in inputs}
+        told = {OBS_TASK: batch[OBS_TASK]} if OBS_TASK in batch else {}
         with torch.no_grad():
-            now = feature_vector(runner.policy, {name: v[:, :-1] for name, v in observed.items()})
-            later = feature_vector(runner.policy, {name: v[:, 1:] for name, v in observed.items()})
+            now = feature_vector(runner.policy, {name: v[:, :-1] for name, v in observed.items()} | told)
+            later = feature_vector(runner.policy, {name: v[:, 1:] for name, v in observed.items()} | told)
         parts.append((now, batch["action"], later))
     features, actions, following = (torch.cat(column) for column in zip(*parts, strict=True))
     return features, actions, following

@@ -50,6 +50,7 @@ def write_page(page: Path, timeline: Timeline, gallery: str = "") -> None:
         "trace.html.j2",
         title=_title(timeline),
         policy=timeline.policy,
+        task=timeline.task,
         gallery=gallery,
         outcome=outcome(timeline),
         badges=badges,

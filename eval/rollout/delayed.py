@@ -73,7 +73,7 @@ def delayed_rollout(
             overlap = None
             if handover.pull is not None and latency and previous is not None:
                 overlap = Overlap.of(torch.from_numpy(previous), latency, schedule=handover.pull)
-            observations = stacked([running[i] for i in live])
+            observations = stacked([running[i] for i in live], told=bool(getattr(runner, "sentences", ())))
             decision = runner.decide(observations, noise.rows(live), previous, overlap)
             memory.store(decision.chunk, stamp)
             pending = stamp, runner.actions(torch.from_numpy(decision.chunk))

@@ -25,6 +25,7 @@ class Episode:
 
     ticks_to_success: None if it never succeeded. inner_steps: mean per decision. final_energy_mean, final_energy_max: over
     decisions; NaN for policies without an energy.
+    task: the sentence that the env gives for it; "" where it gives none.
     Not stored: frames, the picture before the first tick and after each tick, uint8 (H, W, 3), if recorded; coverages, the
     coverage after each tick, if recorded; disturbance, the plan of a disturbed env; decision_ticks, the tick of each
     decision; watch, the Watch of a WatchedRunner.
@@ -44,6 +45,7 @@ class Episode:
     final_energy_mean: float
     final_energy_max: float
     traces: list[Trace] = field(repr=False)
+    task: str = ""
     frames: list[np.ndarray] | None = field(default=None, repr=False)
     coverages: list[float] | None = field(default=None, repr=False)
     disturbance: dict[str, Any] | None = field(default=None, repr=False)
@@ -62,6 +64,7 @@ _SCHEMA = pa.schema(
     [
         ("seed", pa.int64()),
         ("env", pa.string()),
+        ("task", pa.string()),
         ("success", pa.bool_()),
         ("max_coverage", pa.float64()),
         ("final_coverage", pa.float64()),
@@ -100,7 +103,8 @@ def read_parquet(path: Path | str) -> tuple[list[Episode], dict[str, Any]]:
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"Cannot read episodes from {path}: {error}") from error
     metadata = (table.schema.metadata or {}).get(_METADATA_KEY)
-    if metadata is None or not table.schema.equals(_SCHEMA):
+    before_tasks = _SCHEMA.remove(_SCHEMA.get_field_index("task"))  # files of an earlier version lack it
+    if metadata is None or not any(table.schema.equals(schema) for schema in (_SCHEMA, before_tasks)):
         raise UserError(
             f"{path} does not hold episodes of this version of ebt-policy. Run the evaluation again."
         )
@@ -125,4 +129,4 @@ def _from_row(row: dict[str, Any]) -> Episode:
         )
         for i in range(row["decisions"])
     ]
-    return Episode(**{name: row[name] for name in _SCALARS}, traces=traces)
+    return Episode(**{name: row[name] for name in _SCALARS if name in row}, traces=traces)

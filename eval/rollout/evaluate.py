@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,16 @@ from ebt_policy.monitoring.recovery import Ladder
 from ebt_policy.monitoring.watched import WatchedRunner
 
 
+@dataclasses.dataclass(frozen=True)
+class TaskResult:
+    """The episodes of one task: its sentence, and the share that was solved with Wilson's 95 % interval."""
+
+    task: str
+    episodes: int
+    success_rate: float
+    success_ci95: tuple[float, float]
+
+
 @dataclasses.dataclass
 class EvaluationResult:
     """The result of an evaluation. The field names are those of the JSON file; do not change them.
@@ -43,7 +53,7 @@ class EvaluationResult:
     mean_max_coverage, mean_final_coverage: means over episodes. mean_max_coverage_reward: mean of the maximum divided by the
     success threshold and clipped at 1, the score that Diffusion Policy publishes. evaluations_per_decision: mean over all
     decisions. latency_ms: of a decision at batch size 1, see Latency. mean_ticks_to_success: over successful episodes.
-    seed: of the first episode; the others have seed + 1, seed + 2, ...
+    seed: of the first episode; the others have seed + 1, seed + 2, ... tasks: of an env that plays several.
     """
 
     success_rate: float
@@ -63,12 +73,15 @@ class EvaluationResult:
     versions: dict[str, str]
     git_hash: str | None
     wall_seconds: float
+    tasks: list[TaskResult]
     rows: list[Episode] = dataclasses.field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object: all fields but the rows."""
         kept = [field.name for field in dataclasses.fields(self) if field.name != "rows"]
-        return {name: getattr(self, name) for name in kept}
+        return {name: getattr(self, name) for name in kept} | {
+            "tasks": [dataclasses.asdict(task) for task in self.tasks]
+        }
 
 
 def evaluate(
@@ -93,6 +106,7 @@ def evaluate(
     nets: Path | None = None,
     show_progress: bool = True,
     cluster: Cluster | None = None,
+    task: str = "",
 ) -> EvaluationResult:
     """Run `episodes` episodes with the seeds seed, seed + 1, ... and measure the latency of a decision.
 
@@ -100,7 +114,8 @@ def evaluate(
     core on the CPU, one on a GPU. The result does not depend on it. record: seeds of the episodes whose frames are kept.
     json_path, parquet_path: files to write. episodes_folder: folder for videos and timelines of recorded episodes.
     calibration: watch every episode with these thresholds; ladder: recovery actions on alarms; nets: folder of the learned
-    signals. cluster: run on this Ray cluster, to which the checkpoint is sent. Raises UserError for invalid input.
+    signals. cluster: run on this Ray cluster, to which the checkpoint is sent. task: the sentence that the policy is told instead
+    of the env's own. Raises UserError for invalid input.
     """
     if episodes < 1:
         raise UserError(f"episodes is {episodes}; expected at least 1.")
@@ -115,6 +130,7 @@ def evaluate(
         "n_action_steps": n_action_steps,
         "device": device,
         "overrides": overrides,
+        "task": task,
     }
     load: Callable[[str], Runner | WatchedRunner] = partial(load_runner, **acting)
     if calibration is not None:
@@ -160,6 +176,7 @@ def evaluate(
         versions=provenance.versions(),
         git_hash=provenance.git_hash(),
         wall_seconds=wall_seconds,
+        tasks=by_task(rows, spec.tasks),
         rows=rows,
     )
     if json_path is not None:
@@ -170,6 +187,19 @@ def evaluate(
     if episodes_folder is not None:
         keep_episodes(episodes_folder, rows, policy=str(policy), fps=spec.fps, calibration=calibration)
     return result
+
+
+def by_task(rows: Sequence[Episode], tasks: Sequence[str]) -> list[TaskResult]:
+    """One result for each of the tasks that an env plays in turn, in their order; none for an env of one task."""
+    if len(tasks) < 2:
+        return []
+    found = []
+    for number, task in enumerate(tasks):
+        solved = [row.success for row in rows if row.seed % len(tasks) == number]
+        if solved:
+            share, interval = sum(solved) / len(solved), wilson(sum(solved), len(solved))
+            found.append(TaskResult(task, len(solved), share, interval))
+    return found
 
 
 def _bare(runner: Runner | WatchedRunner) -> Runner:

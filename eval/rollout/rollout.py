@@ -20,6 +20,7 @@ from ebt_policy.errors import UserError
 from ebt_policy.eval.rollout.episodes import Episode
 from ebt_policy.inference.plan_memory import PlanMemory
 from ebt_policy.inference.runner import RunnerDecision
+from ebt_policy.language.encoders import TASK
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import Trace
 
@@ -80,6 +81,7 @@ class RunningEpisode:
         self.env = spec.make(record)
         observation, info = self.env.reset(seed=seed)
         self.disturbance = info.get("disturbance_plan")
+        self.task = sentence(self.env)
         self.history = deque([spec.to_policy(observation)] * n_obs_steps, maxlen=n_obs_steps)
         self.frames: list[np.ndarray] | None = [] if record else None
         self._record_frame()
@@ -142,6 +144,7 @@ class RunningEpisode:
             frames=self.frames,
             coverages=None if self.frames is None else self.coverages,
             disturbance=self.disturbance,
+            task=self.task,
             decision_ticks=self.decision_ticks,
             watch=watch,
         )
@@ -167,11 +170,12 @@ def rollout(
     watches = [runner.watch() if isinstance(runner, WatchedDecider) else None for _ in seeds]
     _check_actions(runner, episodes)
     noise = Noise.from_seeds(seeds)
+    told = bool(getattr(runner, "sentences", ()))
     live, memory = list(range(len(episodes))), PlanMemory()
     while live:
         running = [episodes[i] for i in live]
         now = np.array([len(episode.coverages) for episode in running])  # tick of each episode
-        observations, previous = stacked(running), memory.at(now)
+        observations, previous = stacked(running, told), memory.at(now)
         began = time.perf_counter()
         if isinstance(runner, WatchedDecider):
             decision = runner.decide(observations, noise.rows(live), previous, [watches[i] for i in live])
@@ -224,9 +228,16 @@ def with_cameras(spec: EnvSpec, runner: Any) -> EnvSpec:
     return replace(spec, make=lambda render: make(names, size))
 
 
-def stacked(running: Sequence[RunningEpisode]) -> dict[str, np.ndarray]:
-    """The observation histories of all running episodes: {name: (B, T, ...)}."""
-    return {
+def sentence(env: Any) -> str:
+    """The sentence of the task that an env plays after its last reset; "" where it has none."""
+    return str(env.get_wrapper_attr("task_description")) if env.has_wrapper_attr("task_description") else ""
+
+
+def stacked(running: Sequence[RunningEpisode], told: bool = False) -> dict[str, np.ndarray]:
+    """The observation histories of all running episodes: {name: (B, T, ...)}, and where the policy is told them also their
+    sentences, `task` (B,)."""
+    sentences = {TASK: np.array([episode.task for episode in running])} if told else {}
+    return sentences | {
         name: np.stack([np.stack([frame[name] for frame in episode.history]) for episode in running])
         for name in running[0].history[0]
     }

@@ -59,7 +59,7 @@ class Timeline:
     success: None if nobody judged it. coverage: the task's graded score in 0..1 after each tick; may be empty.
     signal: name of the monitored signal, "" for none. threshold: the score above which it alarms. alpha: the false alarm rate
     that it was calibrated for. disturbance_begin, disturbance_end: ticks begin <= tick < end. video: name of the file beside
-    the JSON, "" for none; its frame k is the picture after k ticks.
+    the JSON, "" for none; its frame k is the picture after k ticks. task: the sentence of the task, "" where there is none.
     """
 
     env: str
@@ -79,6 +79,7 @@ class Timeline:
     disturbance_end: int | None
     decisions: tuple[TimelineDecision, ...]
     video: str
+    task: str = ""
 
     def __post_init__(self) -> None:
         """A plan of a disturbance may reach beyond the episode, which ends with success: only what happened is kept."""
@@ -164,6 +165,7 @@ def timeline_of(
         disturbance_end=plan.get("end"),
         decisions=tuple(_decision(*decision) for decision in decisions),
         video="",
+        task=episode.task,
     )
 
 

@@ -72,13 +72,14 @@ def watched_runner(
     keep_inputs: bool = False,
     nets: Path | None = None,
     signals: Sequence[str] = (),
+    task: str = "",
 ) -> WatchedRunner:
     """The policy (see `load_runner`) in a WatchedRunner for `env`. At module level, so that worker processes can import it.
 
     nets: folder of learned signals. signals: which of them to compute; with a calibration, those that it uses.
     """
 
-    runner = load_runner(policy, max_evaluations, n_action_steps, device, overrides)
+    runner = load_runner(policy, max_evaluations, n_action_steps, device, overrides, task)
     watched = partial(WatchedRunner, runner, calibration, ladder, environment(env).hold, keep_inputs)
     if nets is None:
         return watched()

@@ -55,7 +55,9 @@ class Constant:
         self.welcome = Welcome(PROTOCOL, "constant", features, action, 1, n_action_steps, "", "", 5.0)
         self._decided = Decided(np.zeros((n_action_steps, action_size), np.float32))
 
-    def decide(self, observations: Any, *, tick: int, reset: bool, deadline_s: float | None) -> Decided:
+    def decide(
+        self, observations: Any, *, tick: int, reset: bool, deadline_s: float | None, task: str = ""
+    ) -> Decided:
         """Zeros (n_action_steps, action_size)."""
         return self._decided
 

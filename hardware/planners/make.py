@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from ebt_policy import provenance
@@ -27,8 +28,13 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
         from ebt_policy.hardware.remote.contract import Expectation, read_token
 
         token = read_token(Path(options.token_file) if options.token_file else None)
-        remote = RemotePolicy(options.server, Expectation(fps=trained_fps), token)
+        remote = RemotePolicy(options.server, Expectation(fps=trained_fps), token, task=options.task)
         remote.connect()
+        try:
+            check_task(remote.welcome.tasks, options.task)
+        except UserError:
+            remote.close()
+            raise
         return RemotePlanner(remote)
     from ebt_policy.hardware.planners.local_planner import LocalPlanner
     from ebt_policy.inference.checkpoints import find_checkpoint
@@ -57,7 +63,14 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
     # Trying again gained nothing where it was measured (docs/results.md): an alarm holds, and one that stays asks.
     ladder = Ladder(actions=("hold", "ask") if options.ladder is None else tuple(options.ladder))
     watched = WatchedRunner(
-        load_runner(options.path, options.max_evaluations, options.n_action_steps, options.device, overrides),
+        load_runner(
+            options.path,
+            options.max_evaluations,
+            options.n_action_steps,
+            options.device,
+            overrides,
+            options.task,
+        ),
         calibration,
         ladder if calibration is not None else None,
         hold=lambda state, last: state if last is None else last,
@@ -66,6 +79,18 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
     planner = LocalPlanner(watched, fps, pull="linear" if options.rtc and watched.runner.real_time else None)
     planner.warm_up()
     return planner
+
+
+def check_task(known: Sequence[str], task: str) -> None:
+    """Raises UserError where a server's policy wants a task and none is given, or is not told its task and one is given."""
+    if len(known) > 1 and not task:
+        raise UserError(
+            f'The server\'s policy does several tasks; say which with --task="...". It knows: {", ".join(map(repr, known[:12]))}.'
+        )
+    if task and not known:
+        raise UserError(
+            f"The server's policy is not told its task, so it cannot be asked to '{task}'. Leave --task out."
+        )
 
 
 def contract_of(options: PolicyOptions) -> RobotContract:

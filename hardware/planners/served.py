@@ -21,6 +21,7 @@ from ebt_policy.inference.checkpoints import find_checkpoint
 from ebt_policy.inference.plan_memory import PlanMemory
 from ebt_policy.inference.robot_contract import RobotContract, check_rate, read_robot_contract
 from ebt_policy.inference.runner import Runner, RunnerDecision, load_runner
+from ebt_policy.language.encoders import TASK
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import StopReason
 from ebt_policy.monitoring.calibration import Calibration, read_calibration
@@ -82,6 +83,7 @@ class ServedRunner:
             fps or contract.fps,
             None if calibration is None else calibration.threshold,
             trained_robot(contract),
+            tuple(runner.sentences),
         )
         self._watched = None
         if calibration is not None:
@@ -95,7 +97,13 @@ class ServedRunner:
         self._deadline_s = config.deadline_s if isinstance(config, EBTConfig) else None
 
     def decide(
-        self, observations: Mapping[str, np.ndarray], *, tick: int, reset: bool, deadline_s: float | None
+        self,
+        observations: Mapping[str, np.ndarray],
+        *,
+        tick: int,
+        reset: bool,
+        deadline_s: float | None,
+        task: str = "",
     ) -> Decided:
         """As `hardware.server.Decider.decide`; a policy that knows deadlines stops thinking in time."""
         if reset:
@@ -111,6 +119,8 @@ class ServedRunner:
             name: values[None].astype(np.float32) / (255 if name in self._pictures else 1)
             for name, values in observations.items()
         }
+        if task:
+            batch[TASK] = np.array([task])
         decision, score, alarm = self._decision(batch, tick)
         self._memory.store(decision.chunk, tick)
         self._tick = tick
@@ -202,7 +212,7 @@ def serve(
         for name, feature in welcome.features.items()
     }
     for _ in range(2):  # the first decisions of a process are slow, and no arm should wait for them
-        served.decide(warm_up, tick=0, reset=True, deadline_s=None)
+        served.decide(warm_up, tick=0, reset=True, deadline_s=None, task=next(iter(welcome.tasks), ""))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("websockets").setLevel(logging.WARNING)
     asyncio.run(_until_interrupted(PolicyServer(served, host, port, token)))
@@ -216,6 +226,8 @@ async def _until_interrupted(server: PolicyServer) -> None:
         print(f"checkpoint {welcome.checkpoint_sha256}\nnormalisation {welcome.normaliser_sha256}")
         for name, feature in welcome.features.items():
             print(f"needs {name}: {feature}, {welcome.n_obs_steps} ticks")
+        for task in welcome.tasks:
+            print(f"task {task!r}")
         print(f"gives {welcome.n_action_steps} actions of {welcome.action}")
         alarms = (
             "none: no --calibration" if welcome.alarm_above is None else f"above {welcome.alarm_above:.3f}"

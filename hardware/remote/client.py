@@ -74,11 +74,13 @@ class RemotePolicy:
         on_loss: Callable[[str], None] | None = None,
         connect_s: float = 5.0,
         name: str = "",
+        task: str = "",
     ) -> None:
-        """url: for example ws://127.0.0.1:8700. on_loss(reason): called when the connection is lost, from the thread of the
+        """url: for example ws://127.0.0.1:8700. task: sentence of the task, for a policy of several; it may be changed later. on_loss(reason): called when the connection is lost, from the thread of the
         messages; must not block. connect_s: seconds to connect. name: for the server's log.
         """
         self._url, self._expect, self._token, self._name = url, expect or Expectation(), token, name
+        self.task = task
         self._on_loss, self._connect_s = on_loss, connect_s
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="remote-policy", daemon=True)
@@ -177,6 +179,7 @@ class RemotePolicy:
             # Less the network's usual time, but at least half: one slow reply must not leave the next without time.
             deadline_s - min(statistics.median(self._overhead), deadline_s / 2),
             self._reset,
+            self.task,
         )
         data = encode(message)
         answer = self._call(link.ask(message.sequence, data), deadline_s - (time.monotonic() - begin))

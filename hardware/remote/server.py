@@ -80,12 +80,18 @@ class Decider(Protocol):
     welcome: Welcome
 
     def decide(
-        self, observations: Mapping[str, np.ndarray], *, tick: int, reset: bool, deadline_s: float | None
+        self,
+        observations: Mapping[str, np.ndarray],
+        *,
+        tick: int,
+        reset: bool,
+        deadline_s: float | None,
+        task: str = "",
     ) -> Decided:
         """Chooses actions.
 
         observations: {feature: (T, ...)}, finite and as declared in `welcome`. tick: of the client's control loop. reset:
-        a new controller or episode, so the last plan must be dropped. deadline_s: seconds left. The text of a UserError is
+        a new controller or episode, so the last plan must be dropped. deadline_s: seconds left. task: its sentence. The text of a UserError is
         sent to the client.
         """
         ...
@@ -309,7 +315,9 @@ class _Control:
                 return Fault("late", text, observe.sequence)
             code = "policy"
             reset, self._fresh = self._fresh, True  # if this decision fails, the next one starts anew
-            decided = self._decider.decide(observations, tick=observe.tick, reset=reset, deadline_s=left)
+            decided = self._decider.decide(
+                observations, tick=observe.tick, reset=reset, deadline_s=left, task=observe.task
+            )
             spent = time.monotonic() - begin
             code = "action"
             act = Act(

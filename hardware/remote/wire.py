@@ -14,17 +14,19 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-PROTOCOL = 3  # 3: Welcome says which robot the training data came from
+PROTOCOL = 4  # 4: Welcome names the tasks of the policy, and Observe says which one to do
 MAX_BYTES = 16 * 2**20  # of one encoded message
 MAX_DIMS = 6
 MAX_PIXELS = 2048 * 2048  # of one picture: the two largest of three or more dimensions
 MAX_ARRAYS = 64  # in one observation
 MAX_JOINTS = 1024
+MAX_TASKS = 4096
 
 Dtype = Literal["bool", "uint8", "int32", "int64", "float32", "float64"]
 Shape = Annotated[tuple[Annotated[int, Meta(ge=1, le=2**31)], ...], Meta(max_length=MAX_DIMS)]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Label = Annotated[str, Meta(max_length=256)]
+Sentence = Annotated[str, Meta(max_length=1000)]
 Names = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MAX_JOINTS)]
 Numbers = Annotated[tuple[float, ...], Meta(min_length=1, max_length=MAX_JOINTS)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -156,7 +158,8 @@ class Welcome(_Message, frozen=True):
 
     features: inputs at one tick, by LeRobot's names; an observation stacks n_obs_steps of them, oldest first. fps: ticks per
     second of the training data, None if unknown. heartbeat_s: a side that is silent for so long counts as dead.
-    alarm_above: an Act with a score above it is an alarm; None without a monitor. robot: of the training data.
+    alarm_above: an Act with a score above it is an alarm; None without a monitor. robot: of the training data. tasks: sentences
+    of the training data; none where the policy is not told its task.
     """
 
     protocol: Count
@@ -171,6 +174,7 @@ class Welcome(_Message, frozen=True):
     fps: Annotated[float, Meta(gt=0)] | None = None
     alarm_above: float | None = None
     robot: TrainedRobot = TrainedRobot()
+    tasks: Annotated[tuple[Sentence, ...], Meta(max_length=MAX_TASKS)] = ()
 
 
 class Observe(_Message, frozen=True):
@@ -178,7 +182,8 @@ class Observe(_Message, frozen=True):
 
     sequence: increases with every observation of a connection. stamp: seconds of the client's monotonic clock. tick: of the
     client's control loop; the server shifts its last plan by the ticks that have passed. arrays: (T, ...) by feature.
-    deadline_s: seconds for the decision, from arrival on. reset: drop the last plan, as at the start of an episode.
+    deadline_s: seconds for the decision, from arrival on. reset: drop the last plan, as at the start of an episode. task: the
+    sentence of the task, "" for a policy that is not told it.
     """
 
     sequence: Count
@@ -187,6 +192,7 @@ class Observe(_Message, frozen=True):
     arrays: Annotated[dict[Name, Array], Meta(min_length=1, max_length=MAX_ARRAYS)]
     deadline_s: Annotated[float, Meta(gt=0)] | None = None
     reset: bool = False
+    task: Sentence = ""
 
 
 class Act(_Message, frozen=True):

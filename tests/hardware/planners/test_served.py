@@ -173,7 +173,7 @@ def test_pictures_travel_as_bytes_and_are_decided_on_as_shares_of_one():
     action = PolicyFeature(FeatureType.ACTION, (2,))
     config = SimpleNamespace(input_features=features, action_feature=action)
     runner = SimpleNamespace(
-        config=config, n_obs_steps=1, n_action_steps=1, checkpoint_sha256="", decide=decide
+        config=config, n_obs_steps=1, n_action_steps=1, checkpoint_sha256="", sentences=[], decide=decide
     )
     served = ServedRunner(runner)
     assert served.welcome.features["observation.image"].dtype == "uint8"
