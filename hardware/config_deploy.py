@@ -86,6 +86,7 @@ class DeployConfig:
     and limits are lower; 1 in simulation, .25 on an arm unless said otherwise. control_hz: of the loop, by default 50 or, in
     simulated time, fps. deadline_s: for one plan. seconds: longest episode. viewer: none, rerun. unattended: on an arm,
     begin the next episode without asking whether the scene is ready; without a terminal nobody could be asked.
+    task: the sentence of the task, for the policy and for the dataset that is recorded, where those have none of their own.
     teleop: a LeRobot teleoperator, to take over with when the policy alarms or a key is pressed. ask_timeout_s: the episode ends
     when the arm asks and nobody answers for this long.
     check: test everything and move nothing. measure_latency: move one joint a little, and say what to put into --streams.
@@ -114,5 +115,10 @@ class DeployConfig:
     seed: int = 0  # of the policy's noise and of the twin's first episode
     viewer: str = "none"
     output: str = "runs/deploy"  # folder for events, episodes and the options of the run
+    task: str = ""
     check: bool = False
     measure_latency: bool = False
+
+    def __post_init__(self) -> None:
+        self.policy.task = self.policy.task or self.task
+        self.record.task = self.record.task or self.task

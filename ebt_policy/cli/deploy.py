@@ -75,7 +75,7 @@ def deploy(*options: str) -> None:
         arms = Path(str(resources.files("ebt_policy"))) / "configs" / "arms"
         print(HELP.format(arms=", ".join(sorted(file.stem for file in arms.glob("*.yaml")))))
         return
-    options = tuple(lerobots for option in options for lerobots in _lerobots(option))
+    options = tuple(_lerobots(option) for option in options)
     import lerobot.cameras.opencv
     import lerobot.cameras.realsense  # noqa: F401
     import lerobot.robots as robots
@@ -133,17 +133,14 @@ def deploy(*options: str) -> None:
         sys.argv = before
 
 
-def _lerobots(option: str) -> list[str]:
-    """One option as LeRobot's parser wants it: arm files by name, --help for the full list, a task for policy and record."""
+def _lerobots(option: str) -> str:
+    """One option as LeRobot's parser wants it: arm files by name, and --help for the full list."""
     if option == "--help_all":
-        return ["--help"]
+        return "--help"
     if option.startswith("--config_path="):
         name = option.removeprefix("--config_path=")
-        return [f"--config_path={config_file(name, 'arm file', folder='arms')}"]
-    if option.startswith("--task="):
-        sentence = option.removeprefix("--task=")
-        return [f"--policy.task={sentence}", f"--record.task={sentence}"]
-    return [option.replace("--measure-latency", "--measure_latency")]
+        return f"--config_path={config_file(name, 'arm file', folder='arms')}"
+    return option.replace("--measure-latency", "--measure_latency")
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ebt_policy.errors import UserError
 from ebt_policy.language.encoders import IGNORE, OBS_TASK, STATIC, TABLE, encode, has_static, is_closed
@@ -12,7 +12,16 @@ from ebt_policy.language.task_step import listed
 if TYPE_CHECKING:
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 
-    from ebt_policy.configuration_chunk import ChunkPolicyConfig
+
+class TaskOptions(Protocol):
+    """The part of a policy's config that is about its tasks; see ChunkPolicyConfig."""
+
+    task_encoder: str | None
+    task_sentences: list[str] | None
+    task_size: int
+
+    @property
+    def input_features(self) -> Any: ...
 
 
 def dataset_sentences(meta: LeRobotDatasetMetadata, episodes: Sequence[int] | None = None) -> list[str]:
@@ -31,7 +40,7 @@ def dataset_sentences(meta: LeRobotDatasetMetadata, episodes: Sequence[int] | No
     return [sentence for sentence in known if sentence in used]
 
 
-def condition_on(config: ChunkPolicyConfig, sentences: Sequence[str]) -> None:
+def condition_on(config: TaskOptions, sentences: Sequence[str]) -> None:
     """Decides for a new policy, and writes encoder, sentences and size of their vectors into its config.
 
     Without task_encoder it is conditioned where the data have more than one sentence: with `static` where its package is
@@ -51,7 +60,7 @@ def condition_on(config: ChunkPolicyConfig, sentences: Sequence[str]) -> None:
     config.task_size = encode(encoder, sentences).shape[1]
 
 
-def add_sentences(config: ChunkPolicyConfig, sentences: Sequence[str]) -> list[str]:
+def add_sentences(config: TaskOptions, sentences: Sequence[str]) -> list[str]:
     """Fine-tuning: adds a dataset's sentences to those that a trained policy knows. Returns the new ones.
 
     Raises UserError where the policy's encoder knows no others than those of its training.

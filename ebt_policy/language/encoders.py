@@ -28,7 +28,8 @@ NAMES = (STATIC, TABLE, IGNORE, f"{HUB}<sentence-transformers id>")
 
 def check_name(name: str) -> None:
     """Raises ValueError unless `name` is an encoder, or `ignore`."""
-    if name not in (STATIC, TABLE, IGNORE) and not name.removeprefix(HUB).strip(" /") != name.strip(" /"):
+    with_id = name.startswith(HUB) and name.removeprefix(HUB).strip(" /")
+    if name not in (STATIC, TABLE, IGNORE) and not with_id:
         raise ValueError(
             f"task_encoder is {name!r};{did_you_mean(name, [STATIC, TABLE, IGNORE])} expected one of {', '.join(NAMES)}."
         )

@@ -200,11 +200,13 @@ def test_a_dimension_that_hardly_moves_is_named(tmp_path, width):
     assert ("nearly constant" in message) == bool(np.float32(0.5 + width) != 0.5)
 
 
-def test_several_tasks_are_said_to_be_mixed(tmp_path):
+def test_several_tasks_are_counted_and_those_with_few_episodes_are_named(tmp_path):
     features = {STATE: VECTOR, ACTION: VECTOR}
     root = record(tmp_path / "d", features, moving, task=lambda episode: ("open", "close")[episode % 2])
-    assert any("2 tasks (open, close)" in message for message in messages(root))
-    assert examine("tests/odd", root).tasks == {"open": 24, "close": 12}
+    assert any("fewer than 5 episodes: 'open' (2), 'close' (1)" in message for message in messages(root))
+    examination = examine("tests/odd", root)
+    assert examination.tasks == {"open": 24, "close": 12}
+    assert examination.task_episodes == {"open": 2, "close": 1}
     assert messages(root, episodes=[0, 2]) == []
 
 

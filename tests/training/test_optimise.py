@@ -8,7 +8,7 @@ from torch import nn
 
 from ebt_policy.errors import UserError
 from ebt_policy.model.parameter_groups import parameter_groups
-from ebt_policy.training.optimise import SpikeGuard, WeightAverage, sample_order
+from ebt_policy.training.optimise import SpikeGuard, WeightAverage, balanced_order, sample_order
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(10, 3), (7, 7), (3, 8), (64, 5)])
@@ -81,3 +81,16 @@ def test_average_decays_at_the_given_rate_in_the_end():
         average.weight.fill_(0)
     WeightAverage(average, source, decay=0.9).update(10_000)
     assert average.weight.item() == pytest.approx(0.1)
+
+
+def test_balanced_order_draws_all_groups_equally_often_and_each_without_gaps():
+    groups = [torch.arange(0, 40), torch.arange(40, 45), torch.arange(45, 52)]
+    drawn = torch.cat([balanced_order(step, 10, groups, seed=3) for step in range(12)])  # 120 samples
+    owners = [int(((drawn >= g[0]) & (drawn <= g[-1])).sum()) for g in groups]
+    assert owners == [40, 40, 40]
+    first, second = (drawn[(drawn >= g[0]) & (drawn <= g[-1])] for g in groups[:2])
+    assert sorted(first.tolist()) == groups[0].tolist()  # one pass
+    counts = torch.bincount(second - 40)
+    assert counts.tolist() == [8] * 5  # eight passes
+    again = torch.cat([balanced_order(step, 10, groups, seed=3) for step in (4, 5)])
+    assert torch.equal(again, drawn[40:60])

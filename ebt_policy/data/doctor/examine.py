@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import datasets
-import numpy as np
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.utils.constants import ACTION
 from lerobot.utils.feature_utils import dataset_to_policy_features
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ebt_policy.data.camera_frames import TOLERANCE_S
-from ebt_policy.data.doctor import camera_checks, episode_checks, numeric_checks
+from ebt_policy.data.doctor import camera_checks, episode_checks, numeric_checks, task_checks
 from ebt_policy.data.doctor.findings import Examination, Finding
 from ebt_policy.data.doctor.frames import Frames, read_frames
 from ebt_policy.data.episodes import choose_episodes
@@ -100,7 +99,7 @@ def _checks(
         ("joint names", lambda: numeric_checks.joint_names(frames)),
         ("units of state and action", lambda: numeric_checks.units(frames)),
         ("recorded statistics", lambda: numeric_checks.statistics(frames)),
-        ("tasks", lambda: numeric_checks.tasks(frames)),
+        ("tasks", lambda: task_checks.tasks(frames)),
         *[_camera_check(frames.meta, table, camera, tolerance_s) for camera in cameras],
         ("copies of episodes", lambda: episode_checks.duplicates(frames, table, cameras, held_out)),
     ]
@@ -147,7 +146,6 @@ def _describe(
             names = feature_names(meta.features, key)
             size = frames.columns[key].shape[1]
             examination.features[key] = f"{size}: {', '.join(names)}" if names else f"{size}, without names"
-    if "task_index" in frames.columns:
-        _, counts = np.unique(frames.columns["task_index"], return_counts=True)
-        texts = numeric_checks.task_texts(frames)
-        examination.tasks = dict(zip(texts, counts.tolist(), strict=True))
+    counts = task_checks.task_counts(frames)
+    examination.tasks = {text: number for text, (_, number) in counts.items()}
+    examination.task_episodes = {text: number for text, (number, _) in counts.items()}

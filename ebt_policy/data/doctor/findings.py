@@ -37,6 +37,7 @@ class Examination:
         default_factory=dict
     )  # other observations and actions -> "6: pan, lift, ..."
     tasks: dict[str, int] = field(default_factory=dict)  # text of the task -> frames
+    task_episodes: dict[str, int] = field(default_factory=dict)  # text of the task -> episodes
     checks: list[str] = field(default_factory=list)
     seconds: float = 0.0  # that the examination took
     findings: list[Finding] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Checks of the numbers in a dataset's tables: values, units, statistics, tasks."""
+"""Checks of the numbers in a dataset's tables: values, units, statistics."""
 
 from collections.abc import Iterator
 
@@ -132,29 +132,6 @@ def _same_joints(frames: Frames) -> list[tuple[int, int]]:
         return [(state.index(name), j) for j, name in enumerate(action) if name in state]
     sizes = {frames.columns[key].shape[1] for key in (OBS_STATE, ACTION)}
     return [(i, i) for i in range(sizes.pop())] if len(sizes) == 1 else []
-
-
-def tasks(frames: Frames) -> Iterator[Finding]:
-    """Several tasks: our policies are not told which one to do."""
-    found = np.unique(frames.columns["task_index"]) if "task_index" in frames.columns else []
-    if len(found) > 1:
-        message = (
-            f"The episodes show {len(found)} tasks ({_listed(task_texts(frames))}). No policy here is told which one to "
-            "do, so it learns a mixture of them."
-        )
-        remedy = "Train on the episodes of one task: --set dataset.episodes='[...]'."
-        yield Finding("warning", "task", None, None, message, remedy)
-
-
-def task_texts(frames: Frames) -> list[str]:
-    """Texts of the tasks in these frames, in the order of their numbers."""
-    if "task_index" not in frames.columns:
-        return []
-    texts = {}
-    if frames.meta.tasks is not None:
-        texts = dict(zip(frames.meta.tasks["task_index"].tolist(), frames.meta.tasks.index, strict=True))
-    numbers = np.unique(frames.columns["task_index"]).tolist()
-    return [str(texts.get(number, f"task {number}")) for number in numbers]
 
 
 def statistics(frames: Frames) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from ebt_policy.data.doctor.frames import count
 from ebt_policy.provenance import plain
 
 SHOWN_NAMES = 100  # characters of the names of a feature
+SHOWN_TASKS = 60
 
 
 def print_examination(examination: Examination, console: Console | None = None) -> None:
@@ -34,8 +35,13 @@ def print_examination(examination: Examination, console: Console | None = None) 
     for name, text in examination.features.items():
         short = text if len(text) <= SHOWN_NAMES else text[:SHOWN_NAMES] + " ..."
         line("feature", f"{name}: {short}")
-    for text, frames in list(examination.tasks.items())[:10]:
-        line("task", f"{text or '(no text)'} ({count(frames, 'frame')})")
+    shown = list(examination.tasks.items())[:SHOWN_TASKS]
+    for text, frames in shown:
+        episodes = count(examination.task_episodes[text], "episode")
+        seconds = f"{frames / examination.fps:.1f} s"
+        line("task", f"{text or '(no text)'} ({episodes}, {count(frames, 'frame')}, {seconds})")
+    if len(examination.tasks) > len(shown):
+        line("tasks", f"{len(examination.tasks)} in all")
     line("checked", f"{', '.join(examination.checks)} ({examination.seconds:.1f} s)")
     console.print()
     print_findings(examination.findings, console)

@@ -1,0 +1,84 @@
+"""LeRobot's own commands hand the sentence of the task over to our policies."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lerobot.configs.types import FeatureType, PolicyFeature
+from test_lerobot_commands import lerobot_here, train_arguments
+from two_tasks import LEFT, RIGHT
+
+from ebt_policy.configuration_ebt import EBTConfig
+from ebt_policy.language.choose import condition_on
+from ebt_policy.language.task_step import TaskProcessorStep
+from ebt_policy.modeling_ebt import EBTPolicy
+from ebt_policy.processor_ebt import make_ebt_pre_post_processors
+
+
+@pytest.fixture
+def told(monkeypatch) -> list[str]:
+    """The sentences that were turned into vectors, one for each sample."""
+    seen: list[str] = []
+    original = TaskProcessorStep.vectors
+
+    def vectors(self, sentences):
+        seen.extend(sentences)
+        return original(self, sentences)
+
+    monkeypatch.setattr(TaskProcessorStep, "vectors", vectors)
+    return seen
+
+
+def test_lerobot_train_conditions_on_the_sentences_of_the_dataset(two_tasks, tmp_path, told):
+    arguments = train_arguments("ebt", ("tests/two_tasks", two_tasks), tmp_path / "run")
+    lerobot_here("train", *arguments, "--steps=2")
+    assert {LEFT, RIGHT} == set(told)
+    folder = tmp_path / "run" / "checkpoints" / "last" / "pretrained_model"
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["task_encoder"], config["task_sentences"]) == ("static", [LEFT, RIGHT])
+    steps = json.loads((folder / "policy_preprocessor.json").read_text())["steps"]
+    (step,) = [step for step in steps if step["registry_name"] == "ebt_task_processor"]
+    assert step["config"] == {"encoder": "static", "sentences": [LEFT, RIGHT]}
+    assert (folder / step["state_file"]).is_file()
+
+
+def test_lerobot_eval_tells_the_policy_the_task_of_each_environment(tmp_path, told, monkeypatch):
+    pytest.importorskip("metaworld")
+    from ebt_policy.envs.metaworld import MT10, MetaworldSimulator, sentences
+
+    black = np.zeros((32, 32, 3), np.uint8)  # LeRobot makes videos, and OpenGL needs a process of its own
+    monkeypatch.setattr(MetaworldSimulator, "picture", lambda *_: black)
+    known = [sentences()[task] for task in MT10]
+    save_untrained(tmp_path / "policy", known)
+    lerobot_here(
+        "eval",
+        f"--policy.path={tmp_path / 'policy'}",
+        "--policy.device=cpu",
+        "--env.type=ebt_metaworld",
+        "--env.episode_length=9",
+        "--eval.n_episodes=2",
+        "--eval.batch_size=2",
+        "--eval.use_async_envs=false",
+        "--seed=3",
+        f"--output_dir={tmp_path / 'out'}",
+    )
+    assert told[:2] == known[3:5] and set(told) <= set(known)
+
+
+def save_untrained(folder: Path, sentences: list[str]) -> None:
+    config = EBTConfig(
+        input_features={
+            "observation.state": PolicyFeature(FeatureType.STATE, (4,)),
+            "observation.environment_state": PolicyFeature(FeatureType.ENV, (17,)),
+        },
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (4,))},
+        device="cpu",
+        width=16,
+        layers=1,
+        attention_heads=2,
+    )
+    condition_on(config, sentences)
+    EBTPolicy(config).save_pretrained(folder)
+    for processor in make_ebt_pre_post_processors(config, {}):
+        processor.save_pretrained(folder)
