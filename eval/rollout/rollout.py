@@ -230,7 +230,10 @@ def with_cameras(spec: EnvSpec, runner: Any) -> EnvSpec:
 
 def sentence(env: Any) -> str:
     """The sentence of the task that an env plays after its last reset; "" where it has none."""
-    return str(env.get_wrapper_attr("task_description")) if env.has_wrapper_attr("task_description") else ""
+    try:
+        return str(env.get_wrapper_attr("task_description"))
+    except AttributeError:
+        return ""
 
 
 def stacked(running: Sequence[RunningEpisode], told: bool = False) -> dict[str, np.ndarray]:
