@@ -96,6 +96,7 @@ def doctor(
     root: Path | None = None,
     tolerance_s: float = 1e-4,
     json: Path | None = None,
+    html: Path | None = None,
 ) -> None:
     """Look for faults in a dataset before they cost a training run.
 
@@ -107,6 +108,7 @@ def doctor(
         root: A local folder instead of LeRobot's cache.
         tolerance_s: Seconds that a video's picture may lie from its row's time stamp (train: dataset.tolerance_s).
         json: Write the report as JSON to this file; - prints it instead of the text.
+        html: Write a contact sheet to this file: a picture of each camera and episode, and the findings.
     """
     import json as json_format
 
@@ -122,6 +124,10 @@ def doctor(
     if json is not None and json != Path("-"):
         json.parent.mkdir(parents=True, exist_ok=True)
         write_json(json, examination_json(examination))
+    if html is not None:
+        from ebt_policy.data.doctor.contact_sheet import write_contact_sheet
+
+        write_contact_sheet(html, examination, examination.seen)
     if examination.errors:
         raise SystemExit(1)
 

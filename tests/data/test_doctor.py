@@ -35,7 +35,7 @@ def healthy(tmp_path_factory) -> Path:
         state = np.cumsum(rng.normal(size=(length + 1, 2)), axis=0).astype(np.float32)
         for tick in range(length):
             frame = {STATE: state[tick], "action": state[tick + 1], "task": "wander"}
-            dataset.add_frame(frame | {CAMERA: np.full((64, 64, 3), tick, np.uint8)})
+            dataset.add_frame(frame | {CAMERA: np.full((64, 64, 3), 100 + 4 * tick, np.uint8)})
         dataset.save_episode()
     dataset.finalize()
     return root

@@ -12,9 +12,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ebt_policy.data.camera_frames import TOLERANCE_S
-from ebt_policy.data.doctor import camera_checks, episode_checks, numeric_checks, task_checks
+from ebt_policy.data.doctor import (
+    camera_checks,
+    episode_checks,
+    numeric_checks,
+    picture_checks,
+    task_checks,
+)
 from ebt_policy.data.doctor.findings import Examination, Finding
 from ebt_policy.data.doctor.frames import Frames, read_frames
+from ebt_policy.data.doctor.looks import looks
 from ebt_policy.data.episodes import choose_episodes
 from ebt_policy.data.feature_names import feature_names
 from ebt_policy.data.open_dataset import open_metadata
@@ -54,7 +61,7 @@ def examine(
     with Progress(
         *columns, transient=True, console=console, disable=not (progress and console.is_terminal)
     ) as bar:
-        task = bar.add_task("files", total=12 + len(cameras))
+        task = bar.add_task("files", total=12 + 2 * len(cameras))
 
         def run(checks: Iterable[Check]) -> None:
             for what, search in checks:
@@ -75,6 +82,7 @@ def examine(
             if len(frames.episode):
                 _describe(examination, meta, frames, usable, cameras)
                 run(_checks(frames, table, cameras, chosen, held_out, tolerance_s))
+                run(_look_check(examination, frames, table, camera, chosen) for camera in cameras)
     examination.findings.sort(key=lambda finding: finding.severity)
     examination.seconds = time.perf_counter() - began
     return examination
@@ -109,6 +117,17 @@ def _camera_check(
     meta: LeRobotDatasetMetadata, table: datasets.Dataset, camera: str, tolerance_s: float
 ) -> Check:
     return f"pictures of {camera}", lambda: camera_checks.pictures(meta, table, camera, tolerance_s)
+
+
+def _look_check(
+    examination: Examination, frames: Frames, table: datasets.Dataset, camera: str, chosen: Sequence[int]
+) -> Check:
+    def search() -> Iterable[Finding]:
+        yield from picture_checks.video_formats(frames.meta, camera, chosen)
+        examination.seen[camera] = list(looks(frames.meta, table, camera))
+        yield from picture_checks.picture_faults(frames, camera, examination.seen[camera])
+
+    return f"what {camera} shows", search
 
 
 def _features(meta: LeRobotDatasetMetadata, wanted: Sequence[str]) -> Iterable[Finding]:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ebt_policy.data.doctor.looks import Look
+
 Severity = Literal["error", "warning"]
 
 
@@ -41,6 +43,7 @@ class Examination:
     checks: list[str] = field(default_factory=list)
     seconds: float = 0.0  # that the examination took
     findings: list[Finding] = field(default_factory=list)
+    seen: dict[str, list[Look]] = field(default_factory=dict, repr=False)  # camera -> its episodes, looked at
 
     @property
     def errors(self) -> list[Finding]:

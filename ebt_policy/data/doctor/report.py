@@ -66,5 +66,6 @@ def print_findings(findings: Sequence[Finding], console: Console | None = None) 
 
 def examination_json(examination: Examination) -> dict[str, Any]:
     """JSON-able: all of the examination, with the length of the data and the number of errors."""
-    record = plain(dataclasses.asdict(examination))
+    record = plain(dataclasses.asdict(dataclasses.replace(examination, seen={})))
+    del record["seen"]  # pictures
     return record | {"duration_s": examination.duration_s, "errors": len(examination.errors)}
