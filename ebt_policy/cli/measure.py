@@ -215,18 +215,27 @@ def energy(
     policy: str,
     dataset: str | None = None,
     root: Path | None = None,
-    noise: float = 0.15,
+    noise: float | None = None,
+    sentences: bool = False,
     json: Path | None = None,
 ) -> None:
     """Compare the energy of expert chunks with that of the same chunks with noise, on held-out episodes.
+
+    With --sentences: with that of the same chunks under the sentences of other tasks.
 
     Args:
         policy: A run or checkpoint folder, USER/NAME[@REVISION] on the Hub, or shipped:NAME.
         dataset: Repo id (default: what the policy was trained on).
         root: A local folder instead of LeRobot's cache.
-        noise: Standard deviation of the noise, in normalised action units.
+        noise: Standard deviation of the noise, in normalised action units (default: 0.15; with --sentences none).
+        sentences: Compare sentences, for a policy that is told its task.
         json: Where to write the figures.
     """
+    if sentences:
+        from ebt_policy.eval.benchmarks.energy_sentences import sentence_energy
+
+        sentence_energy(policy, dataset, root, noise=noise or 0.0, json_path=json)
+        return
     from ebt_policy.eval.benchmarks.energy_quality import energy_quality
 
-    energy_quality(policy, dataset, root, noise=noise, json_path=json)
+    energy_quality(policy, dataset, root, noise=0.15 if noise is None else noise, json_path=json)

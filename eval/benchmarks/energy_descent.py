@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ebt_policy.data.open_dataset import open_metadata
 from ebt_policy.data.windows import Windows
-from ebt_policy.eval.benchmarks.energy_quality import _whole_windows
+from ebt_policy.eval.benchmarks.energy_quality import whole_windows
 from ebt_policy.eval.rollout.evaluate import evaluate
 from ebt_policy.inference.checkpoints import find_checkpoint
 from ebt_policy.inference.plan_memory import PlanMemory
@@ -62,7 +62,7 @@ def windows(policy: str | Path, runner: Runner, at_most: int) -> tuple[dict[str,
         resize_shape=config.resize_shape,
     )
     preprocess, _ = make_pre_post_processors(config, pretrained_path=str(folder))
-    whole, lag = _whole_windows(data, len(data)), config.n_action_steps
+    whole, lag = whole_windows(data, len(data)), config.n_action_steps
     owner = data.episode_index
     whole = whole[(whole >= lag) & (owner[whole] == owner[(whole - lag).clamp(min=0)])]
     whole = whole[torch.linspace(0, len(whole) - 1, min(at_most, len(whole))).long()]

@@ -21,13 +21,15 @@ from ebt_policy.errors import UserError
 from ebt_policy.eval.report.report import Table
 from ebt_policy.eval.statistics.intervals import auc
 from ebt_policy.inference.checkpoints import find_checkpoint
-from ebt_policy.inference.runner import load_runner
+from ebt_policy.inference.runner import Runner, load_runner
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import Trace
 from ebt_policy.modeling_ebt import EBTPolicy
 from ebt_policy.training.trained_on import held_out_episodes, training_data
 
 if TYPE_CHECKING:
+    from lerobot.processor import PolicyProcessorPipeline
+
     from ebt_policy.data.windows import Windows
 
 BATCH = 256
@@ -98,38 +100,10 @@ def energy_quality(
     noise: standard deviation in normalised action units. Windows that reach beyond their episode are not used.
     Raises UserError for a policy without an energy.
     """
-    from lerobot.policies.factory import make_pre_post_processors
-
-    from ebt_policy.data.open_dataset import open_metadata
-    from ebt_policy.data.windows import Windows
-
-    runner, folder = load_runner(policy, device=device), find_checkpoint(policy)
-    model, config = runner.policy, runner.config
-    if not isinstance(model, EBTPolicy):
-        raise UserError(
-            f"'{policy}' is a '{config.type}' policy: it has no energy to measure. Give an 'ebt' policy."
-        )
-    trained_on = training_data(folder)
-    dataset = dataset or trained_on.get("repo_id")
-    if dataset is None:
-        raise UserError(f"{folder} does not say what it was trained on. Name the dataset.")
-    if episodes is None:
-        episodes = held_out_episodes(open_metadata(dataset, root).total_episodes, trained_on)
-    windows = Windows.from_lerobot(
-        dataset,
-        root,
-        features=[*(config.input_features or ()), *(config.output_features or ())],
-        observation_delta_indices=config.observation_delta_indices,
-        action_delta_indices=config.action_delta_indices,
-        episodes=list(episodes),
-        device=device,
-        resize_shape=model.config.resize_shape,
-    )
-    preprocess, _ = make_pre_post_processors(
-        config, pretrained_path=str(folder), preprocessor_overrides={"device_processor": {"device": device}}
-    )
+    runner, windows, preprocess, episodes = held_out_windows(policy, dataset, root, episodes, device)
+    model = runner.policy
     generator = torch.Generator().manual_seed(seed)
-    samples = _whole_windows(windows, max_observations)
+    samples = whole_windows(windows, max_observations)
     parts = []
     for indices in samples.split(BATCH):
         batch = preprocess(windows.samples(indices))
@@ -164,6 +138,50 @@ def energy_quality(
     return result
 
 
+def held_out_windows(
+    policy: str | Path,
+    dataset: str | None,
+    root: str | Path | None,
+    episodes: Sequence[int] | None = None,
+    device: str = "cpu",
+) -> tuple[Runner, Windows, PolicyProcessorPipeline, Sequence[int]]:
+    """A policy with an energy, demonstrations that it was not trained on, its preprocessor, and the episodes' numbers.
+
+    As `energy_quality`, which see. Raises UserError for a policy without an energy.
+    """
+    from lerobot.policies.factory import make_pre_post_processors
+
+    from ebt_policy.data.open_dataset import open_metadata
+    from ebt_policy.data.windows import Windows
+
+    runner, folder = load_runner(policy, device=device), find_checkpoint(policy)
+    model, config = runner.policy, runner.config
+    if not isinstance(model, EBTPolicy):
+        raise UserError(
+            f"'{policy}' is a '{config.type}' policy: it has no energy to measure. Give an 'ebt' policy."
+        )
+    trained_on = training_data(folder)
+    dataset = dataset or trained_on.get("repo_id")
+    if dataset is None:
+        raise UserError(f"{folder} does not say what it was trained on. Name the dataset.")
+    if episodes is None:
+        episodes = held_out_episodes(open_metadata(dataset, root).total_episodes, trained_on)
+    windows = Windows.from_lerobot(
+        dataset,
+        root,
+        features=[*(config.input_features or ()), *(config.output_features or ())],
+        observation_delta_indices=config.observation_delta_indices,
+        action_delta_indices=config.action_delta_indices,
+        episodes=list(episodes),
+        device=device,
+        resize_shape=model.config.resize_shape,
+    )
+    preprocess, _ = make_pre_post_processors(
+        config, pretrained_path=str(folder), preprocessor_overrides={"device_processor": {"device": device}}
+    )
+    return runner, windows, preprocess, episodes
+
+
 def _measure(
     model: Any,
     batch: dict[str, Tensor],
@@ -194,7 +212,7 @@ def descent_steps(trace: Trace) -> np.ndarray:
     return np.stack([np.isfinite(change).sum(1), (change < 0).sum(1)], 1)
 
 
-def _whole_windows(windows: Windows, at_most: int) -> Tensor:
+def whole_windows(windows: Windows, at_most: int) -> Tensor:
     """At most `at_most` evenly spaced indices of samples whose chunk lies inside its episode."""
     everything = torch.arange(len(windows))
     whole = torch.cat([i[~windows.batch(i)["action_is_pad"].any(1).cpu()] for i in everything.split(BATCH)])
