@@ -77,6 +77,45 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     return make
 
 
+def save_camera_policy(
+    folder: Path, camera: str, size: tuple[int, int], low: np.ndarray, high: np.ndarray, fps: float
+) -> Path:
+    """An untrained policy that sees a camera and joints, whose positions and targets are from `low` to `high`."""
+    import torch
+    from lerobot.configs.types import FeatureType, PolicyFeature
+
+    from ebt_policy.configuration_ebt import EBTConfig
+    from ebt_policy.modeling_ebt import EBTPolicy
+    from ebt_policy.processor_ebt import make_ebt_pre_post_processors
+
+    joints = len(low)
+    config = EBTConfig(
+        input_features={
+            camera: PolicyFeature(FeatureType.VISUAL, (3, *size)),
+            "observation.state": PolicyFeature(FeatureType.STATE, (joints,)),
+        },
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (joints,))},
+        vision="small",
+        width=16,
+        layers=1,
+        attention_heads=2,
+        device="cpu",
+        dataset_fps=fps,
+    )
+    limits = {"min": torch.from_numpy(low), "max": torch.from_numpy(high)}
+    stats = {
+        "observation.state": limits,
+        "action": limits,
+        camera: {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.3)},
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        policy = EBTPolicy(config)
+    for part in (policy, *make_ebt_pre_post_processors(config, dataset_stats=stats)):
+        part.save_pretrained(folder)
+    return folder
+
+
 class StubRunner:
     """Walks from where it is towards noise; every part of its input has an effect on its actions."""
 
