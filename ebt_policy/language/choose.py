@@ -34,9 +34,9 @@ def dataset_sentences(meta: LeRobotDatasetMetadata, episodes: Sequence[int] | No
     rows = meta.episodes
     if rows is None or "tasks" not in rows.column_names:
         return known
-    columns = rows.select_columns(["episode_index", "tasks"])
-    wanted = set(episodes)
-    used = {s for row in columns if row["episode_index"] in wanted for s in row["tasks"]}
+    columns, wanted = rows.select_columns(["episode_index", "tasks"])[:], set(episodes)
+    pairs = zip(columns["episode_index"], columns["tasks"], strict=True)
+    used = {sentence for number, texts in pairs if number in wanted for sentence in texts}
     return [sentence for sentence in known if sentence in used]
 
 

@@ -5,6 +5,7 @@ Legend: N sentences, D size of a vector.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -97,10 +98,12 @@ def _hub(model_id: str) -> Callable[[list[str]], Any]:
             f"task_encoder=hub:{model_id} needs sentence-transformers, which is not installed: pip install "
             "sentence-transformers. Or use task_encoder=static, which needs no network."
         )
-    from sentence_transformers import SentenceTransformer
+    library: Any = importlib.import_module(
+        "sentence_transformers"
+    )  # no dependency of ours, so unknown to type checkers
 
     try:
-        model = SentenceTransformer(model_id, device="cpu")
+        model = library.SentenceTransformer(model_id, device="cpu")
     except Exception as error:  # of the network, the Hub, or the files of the model
         cause = str(error).strip().splitlines()[0]
         raise UserError(

@@ -43,7 +43,7 @@ class TaskProcessorStep(ProcessorStep):
             return transition
         rows = next((len(value) for value in observation.values() if isinstance(value, Tensor)), 1)
         given = (transition.get(TransitionKey.COMPLEMENTARY_DATA) or {}).get(TASK)
-        new = transition.copy()
+        new: Any = transition.copy()  # LeRobot's keys are an enumeration, which its TypedDict does not know
         new[TransitionKey.OBSERVATION] = {**observation, OBS_TASK: self.vectors(self._chosen(given, rows))}
         return new
 

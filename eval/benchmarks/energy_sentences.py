@@ -95,7 +95,8 @@ def sentence_energy(
     for a policy that is not told its task, or has no energy.
     """
     runner, windows, preprocess, used = held_out_windows(policy, dataset, root, episodes, device)
-    step = next((s for s in preprocess.steps if isinstance(s, TaskProcessorStep)), None)
+    steps: Sequence[Any] = preprocess.steps  # LeRobot's registry hides the types of its steps
+    step = next((s for s in steps if isinstance(s, TaskProcessorStep)), None)
     if step is None:
         raise UserError(
             f"'{policy}' is not told its task: there are no sentences to compare. Train on several tasks."
@@ -159,7 +160,7 @@ def _by_task(
 ) -> list[TaskEnergy]:
     """One entry for each task among the windows. energy (n, N), right (n,): number of the own sentence, owner (n,): episode."""
     found = []
-    for number in np.unique(right):
+    for number in np.unique(right).tolist():
         mine, others = right == number, [i for i in range(len(sentences)) if i != number]
         means = np.stack([energy[owner == episode].mean(0) for episode in np.unique(owner[mine])])  # (E, N)
         shares = _above(energy[mine], number, others)
