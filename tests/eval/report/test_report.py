@@ -7,10 +7,12 @@ import pytest
 from rich.console import Console
 
 from ebt_policy.errors import UserError
+from ebt_policy.eval.benchmarks.bench_report import by_task_table
 from ebt_policy.eval.report.figures import Point, curves
 from ebt_policy.eval.report.pages import write_html
 from ebt_policy.eval.report.report import Result, Table, compare, comparison_table, verdict, verdicts
 from ebt_policy.eval.rollout.episodes import Episode
+from ebt_policy.eval.rollout.evaluate import by_task
 from ebt_policy.eval.statistics.intervals import Interval, wilson
 from ebt_policy.model.trace import StopReason, Trace
 
@@ -160,3 +162,22 @@ def test_curves_join_points_in_order_and_carry_their_intervals() -> None:
     assert list(line.x) == [1, 8] and list(line.text) == ["a", "b"]
     np.testing.assert_allclose(line.error_y.array, [0.15, 0.1])
     np.testing.assert_allclose(line.error_y.arrayminus, [0.1, 0.1])
+
+
+def test_the_episodes_of_a_task_are_those_of_its_seeds_over_all_trainings() -> None:
+    # Seeds 10 to 15, two tasks in turn: even seeds are the first task's.
+    rows = [result("A", [1, 0, 1, 0, 1, 0], [1, 1, 0, 0, 1, 0], first_seed=10)]
+    table = by_task_table(rows, ("open", "close"))
+    assert table.columns == ("Task", "A")
+    (open_, opened), (close, closed) = table.rows
+    assert (open_, close) == ("open", "close")
+    assert opened.startswith("83%")
+    assert closed.startswith("17%")
+    low, high = wilson(1, 6)
+    assert closed.endswith(f"[{100 * low:.0f}, {100 * high:.0f}]")
+    found = by_task(rows[0].episodes[0], ("open", "close"))
+    assert [(one.task, one.success_rate, one.episodes) for one in found] == [
+        ("open", 1.0, 3),
+        ("close", 0.0, 3),
+    ]
+    assert by_task(rows[0].episodes[0], ("open",)) == []
