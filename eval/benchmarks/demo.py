@@ -15,6 +15,7 @@ from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.configuration_matched_baseline import MatchedBaselineConfig
 from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
+from ebt_policy.eval.report.occlusion_video import CAPTION, occlusion_video
 from ebt_policy.eval.report.pages import write_html
 from ebt_policy.eval.report.report import (
     Result,
@@ -28,9 +29,11 @@ from ebt_policy.eval.report.report import (
 from ebt_policy.eval.report.side_by_side import Column, side_by_side
 from ebt_policy.eval.rollout.episodes import Episode
 from ebt_policy.eval.rollout.evaluate import EvaluationResult, evaluate
+from ebt_policy.eval.rollout.one_thread import one_thread
 from ebt_policy.eval.rollout.parallel import GROUP_SIZE, run_episodes
 from ebt_policy.eval.rollout.timeline import timeline_of
 from ebt_policy.eval.rollout.video import encode
+from ebt_policy.eval.rollout.watched_episodes import watched_runner
 from ebt_policy.inference.runner import load_runner
 from ebt_policy.provenance import run_record
 
@@ -135,7 +138,11 @@ def demo(
     ]
     table = comparison_table(results, environment(shows.env).solved_when)
     page = Path(output) / "report.html"
-    _write(page, shows, table, results, on_video, recorded, measured, time.perf_counter() - begin)
+    looked = []
+    if _cameras(on_video[0]):
+        console.print("covering parts of its pictures, to see what its plans depend on", style="dim")
+        looked = [_looked(on_video[0], shows.env, recorded[0], seeds)]
+    _write(page, shows, table, results, on_video, recorded, measured, looked, time.perf_counter() - begin)
     console.print(table.rich(console.width))
     console.print(claim(results), highlight=False)
     console.print(f"Report with videos: {page}  ({time.perf_counter() - begin:.0f} s)", highlight=False)
@@ -194,6 +201,31 @@ def _record(contender: Contender, env: str, seed: int, seeds: Sequence[int]) -> 
     return next(e for e in group if e.seed == seed)
 
 
+def _cameras(contender: Contender) -> list[str]:
+    features = load_runner(contender.spec, overrides=contender.overrides).config.image_features
+    return list(features)
+
+
+def _looked(contender: Contender, env: str, shown: Sequence[Episode], seeds: Sequence[int]) -> Column:
+    """The shown episodes again, in the same groups, with the first camera's picture at each decision and what the plan depends on."""
+    make_runner = partial(
+        watched_runner, contender.spec, env, overrides=contender.overrides, keep_inputs=True
+    )
+    runner = load_runner(contender.spec, overrides=contender.overrides)
+    camera, fps = _cameras(contender)[0], environment(env).fps
+    videos: dict[int, bytes] = {}
+    wanted = {episode.seed for episode in shown}
+    for begin in sorted({seeds.index(seed) // GROUP_SIZE * GROUP_SIZE for seed in wanted}):
+        with one_thread():
+            for episode in run_episodes(
+                make_runner, env, seeds[begin : begin + GROUP_SIZE], show_progress=False
+            ):
+                if episode.seed in wanted:
+                    videos[episode.seed] = occlusion_video(runner, episode, camera, fps)
+    name = "What its plans depend on"
+    return Column(name, [(timeline_of(e, policy=name, fps=fps), videos[e.seed]) for e in shown])
+
+
 def _latency(measured: EvaluationResult) -> tuple[float, float] | None:
     latency = measured.latency_ms
     return (latency["p50"], latency["p95"]) if latency else None
@@ -207,6 +239,7 @@ def _write(
     on_video: Sequence[Contender],
     recorded: Sequence[Sequence[Episode]],
     measured: Sequence[EvaluationResult],
+    looked: Sequence[Column],
     seconds: float,
 ) -> None:
     spec, first = environment(shows.env), measured[0]
@@ -220,6 +253,7 @@ def _write(
         )
         for contender, episodes in zip(on_video, recorded, strict=True)
     ]
+    columns += looked
     record = run_record()
     machine = record["machine"]
     details = {
@@ -241,7 +275,7 @@ def _write(
         title=f"{shows.title}: {' against '.join(c.name for c in on_video)}",
         claim=claim(results),
         table=table,
-        seed_rule=SEED_RULE.format(leader=on_video[0].name),
+        seed_rule=SEED_RULE.format(leader=on_video[0].name) + (f" {CAPTION}" if looked else ""),
         details=details,
         **side_by_side(columns),
     )

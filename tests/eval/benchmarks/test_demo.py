@@ -7,12 +7,15 @@ from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import av
+import numpy as np
 import pytest
+from untrained_policies import save_camera_policy
 
 from ebt_policy.cli.measure import demo as demo_command
 from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.benchmarks.demo import TASKS, choose_seeds, demo
+from ebt_policy.eval.report.occlusion_video import CAPTION
 from ebt_policy.inference.checkpoints import find_checkpoint
 
 FIVE_MB = 5 * 2**20
@@ -89,3 +92,19 @@ def test_what_a_demo_shows_comes_with_the_package(task: str) -> None:
 def test_an_unknown_demo_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no demo of 'juggle'"):
         demo(1, output=tmp_path, task="juggle")
+
+
+def test_a_policy_that_sees_is_shown_with_what_its_plans_depend_on(tmp_path: Path) -> None:
+    size = (96, 96)
+    limits = np.float32([[0, 0], [512, 512]])
+    policy = save_camera_policy(tmp_path / "policy", "observation.image", size, *limits, 10.0)
+    page = demo(
+        1, output=tmp_path, policies=[str(policy)], task="pusht_pixels", processes=1, show_progress=False
+    )
+    html = page.read_text()
+    assert html.count("<video") == 2 and "What its plans depend on" in html and CAPTION in html
+    frames = []
+    for payload in re.findall(r'src="data:video/webm;base64,([^"]*)"', html):
+        with av.open(io.BytesIO(base64.b64decode(payload))) as container:
+            frames.append(sum(1 for _ in container.decode(video=0)))
+    assert frames == [301, 301]  # in step
