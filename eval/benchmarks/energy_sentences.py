@@ -82,7 +82,7 @@ def sentence_energy(
     *,
     episodes: Sequence[int] | None = None,
     noise: float = 0.0,
-    draws: int = 1,
+    draws: int = 4,
     max_observations: int = 2000,
     seed: int = 0,
     device: str = "cpu",

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.policies.factory import make_pre_post_processors
+from lerobot.policies.utils import prepare_observation_for_inference
 from test_lerobot_commands import lerobot_here, train_arguments
 from two_tasks import LEFT, RIGHT
 
@@ -17,7 +20,7 @@ from ebt_policy.processor_ebt import make_ebt_pre_post_processors
 
 
 @pytest.fixture
-def told(monkeypatch) -> list[str]:
+def heard(monkeypatch) -> list[str]:
     """The sentences that were turned into vectors, one for each sample."""
     seen: list[str] = []
     original = TaskProcessorStep.vectors
@@ -30,10 +33,10 @@ def told(monkeypatch) -> list[str]:
     return seen
 
 
-def test_lerobot_train_conditions_on_the_sentences_of_the_dataset(two_tasks, tmp_path, told):
+def test_lerobot_train_conditions_on_the_sentences_of_the_dataset(two_tasks, tmp_path, heard):
     arguments = train_arguments("ebt", ("tests/two_tasks", two_tasks), tmp_path / "run")
     lerobot_here("train", *arguments, "--steps=2")
-    assert {LEFT, RIGHT} == set(told)
+    assert {LEFT, RIGHT} == set(heard)
     folder = tmp_path / "run" / "checkpoints" / "last" / "pretrained_model"
     config = json.loads((folder / "config.json").read_text())
     assert (config["task_encoder"], config["task_sentences"]) == ("static", [LEFT, RIGHT])
@@ -43,7 +46,7 @@ def test_lerobot_train_conditions_on_the_sentences_of_the_dataset(two_tasks, tmp
     assert (folder / step["state_file"]).is_file()
 
 
-def test_lerobot_eval_tells_the_policy_the_task_of_each_environment(tmp_path, told, monkeypatch):
+def test_lerobot_eval_tells_the_policy_the_task_of_each_environment(tmp_path, heard, monkeypatch):
     pytest.importorskip("metaworld")
     from ebt_policy.envs.metaworld import MT10, MetaworldSimulator, sentences
 
@@ -63,7 +66,21 @@ def test_lerobot_eval_tells_the_policy_the_task_of_each_environment(tmp_path, to
         "--seed=3",
         f"--output_dir={tmp_path / 'out'}",
     )
-    assert told[:2] == known[3:5] and set(told) <= set(known)
+    assert heard[:2] == known[3:5] and set(heard) <= set(known)
+
+
+def test_lerobot_rollout_hands_one_observation_and_one_sentence_over(told):
+    """As its engines do: `prepare_observation_for_inference`, the saved preprocessor, `select_action`."""
+    run = told / "checkpoints/last/pretrained_model"
+    policy = EBTPolicy.from_pretrained(run).eval()
+    preprocessor, postprocessor = make_pre_post_processors(policy.config, pretrained_path=str(run))
+    for sentence, sign in ((LEFT, -1), (RIGHT, 1)):
+        seen = {"observation.state": np.zeros(2, np.float32)}
+        batch = prepare_observation_for_inference(seen, torch.device("cpu"), sentence, "arm")
+        policy.reset()
+        with torch.inference_mode():
+            action = postprocessor(policy.select_action(preprocessor(batch)))
+        assert action.shape == (1, 2) and np.sign(action.mean().item()) == sign
 
 
 def save_untrained(folder: Path, sentences: list[str]) -> None:
