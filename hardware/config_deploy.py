@@ -23,7 +23,7 @@ class PolicyOptions:
     order of its actions, for a checkpoint that says none, or others than the robot's. rtc: real-time chunking: what the arm does while
     the policy thinks is fixed in the new plan, and what follows is pulled to the old one, less and less. false: the new plan knows
     nothing of the old one, and takes over within --blend_s. Either way nothing changes where planning takes no time. A policy
-    that cannot do it, or is on a server, is blended.
+    that cannot do it, or is on a server, is blended. Not with a calibration.
     """
 
     path: str = ""

@@ -16,7 +16,7 @@ from ebt_policy.model.noise import Noise
 
 PATCH = 6  # a patch's side is this part of the picture's shorter side
 OVERLAP = 4  # patches begin every PATCH / OVERLAP * 3 pixels: each covers a quarter of the next
-_BATCH = 64
+_BATCH = 96
 
 
 def plan_changes(

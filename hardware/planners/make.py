@@ -44,6 +44,11 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
     from ebt_policy.monitoring.recovery import Ladder
     from ebt_policy.monitoring.watched import WatchedRunner
 
+    if options.rtc and options.calibration:
+        raise UserError(
+            "--policy.rtc=true makes plans alike, and --policy.calibration was made from plans that are not: its alarms would come "
+            "late. Leave out one of the two."
+        )
     folder = find_checkpoint(options.path)
     calibration, nets = None, None
     if options.calibration:
