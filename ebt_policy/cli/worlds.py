@@ -39,7 +39,7 @@ def collect(
 
     Args:
         task: An environment with an expert, e.g. robosuite_lift.
-        episodes: Number of successful demonstrations to record.
+        episodes: Number of successful demonstrations to record, of each task where the environment plays several.
         output: Folder for the dataset; it must not exist (default: repo_id in LeRobot's cache).
         repo_id: Name of the dataset (default: local/TASK).
         seed: Seed of the first attempt; each further attempt adds one.

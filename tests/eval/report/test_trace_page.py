@@ -34,6 +34,13 @@ def test_pages_need_nothing_but_themselves(tmp_path):
         assert not re.search(r"https?://|@import|url\(", html)
 
 
+def test_a_page_shows_the_sentence_of_the_task_as_text(tmp_path):
+    write(tmp_path / "episodes", timeline(task=f"Open a drawer {HOSTILE}"))
+    write_pages(tmp_path)
+    page = (tmp_path / "episodes" / "pusht_keypoints_7.html").read_text()
+    assert "Task: “Open a drawer &lt;/script&gt;" in page and HOSTILE not in page
+
+
 def test_the_worst_false_alarm_and_the_worst_miss_come_first():
     outcomes = {
         "a": (True, 0.2),
