@@ -29,6 +29,7 @@ ROOMS = {  # page -> what it shows
     ),
     "model": ("Model", "Energy, network, training objectives, descent and trace."),
     "data": ("Data", "Windows of a LeRobot dataset, pictures, symmetry, goal alignment, and the doctor."),
+    "language": ("Language", "The sentence of a task as a vector."),
     "training": ("Training", "Recipes, the training loop, checkpoints."),
     "inference": ("Inference", "Any LeRobot policy behind one call."),
     "monitoring": ("Monitoring", "Failure signals, calibration, recovery."),

@@ -123,10 +123,10 @@ def load_suite(path: str | Path) -> Suite:
             raise UserError(
                 f"{path}: two settings are called '{name}'. Put what differs into the name, in braces."
             )
-    for key, name in (("reference", config.reference), ("time_to", config.time_to)):
-        if name not in (None, *names):
+    for key, asked in (("reference", config.reference), ("time_to", config.time_to)):
+        if asked is not None and asked not in names:
             raise UserError(
-                f"{path}: {key} '{name}' is none of the settings.{did_you_mean(name, names)} "
+                f"{path}: {key} '{asked}' is none of the settings.{did_you_mean(asked, names)} "
                 f"Settings: {', '.join(names)}."
             )
     benches = (

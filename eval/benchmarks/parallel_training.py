@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from rich.console import Console
@@ -47,9 +47,9 @@ def train_at_once(trainings: Sequence[Training], at_once: int, console: Console)
     Raises UserError when one fails, after the others that run have ended; Ctrl-C lets each save, as it does for one.
     """
     waiting = [training for training in trainings if not training.finished]
-    running: dict[BaseProcess, Training] = {}
-    failed: list[Training] = []
     spawn = multiprocessing.get_context("spawn")
+    running: dict[SpawnProcess, Training] = {}
+    failed: list[Training] = []
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

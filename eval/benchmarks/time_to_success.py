@@ -42,9 +42,9 @@ def minutes_until(curve: Sequence[LearningPoint], goal: Result) -> Interval:
     reached = np.stack([point.result.matrix("success") for point in curve])  # (checkpoints, K, n)
     final = goal.matrix("success")
     estimate = _crossing(minutes, reached.mean((1, 2)), final.mean())
-    rows, columns = crossed_draws(*reached.shape[1:], RESAMPLES)
+    rows, columns = crossed_draws(reached.shape[1:], RESAMPLES)
     drawn = np.einsum("rk,ckn,rn->rc", rows, reached, columns, optimize=True) / reached[0].size
-    goal_rows, goal_columns = crossed_draws(*final.shape, RESAMPLES, seed=1)
+    goal_rows, goal_columns = crossed_draws(final.shape, RESAMPLES, seed=1)
     goals = ((goal_rows @ final) * goal_columns).sum(1) / final.size
     times = [_crossing(minutes, success, aim) for success, aim in zip(drawn, goals, strict=True)]
     low, high = np.percentile(times, [2.5, 97.5], method="nearest")

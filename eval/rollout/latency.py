@@ -13,6 +13,7 @@ from ebt_policy.eval.rollout.one_thread import one_thread
 from ebt_policy.eval.rollout.rollout import rollout
 from ebt_policy.inference.runner import Runner, RunnerDecision
 from ebt_policy.model.noise import Noise
+from ebt_policy.model.overlap import Overlap
 from ebt_policy.model.trace import Trace
 from ebt_policy.monitoring.calibration import Calibration
 from ebt_policy.monitoring.watched import WatchedRunner
@@ -103,9 +104,13 @@ class _TimedRunner(Runner):
         self.milliseconds: list[float] = []
 
     def decide(
-        self, observations: Mapping[str, np.ndarray], noise: Noise, previous: np.ndarray | None = None
+        self,
+        observations: Mapping[str, np.ndarray],
+        noise: Noise,
+        previous: np.ndarray | None = None,
+        overlap: Overlap | None = None,
     ) -> RunnerDecision:
         began = time.perf_counter()
-        decision = super().decide(observations, noise, previous)
+        decision = super().decide(observations, noise, previous, overlap)
         self.milliseconds.append(1e3 * (time.perf_counter() - began))
         return decision

@@ -76,8 +76,11 @@ def paired_success_difference(
     return Interval(float(p1 - p2), float(p1 - p2 - below), float(p1 - p2 + above))
 
 
-def crossed_draws(trainings: int, episodes: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """How often each training (count, K) and each episode (count, n) is drawn, with replacement and independently of each other."""
+def crossed_draws(shape: tuple[int, ...], count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """How often each of K trainings (count, K) and each of n episodes (count, n) is drawn, with replacement and independently of each
+    other. shape: (K, n).
+    """
+    trainings, episodes = shape
     rng = np.random.default_rng(seed)
     return (
         rng.multinomial(trainings, np.full(trainings, 1 / trainings), count),
@@ -96,7 +99,7 @@ def crossed_mean(values: ArrayLike, confidence: float = 0.95, seed: int = 0) -> 
         raise UserError(f"Expected values of K trainings by n episodes; found the shape {matrix.shape}.")
     if matrix.shape[1] == 1:
         return Interval(float(matrix.mean()), -inf, inf)
-    rows, columns = crossed_draws(*matrix.shape, RESAMPLES, seed)
+    rows, columns = crossed_draws(matrix.shape, RESAMPLES, seed)
     means = ((rows @ matrix) * columns).sum(1) / matrix.size
     tail = 50 * (1 - confidence)
     low, high = np.percentile(means, [tail, 100 - tail])

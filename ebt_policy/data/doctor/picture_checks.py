@@ -6,6 +6,7 @@ Each looks at a few pictures of each episode (see `looks`). Thresholds are wide:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
@@ -156,7 +157,7 @@ def video_formats(meta: LeRobotDatasetMetadata, camera: str, episodes: Sequence[
     import av
 
     shape = dataset_to_policy_features({camera: meta.features[camera]})[camera].shape
-    first = {}
+    first: dict[Path, int] = {}
     for episode in episodes:
         first.setdefault(meta.root / meta.get_video_file_path(episode, camera), episode)
     for path, episode in first.items():
