@@ -45,7 +45,6 @@ def improve(
     output: Path | None = None,
     steps: int = 1000,
     share: float | None = None,
-    keep: float | None = None,
     env: str | None = None,
     episodes: int = 100,
     seed: int = 200_000,
@@ -67,8 +66,6 @@ def improve(
         output: Folder of the new run (default: the old one's name and _improved, beside it).
         steps: Optimiser steps: a short warm-up, then a cosine to zero from three tenths of the run's own learning rate.
         share: Of corrections in each batch (default 0.5: few corrections weigh as much as many demonstrations).
-        keep: Also average the weights with the old ones, with this share of the old (0.5, say), into the folder `blended` of the
-            new run; then that is what is calibrated and compared. Where the new policy lost what the old one could do.
         env: Compare old and new policy in this environment, best the undisturbed one: they must not have become worse there.
         episodes: Of that comparison, for each policy.
         seed: Of its first episode; neither the seeds of `eval` nor those of `calibrate`.
@@ -80,18 +77,13 @@ def improve(
         overrides: Any option of the recipe, e.g. --set optimizer.lr=1e-4 --set dataset.root=data/demonstrations
     """
     from ebt_policy.eval.benchmarks.improvement import improvement, recalibrate
-    from ebt_policy.training.improve import blend
     from ebt_policy.training.improve import improve as train_on
 
     folder = output or run.with_name(f"{run.name}_improved")
     made = train_on(
         run, corrections, folder, steps=steps, share=share, resume=resume, overrides=key_values(overrides)
     )
-    if keep is None:
-        print(f"Policy: {made}/checkpoints/last/pretrained_model")
-    else:
-        made = blend(made, keep)
-        print(f"Policy: {made}/pretrained_model")
+    print(f"Policy: {made}/checkpoints/last/pretrained_model")
     known = calibration or run / "calibration.json"
     if calibration or known.is_file():
         print(recalibrate(known, made, calibration_episodes, processes))

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import draccus
-import torch
-from safetensors.torch import load_file, save_file
 
 from ebt_policy.errors import UserError
 from ebt_policy.inference.checkpoints import find_checkpoint
@@ -21,7 +17,6 @@ from ebt_policy.training.train import train
 from ebt_policy.training.trained_on import training_data
 
 STEPS = 1000
-WEIGHTS = "model.safetensors"
 LEARNING_RATE = (
     0.3  # of the first training's: its cosine has ended at zero, and a restart at its height would undo much
 )
@@ -84,9 +79,9 @@ def improving_recipe(
 
 def _recipe_of(checkpoint: Path) -> TrainRecipe:
     """What the checkpoint was trained on and how: its run's recipe, else what its train_config.json says of the data."""
-    for run in (checkpoint.parents[2], checkpoint.parents[1]):  # a checkpoint of training; one of `blend`
-        if (run / RECIPE).is_file():
-            return load_recipe(run / RECIPE)
+    run = checkpoint.parents[2]
+    if (run / RECIPE).is_file():
+        return load_recipe(run / RECIPE)
     data = training_data(checkpoint)
     if not data.get("repo_id"):
         raise UserError(
@@ -97,29 +92,3 @@ def _recipe_of(checkpoint: Path) -> TrainRecipe:
     kept = {"repo_id": data["repo_id"], "root": data.get("root"), "episodes": data.get("episodes")}
     kept["held_out_fraction"] = data.get("eval_split") or 0.0
     return decode_recipe({"policy": {"type": kind}, "dataset": kept})
-
-
-def blend(run: Path, kept: float) -> Path:
-    """Writes run/blended, the run's policy with its weights averaged with those that it was improved from; returns that folder.
-
-    kept: share of the old weights. Weights that were trained on from the same start can be averaged (WiSE-FT, Wortsman et al.,
-    arXiv 2109.01903): much of what is new stays, and less of what was known is lost. Raises UserError for a share outside [0, 1].
-    """
-    if not 0 <= kept <= 1:
-        raise UserError(f"The share of the old weights must lie in 0..1, found {kept}.")
-    new = find_checkpoint(run)
-    old = Path(load_recipe(run / RECIPE).policy["pretrained_path"])
-    before, after = (load_file(folder / WEIGHTS) for folder in (old, new))
-    mixed = {
-        name: torch.lerp(value, before[name], kept) if value.is_floating_point() else value
-        for name, value in after.items()
-    }
-    output = run / "blended" / "pretrained_model"
-    output.mkdir(parents=True, exist_ok=True)
-    for file in new.iterdir():
-        if file.name != WEIGHTS:
-            shutil.copy2(file, output / file.name)
-    partial = output / f"{WEIGHTS}.tmp"
-    save_file(mixed, partial, metadata={"format": "pt"})
-    os.replace(partial, output / WEIGHTS)
-    return output.parent

@@ -43,7 +43,7 @@ class CorrectionsRecipe:
 
     datasets: tuple[str, ...]  # folders or repo ids; where they have a column `intervention`, only its frames
     # Of each batch. One half is the balance of intervention-weighted regression (Mandlekar et al., arXiv 2012.06733): few
-    # corrections weigh as much as many demonstrations, and those keep the rest of the task from being forgotten.
+    # corrections weigh as much as many demonstrations. Other shares have not been measured.
     share: float = 0.5
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from ebt_policy.errors import UserError
 from ebt_policy.provenance import sha256
 from ebt_policy.training.checkpoint import last_checkpoint
 from ebt_policy.training.corrections import Mixture
-from ebt_policy.training.improve import blend, improve, improving_recipe
+from ebt_policy.training.improve import improve, improving_recipe
 from ebt_policy.training.recipe import load_recipe
 from ebt_policy.training.train import train
 
@@ -232,20 +232,3 @@ def test_a_checkpoint_without_its_run_says_so(parent, tmp_path):
             (copy / file.name).write_bytes(file.read_bytes())
     with pytest.raises(UserError, match="Nothing says what the policy .* was trained on"):
         improve(copy, ["some/where"], tmp_path / "run")
-
-
-@pytest.mark.parametrize("kept", [0.0, 0.25, 1.0])
-def test_blended_weights_lie_between_the_old_and_the_new_and_can_be_improved_again(parent, tmp_path, kept):
-    from ebt_policy.inference.runner import load_runner
-
-    root = recorded(tmp_path / "data", None)
-    run = improve(parent, [str(root)], tmp_path / "run", steps=3)
-    folder = blend(run, kept)
-    load_runner(str(folder))
-    paths = [last_checkpoint(r) / "pretrained_model" for r in (parent, run)] + [folder / "pretrained_model"]
-    old, new, mixed = (load_file(path / "model.safetensors") for path in paths)
-    for name in new:
-        torch.testing.assert_close(mixed[name], kept * old[name] + (1 - kept) * new[name])
-    assert improving_recipe(folder, ["more"]).corrections.datasets == (str(root), "more")
-    with pytest.raises(UserError, match="must lie in 0..1"):
-        blend(run, 1.5)
