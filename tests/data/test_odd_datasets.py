@@ -235,7 +235,9 @@ def filmed(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("filmed") / "d"
     # Episodes 0 and 2 look the same, 1 does not.
     return record(
-        root, features, lambda e, t: still | {CAMERA: np.full((64, 64, 3), 60 * (e % 2) + 5 * t, np.uint8)}
+        root,
+        features,
+        lambda e, t: still | {CAMERA: np.full((64, 64, 3), 60 + 60 * (e % 2) + 5 * t, np.uint8)},
     )
 
 

@@ -123,7 +123,8 @@ def _look_check(
     examination: Examination, frames: Frames, table: datasets.Dataset, camera: str, chosen: Sequence[int]
 ) -> Check:
     def search() -> Iterable[Finding]:
-        yield from picture_checks.video_formats(frames.meta, camera, chosen)
+        told = any(f.severity == "error" and f.feature == camera for f in examination.findings)
+        yield from picture_checks.video_formats(frames.meta, camera, chosen, sizes=not told)
         examination.seen[camera] = list(looks(frames.meta, table, camera))
         yield from picture_checks.picture_faults(frames, camera, examination.seen[camera])
 

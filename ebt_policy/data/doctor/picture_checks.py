@@ -150,8 +150,10 @@ def _swapped(camera: str, seen: Sequence[Look]) -> Iterator[Finding]:
         yield Finding("warning", camera, seen[int(np.argmax(bad))].episode, None, message, remedy)
 
 
-def video_formats(meta: LeRobotDatasetMetadata, camera: str, episodes: Sequence[int]) -> Iterator[Finding]:
-    """Size and rate in the header of each video against meta/info.json."""
+def video_formats(
+    meta: LeRobotDatasetMetadata, camera: str, episodes: Sequence[int], sizes: bool = True
+) -> Iterator[Finding]:
+    """Size (unless it is told already) and rate in the header of each video against meta/info.json."""
     if camera not in meta.video_keys:
         return
     import av
@@ -167,7 +169,7 @@ def video_formats(meta: LeRobotDatasetMetadata, camera: str, episodes: Sequence[
                 size, rate = (stream.height, stream.width), stream.average_rate
         except Exception:  # told by `files`
             continue
-        if size != tuple(shape[1:]):
+        if sizes and size != tuple(shape[1:]):
             message = f"{path} is {size[0]} x {size[1]}; meta/info.json declares {shape[1]} x {shape[2]}."
             remedy = "Training and robot need one size for a camera: scale these videos, or leave their episodes out."
             yield Finding("error", camera, episode, None, message, remedy)

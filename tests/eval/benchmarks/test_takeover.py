@@ -94,6 +94,7 @@ def test_it_records_what_it_saw_before_each_of_its_actions(lifted):
     env.close()
 
 
+@pytest.mark.slow
 def test_the_time_limit_does_not_hold_for_the_operator():
     pytest.importorskip("robosuite")
     spec = environment("robosuite_lift")

@@ -25,6 +25,7 @@ STABLE = {
 }
 
 
+@pytest.mark.slow
 def test_results_are_the_same_for_every_number_of_processes(checkpoint):
     prepare_workers()
     run = partial(

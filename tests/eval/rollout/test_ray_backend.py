@@ -46,6 +46,7 @@ def refuse() -> StubRunner:
     raise UserError("this checkpoint is broken")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing_and_progress_reaches_all(tmp_path: Path) -> None:
     make, seeds, killed = partial(Mortal, tmp_path / "killed"), range(6), tmp_path / "killed"
     done = run_episodes(make, "pusht_keypoints", seeds, group_size=2, cluster=LOCAL, show_progress=False)

@@ -21,6 +21,7 @@ from ebt_policy.processor_ebt import make_ebt_pre_post_processors
 TASK = "aloha_transfer_cube"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inference", ["sync", "rtc"])
 def test_lerobot_rollout_runs_the_shipped_policy_on_the_twin(tmp_path: Path, inference: str):
     pytest.importorskip("gym_aloha")

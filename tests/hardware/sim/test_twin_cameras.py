@@ -18,6 +18,7 @@ from ebt_policy.errors import UserError
 TASK, CAMERA, SIZE, SEED, TICKS = "aloha_transfer_cube", "observation.images.top", (48, 64), 3, 25
 
 
+@pytest.mark.slow
 def test_the_twin_with_drawn_cameras_decides_as_an_evaluation(tmp_path: Path) -> None:
     pytest.importorskip("gym_aloha")
     try:
