@@ -160,7 +160,7 @@ def _by_task(
 ) -> list[TaskEnergy]:
     """One entry for each task among the windows. energy (n, N), right (n,): number of the own sentence, owner (n,): episode."""
     found = []
-    for number in np.unique(right).tolist():
+    for number in map(int, np.unique(right)):
         mine, others = right == number, [i for i in range(len(sentences)) if i != number]
         means = np.stack([energy[owner == episode].mean(0) for episode in np.unique(owner[mine])])  # (E, N)
         shares = _above(energy[mine], number, others)
