@@ -5,7 +5,6 @@ Legend: B batch, T observation steps, H horizon, A action dimension.
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import ebt_policy.language.task_step  # noqa: F401  saved preprocessors name the
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
 from ebt_policy.data.feature_names import feature_names
 from ebt_policy.errors import UserError
+from ebt_policy.inference.checkpoint_features import check_features
 from ebt_policy.inference.plan_memory import PlanMemory
 from ebt_policy.language.choose import add_sentences, condition_on, dataset_sentences
 from ebt_policy.language.encoders import OBS_TASK
@@ -353,7 +353,7 @@ class ChunkPolicy(PreTrainedPolicy):
         """As LeRobot's, strict, and without fetching the weights that a camera encoder was once started from."""
         chosen: ChunkPolicyConfig = config or cls.config_class.from_pretrained(pretrained_name_or_path)
         if config is not None:
-            _check_features(config, pretrained_name_or_path)
+            check_features(config, pretrained_name_or_path)
         started_from, chosen.pretrained_backbone_weights = chosen.pretrained_backbone_weights, None
         policy = super().from_pretrained(pretrained_name_or_path, config=chosen, trained=True, **kwargs)
         chosen.pretrained_backbone_weights = started_from
@@ -375,27 +375,3 @@ class ChunkPolicy(PreTrainedPolicy):
             )
         model.load_state_dict(stored)
         return model.to(map_location)
-
-
-def _check_features(config: ChunkPolicyConfig, folder: str | Path) -> None:
-    """Raises UserError where the features of `config`, an environment's or dataset's, are not those of the checkpoint."""
-    path = Path(folder) / "config.json"
-    if not path.is_file():  # on the Hub
-        return
-    saved = json.loads(path.read_text())
-    for ours, what in (
-        (config.input_features, "input_features"),
-        (config.output_features, "output_features"),
-    ):
-        here = {name: tuple(feature.shape) for name, feature in (ours or {}).items()}
-        trained = {name: tuple(feature["shape"]) for name, feature in (saved.get(what) or {}).items()}
-        if here != trained:
-            raise UserError(
-                f"The environment or dataset does not fit the checkpoint {folder}. The checkpoint has the "
-                f"{what.replace('_', ' ')} {_listed(trained)}; here they are {_listed(here)}. Choose the environment or "
-                "dataset that it was trained for, or train a policy on this one."
-            )
-
-
-def _listed(features: dict[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} {shape}" for name, shape in sorted(features.items())) or "none"

@@ -1,0 +1,33 @@
+"""Do the features of an environment or dataset fit a checkpoint?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ebt_policy.configuration_chunk import ChunkPolicyConfig
+from ebt_policy.errors import UserError
+
+
+def check_features(config: ChunkPolicyConfig, folder: str | Path) -> None:
+    """Raises UserError where the features of `config`, an environment's or dataset's, are not those of the checkpoint."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():  # on the Hub
+        return
+    saved = json.loads(path.read_text())
+    for ours, what in (
+        (config.input_features, "input_features"),
+        (config.output_features, "output_features"),
+    ):
+        here = {name: tuple(feature.shape) for name, feature in (ours or {}).items()}
+        trained = {name: tuple(feature["shape"]) for name, feature in (saved.get(what) or {}).items()}
+        if here != trained:
+            raise UserError(
+                f"The environment or dataset does not fit the checkpoint {folder}. The checkpoint has the "
+                f"{what.replace('_', ' ')} {_listed(trained)}; here they are {_listed(here)}. Choose the environment or "
+                "dataset that it was trained for, or train a policy on this one."
+            )
+
+
+def _listed(features: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in sorted(features.items())) or "none"
