@@ -2,14 +2,36 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from ebt_policy.errors import UserError
 from ebt_policy.eval.benchmarks.monitor_bench import monitor_bench
 from ebt_policy.eval.benchmarks.monitor_config import load_monitor_bench
+from ebt_policy.eval.failures.calibrate import fit_and_score
+from ebt_policy.monitoring.calibration import conformal_rank
 
 SHIPPED = Path(__file__).resolve().parents[3] / "configs" / "bench_monitor.yaml"
+ENERGIES = SHIPPED.with_name("bench_monitor_energies.yaml")
+
+
+@pytest.mark.parametrize("path", [SHIPPED, ENERGIES], ids=lambda path: path.stem)
+def test_the_row_after_rewind_il_is_split_conformal_on_the_plain_overlap(path: Path):
+    """It alarms where the largest disagreement so far exceeds a quantile of the calibration episodes' largest ones: the logarithm
+    and the standardisation of the score change nothing."""
+    row = next(row for row in load_monitor_bench(path).detectors if row.name.startswith("Rewind-IL"))
+    rng = np.random.default_rng(0)
+    episodes = [rng.lognormal(sigma=0.5, size=rng.integers(6, 30)) for _ in range(150)]
+    # The first decision has no last chunk to disagree with.
+    values = [[{}, *({"overlap": float(x)} for x in episode)] for episode in episodes]
+    statistic, scores = fit_and_score(values[:100], row.signals, 40, 0.1, row.window)
+    rank = conformal_rank(len(scores), 0.1) - 1
+    raw = sorted(episode.max() for i, episode in enumerate(episodes[:100]) if i % 5)[rank]
+    alarms = [statistic.running(one) > sorted(scores)[rank] for one in values[100:]]
+    expected = [np.append(False, episode > raw) for episode in episodes[100:]]
+    assert all((a == b).all() for a, b in zip(alarms, expected, strict=True))
+    assert 0 < sum(alarm.any() for alarm in alarms) < len(alarms)
 
 
 def test_the_shipped_file_is_valid():
