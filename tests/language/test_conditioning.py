@@ -8,6 +8,7 @@ import pytest
 import torch
 from two_tasks import LEFT, RIGHT, make_dataset, recipe_for
 
+from ebt_policy.configuration_matched_baseline import METHODS
 from ebt_policy.errors import UserError
 from ebt_policy.inference.runner import load_runner
 from ebt_policy.model.noise import Noise
@@ -29,6 +30,17 @@ def test_the_sentence_alone_decides_what_is_done(told):
     for sentence, wanted in ((LEFT, -1.0), (RIGHT, 1.0)):
         done = actions(runner, [sentence] * 40, states)
         assert np.abs(done - wanted).max() < 0.3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_baseline_is_told_its_task_as_the_energy_is(told, two_tasks, tmp_path, method):
+    options = {"type": "matched_baseline", "method": method, "num_inference_steps": 10}
+    run = train(recipe_for(two_tasks, **options), tmp_path / "run")
+    runner, energy = load_runner(run), load_runner(told)
+    assert runner.sentences == energy.sentences == [LEFT, RIGHT]
+    assert runner.config.observation_features() == energy.config.observation_features()
+    states = np.random.default_rng(7).normal(size=(1, 1, 2)).astype(np.float32).repeat(4, 0)
+    assert np.sign(actions(runner, [LEFT, RIGHT, RIGHT, LEFT], states)).tolist() == [-1, 1, 1, -1]
 
 
 def test_rows_of_a_batch_follow_their_own_sentence(told):

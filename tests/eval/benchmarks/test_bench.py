@@ -226,3 +226,23 @@ def test_pixels_are_benched_with_one_recipe_for_every_method() -> None:
     recipes = [recipe for row in config.rows if (recipe := _recipe(config, row, seed=1))]
     assert {(r.steps, r.batch_size, r.policy["vision"]) for r in recipes} == {(9000, 256, "small")}
     assert all(r.dataset == recipes[0].dataset for r in recipes)
+
+
+@pytest.mark.parametrize(("name", "of_each_task", "tasks"), [("bench_mt10", 10, 10), ("bench_mt50", 20, 50)])
+def test_all_policies_of_many_tasks_are_told_the_same_sentences(
+    name: str, of_each_task: int, tasks: int
+) -> None:
+    config = load_bench(name)
+    numbers = [seed % tasks for seed in range(config.seed, config.seed + config.episodes)]
+    assert {numbers.count(number) for number in range(tasks)} == {of_each_task}
+    ours, *others = [
+        r for row in config.rows if (r := _recipe(config, row, seed=1)) and r.policy["type"] != "act"
+    ]
+    for recipe in others:
+        shared = {key: recipe.policy[key] for key in ours.policy.keys() & recipe.policy.keys() - {"type"}}
+        assert shared == {key: ours.policy[key] for key in shared} and shared["task_encoder"] == "static"
+        assert recipe.steps in (ours.steps, 3 * ours.steps)
+        assert (recipe.dataset, recipe.batch_size, recipe.optimizer, recipe.seed) == (
+            *(ours.dataset, ours.batch_size, ours.optimizer),
+            1,
+        )
