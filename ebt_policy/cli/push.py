@@ -6,7 +6,6 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from tyro.conf import Positional
 
@@ -79,13 +78,14 @@ def stage(
     from ebt_policy.monitoring.calibration import read_calibration
     from ebt_policy.monitoring.learned_signals import beside
     from ebt_policy.provenance import sha256, write_json
+    from ebt_policy.training.export import without_folders
     from ebt_policy.training.trained_on import training_data
 
     for path in folder.iterdir():
         if path.suffix in (".json", ".safetensors"):
             shutil.copyfile(path, output / path.name)
     digest = sha256(folder / "model.safetensors")
-    train_config = _scrubbed(output / "train_config.json")
+    train_config = without_folders(output / "train_config.json")
     measured = None
     if evaluation:
         measured = json.loads(evaluation.read_text())
@@ -112,16 +112,3 @@ def stage(
         calibration=alarms,
     )
     card.save(output / "README.md")
-
-
-def _scrubbed(path: Path) -> dict[str, Any]:
-    """The train_config.json without the folders of this computer; {} where there is none."""
-    from ebt_policy.provenance import write_json
-
-    if not path.is_file():
-        return {}
-    config = json.loads(path.read_text())
-    config |= {"output_dir": None}
-    config["dataset"] = (config.get("dataset") or {}) | {"root": None}
-    write_json(path, config)
-    return config

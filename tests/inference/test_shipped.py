@@ -1,4 +1,5 @@
-"""The policies that come with the package: small, without traces of where they were trained; the one that sees pictures acts."""
+"""The policies that come with the package: small, without traces of where they were trained. Those that see pictures or are told
+their task act, and depend on them."""
 
 import json
 from functools import partial
@@ -8,13 +9,16 @@ import numpy as np
 import pytest
 
 from ebt_policy.envs import environment
+from ebt_policy.errors import UserError
 from ebt_policy.eval.rollout.parallel import run_episodes
 from ebt_policy.former_options import FormerOptions
 from ebt_policy.inference.checkpoints import find_checkpoint, list_shipped
 from ebt_policy.inference.runner import load_runner
+from ebt_policy.language import encoders
 from ebt_policy.model.noise import Noise
 
 PIXELS = "shipped:pusht_pixels_ebt"
+TOLD = "shipped:metaworld_mt10_ebt"
 EASY_SEED = 50_019  # solved after 119 ticks; after 114 with three evaluations
 
 
@@ -62,3 +66,48 @@ def test_the_policy_from_pixels_solves_an_episode() -> None:
         partial(load_runner, PIXELS), "pusht_pixels", [EASY_SEED], processes=1, show_progress=False
     )
     assert episode.success
+
+
+@pytest.fixture
+def no_word_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the extra `language` is not installed."""
+    encoders._static.cache_clear()
+    find = encoders.importlib.util.find_spec
+    monkeypatch.setattr(
+        encoders.importlib.util, "find_spec", lambda name: None if name == "wordllama" else find(name)
+    )
+
+
+def test_a_plan_depends_on_the_sentence_and_its_own_ones_need_no_word_vectors(no_word_vectors: None) -> None:
+    runner, tasks = load_runner(TOLD), environment("metaworld_mt10").tasks
+    assert runner.sentences == list(tasks)
+    rng = np.random.default_rng(3)
+    seen = {
+        "observation.state": rng.uniform(-0.2, 0.6, (1, 1, 4)).astype(np.float32).repeat(10, 0),
+        "observation.environment_state": rng.uniform(-0.2, 0.6, (1, 1, 17)).astype(np.float32).repeat(10, 0),
+        "task": np.array(tasks),
+    }
+    plans = runner.decide(seen, Noise.from_seeds([0] * 10)).actions
+    assert plans.shape == (10, 8, 4)
+    apart = np.abs(plans[:, None] - plans[None]).max((2, 3))
+    assert apart[~np.eye(10, dtype=bool)].min() > 0.05  # of -1 to 1
+
+
+def test_a_sentence_of_ones_own_needs_the_word_vectors(no_word_vectors: None) -> None:
+    runner = load_runner(TOLD)
+    seen = {
+        name: np.zeros((1, 1, size), np.float32) for name, size in (("state", 4), ("environment_state", 17))
+    }
+    named = {f"observation.{name}": values for name, values in seen.items()}
+    with pytest.raises(UserError, match=r"task_encoder=static needs wordllama.*pip install"):
+        runner.decide({**named, "task": np.array(["Close that drawer"])}, Noise.from_seeds([0]))
+
+
+def test_the_policy_of_ten_tasks_solves_an_episode_of_two() -> None:
+    pytest.importorskip("metaworld")
+    drawers = [50_004, 50_005]  # open one, close one
+    played = run_episodes(
+        partial(load_runner, TOLD), "metaworld_mt10", drawers, processes=1, show_progress=False
+    )
+    assert [episode.success for episode in played] == [True, True]
+    assert len({episode.task for episode in played}) == 2

@@ -1,5 +1,7 @@
 """Export: half the bytes, the same policy within half precision, nothing overwritten."""
 
+import json
+
 import pytest
 import torch
 from core_fixtures import make_batch, make_policy
@@ -31,3 +33,16 @@ def test_a_weight_that_does_not_fit_is_refused(tmp_path) -> None:
     save_file(weights, tmp_path / "full" / "model.safetensors")
     with pytest.raises(UserError, match="position"):
         export(tmp_path / "full", tmp_path / "half")
+
+
+def test_the_exported_policy_names_no_folder_of_this_computer(tmp_path) -> None:
+    make_policy().save_pretrained(tmp_path / "full")
+    config = {
+        "output_dir": "/home/me/run",
+        "dataset": {"repo_id": "me/data", "root": "/home/me/data"},
+        "steps": 7,
+    }
+    (tmp_path / "full" / "train_config.json").write_text(json.dumps(config))
+    export(tmp_path / "full", tmp_path / "half")
+    exported = json.loads((tmp_path / "half" / "train_config.json").read_text())
+    assert exported == {"output_dir": None, "dataset": {"repo_id": "me/data", "root": None}, "steps": 7}
