@@ -59,7 +59,6 @@ from ebt_policy.monitoring.signals import DEFAULT_SIGNALS, LEARNED, SIGNALS
 from ebt_policy.provenance import run_record, sha256, write_json
 from ebt_policy.suggestions import did_you_mean
 
-PART = 100  # episodes in a file
 RESAMPLES = 500
 _AT = ("tpr", "tnr", "balanced_accuracy", "detection_time", "time_weighted_accuracy", "false_alarms")
 
@@ -110,7 +109,7 @@ def monitor_bench(
 
 
 def _run(config: MonitorBench, task: MonitorTask, folder: Path, processes: int) -> Path:
-    first, n = config.calibration_seed, config.calibration_episodes
+    first, n = config.calibration_seed, task.calibration_episodes or config.calibration_episodes
     fitting = _episodes(task, folder, task.env, range(first, first + n), processes, "calibration")
     parts = _test_episodes(config, task, folder, processes)
     wanted = {name for row in config.detectors for name in row.signals}
@@ -143,20 +142,20 @@ def _default_calibration(
 
 def _test_episodes(config: MonitorBench, task: MonitorTask, folder: Path, processes: int) -> list[_Part]:
     """Run episodes until each cell is full: undisturbed ones, then all disturbances in turn; at most `at_most` of each half."""
-    at_most = task.at_most or config.at_most
+    at_most, size = task.at_most or config.at_most, task.round
     found: list[_Part] = []
     halves = (("",), task.disturbances)
     for names in halves:
         cells: Counter[str] = Counter()
         for part in count():
-            name, begin = names[part % len(names)], config.seed + part // len(names) * PART
+            name, begin = names[part % len(names)], config.seed + part // len(names) * size
             env = f"{task.env}+{name}" if name else task.env
-            found.append(_episodes(task, folder, env, range(begin, begin + PART), processes))
+            found.append(_episodes(task, folder, env, range(begin, begin + size), processes))
             cells.update("success" if e.success else "failure" for e in found[-1].episodes)
             # Complete rounds only, so that every disturbance has the same seeds.
             whole = (part + 1) % len(names) == 0
             full = min(cells["success"], cells["failure"]) >= config.per_cell
-            if whole and (full or (part + len(names) + 1) * PART > at_most):
+            if whole and (full or (part + len(names) + 1) * size > at_most):
                 break
     return found
 

@@ -17,7 +17,8 @@ from ebt_policy.suggestions import did_you_mean
 class MonitorTask:
     """env: without disturbance. policy: see `load_runner`. diffusion: a matched diffusion policy, for its loss.
 
-    disturbances: KIND or KIND:STRENGTH, each on the same seeds. at_most: replaces the bench's value for this task.
+    disturbances: KIND or KIND:STRENGTH, each on the same seeds. round: episodes of one environment before the next one's turn, and
+    in one file. at_most, calibration_episodes: replace the bench's values for this task.
     """
 
     env: str
@@ -26,6 +27,8 @@ class MonitorTask:
     diffusion: str | None = None
     max_evaluations: int | None = None
     at_most: int | None = None
+    calibration_episodes: int | None = None
+    round: int = 100
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class DetectorRow:
 @dataclass(frozen=True)
 class MonitorBench:
     """calibration_episodes: undisturbed; a fifth of the successful ones sets the scales. per_cell: test episodes wanted in each
-    of success/failure x undisturbed/disturbed. at_most: episodes to run for each half. reference: line to compare with.
+    of success/failure x undisturbed/disturbed. at_most: episodes to run for each half, where one round of it is not more. reference: line to compare with.
     """
 
     name: str

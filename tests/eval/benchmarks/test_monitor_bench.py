@@ -1,12 +1,15 @@
 """The bench file is checked before anything runs; an interrupted bench continues."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 
 from ebt_policy.errors import UserError
+from ebt_policy.eval.benchmarks import monitor_bench as bench
 from ebt_policy.eval.benchmarks.monitor_bench import monitor_bench
 from ebt_policy.eval.benchmarks.monitor_config import load_monitor_bench
 from ebt_policy.eval.failures.calibrate import fit_and_score
@@ -61,23 +64,40 @@ def test_a_task_that_the_file_has_not_is_named(tmp_path: Path):
         monitor_bench(SHIPPED, tmp_path, only=["pusht_keypoint"])
 
 
+@pytest.mark.parametrize(("at_most", "undisturbed", "each"), [(25, 20, 10), (80, 80, 40), (5, 10, 10)])
+def test_disturbances_share_their_seeds_and_at_most_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_most: int, undisturbed: int, each: int
+):
+    """Whole rounds only: as many episodes as fit into at_most, or one round where even that does not fit."""
+    config = load_monitor_bench(SHIPPED)
+    task = replace(config.tasks[0], disturbances=("start", "friction:2"), at_most=at_most, round=10)
+    ran: dict[str, list[int]] = {}
+
+    def none_fails(task, folder, env, seeds, processes):
+        ran.setdefault(env, []).extend(seeds)
+        return bench._Part(tmp_path, [SimpleNamespace(success=True)] * len(seeds), {})
+
+    monkeypatch.setattr(bench, "_episodes", none_fails)
+    bench._test_episodes(config, task, tmp_path, processes=1)
+    plain, *disturbed = ran.values()
+    assert len(plain) == undisturbed and plain[0] == config.seed
+    assert disturbed == [list(range(config.seed, config.seed + each))] * 2
+
+
 @pytest.mark.slow
 def test_a_small_bench_runs_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pusht_keypoints: tuple[str, Path]
 ):
-    from ebt_policy.eval.benchmarks import monitor_bench as module
-
     monkeypatch.setenv("HF_LEROBOT_HOME", str(pusht_keypoints[1].parents[1]))
-    monkeypatch.setattr(module, "PART", 8)
     data = yaml.safe_load(SHIPPED.read_text())
-    data["tasks"] = [data["tasks"][0] | {"disturbances": ["start:2"]}]
+    data["tasks"] = [data["tasks"][0] | {"disturbances": ["start:2"], "round": 8}]
     path = tmp_path / "bench_small.yaml"
     path.write_text(
         yaml.safe_dump(data | {"calibration_episodes": 24, "per_cell": 1, "at_most": 64, "alphas": [0.1]})
     )
-    page = module.monitor_bench(path, tmp_path / "out", processes=2)
+    page = monitor_bench(path, tmp_path / "out", processes=2)
     assert page.is_file() and "EBT score" in page.read_text()
     parts = {p: p.stat().st_mtime_ns for p in page.parent.glob("*.npz")}
-    monkeypatch.setattr(module, "watch_episodes", lambda *a, **k: pytest.fail("ran again"))
-    module.monitor_bench(path, tmp_path / "out", processes=2)
+    monkeypatch.setattr(bench, "watch_episodes", lambda *a, **k: pytest.fail("ran again"))
+    monitor_bench(path, tmp_path / "out", processes=2)
     assert parts == {p: p.stat().st_mtime_ns for p in page.parent.glob("*.npz")}
