@@ -37,6 +37,11 @@ class EBTPolicy(ChunkPolicy):
         self.extra_energies: Sequence[ExtraEnergy] = ()
 
     # -- training --------------------------------------------------------------------------------------------------
+    @property
+    def loss_compiles(self) -> bool:
+        """Whether training may compile the loss. Not through the unrolled steps: their number is drawn for each batch."""
+        return self.config.objective != "unrolled"
+
     def _loss(self, observations: dict[str, Tensor], chunk: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config
         if config.objective == "denoise":

@@ -65,11 +65,22 @@ class EnergyTransformer(nn.Module):
         return 0.5 * (chunk - self.trunk(chunk, context).float()).square().sum((1, 2))
 
     def gradient(self, chunk: Tensor, context: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
-        """Energy (B,) and dE/dchunk (B, H, A). Samples are independent, so the gradient of the sum has one for each."""
+        """Energy (B,) and dE/dchunk (B, H, A). Samples are independent, so the gradient of the sum has one for each.
+
+        Inside a compiled loss it is taken by torch.func, which the compiler traces as part of the forward pass; it cannot
+        differentiate through autograd.grad.
+        """
+        if create_graph and torch.compiler.is_compiling():
+            gradient, energy = torch.func.grad(self._energy_sum, has_aux=True)(chunk, context)
+            return energy, gradient
         chunk = chunk if chunk.requires_grad else chunk.detach().requires_grad_()
         energy = self.energy(chunk, context)
         (gradient,) = torch.autograd.grad(energy.sum(), chunk, create_graph=create_graph)
         return energy, gradient
+
+    def _energy_sum(self, chunk: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        energy = self.energy(chunk, context)
+        return energy.sum(), energy
 
     def evaluate(self, chunk: Tensor, context: Tensor) -> Evaluation:
         """Energy and update of chunks (B, H, A). Residual head: one forward pass; others: forward and backward."""

@@ -44,7 +44,8 @@ class Loop:
         self.parameters = [p for p in trainer.policy.parameters() if p.requires_grad]
         trainer.policy.train()
         self.eager = accelerator.prepare_model(_Loss(trainer.policy))
-        self.loss = _compiled(self.eager) if recipe.compile else self.eager
+        compiles = getattr(trainer.policy, "loss_compiles", True)
+        self.loss = _compiled(self.eager) if recipe.compile and compiles else self.eager
 
     def step(self) -> dict[str, float | Tensor]:
         """One optimiser step. Returns what to log, nothing where the step was skipped (see `SpikeGuard`)."""

@@ -109,3 +109,19 @@ def test_masked_padding_has_no_influence_on_the_loss() -> None:
     torch.manual_seed(0)
     nothing, _ = policy.loss(batch)
     assert nothing.item() == 0.0
+
+
+def test_compiled_matching_gives_the_same_gradients() -> None:
+    """The energy's gradient is in the loss, so the compiler has to trace a derivative and then differentiate it."""
+    policy, batch = make_policy(objective="matching").train(), make_batch(4)
+
+    def gradients(loss) -> list[Tensor]:
+        torch.manual_seed(0)
+        policy.zero_grad()
+        loss(batch)[0].backward()
+        return [p.grad.clone() for p in policy.parameters() if p.grad is not None]
+
+    for ours, theirs in zip(
+        gradients(torch.compile(policy.loss, backend="aot_eager")), gradients(policy.loss), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)

@@ -109,6 +109,13 @@ def test_a_compiler_that_fails_costs_a_warning_only(tiny_recipe, tmp_path, monke
     assert_equal_runs(compiled, train(tiny_recipe(), tmp_path / "eager"))
 
 
+def test_unrolled_steps_train_uncompiled_where_the_recipe_asks_for_compilation(tiny_recipe, tmp_path):
+    compiled, eager = tiny_recipe(compile=True, steps=2), tiny_recipe(steps=2)
+    for recipe in (compiled, eager):
+        recipe.policy.update({"objective": "unrolled", "unrolled_steps": 2, "unrolled_extra_steps": 1})
+    assert_equal_runs(train(compiled, tmp_path / "compiled"), train(eager, tmp_path / "eager"))
+
+
 def test_policy_update_hook_is_called_once_for_each_step(tiny_recipe, tmp_path, monkeypatch):
     from ebt_policy.modeling_ebt import EBTPolicy
 
