@@ -62,9 +62,10 @@ class ChunkPolicyConfig(PreTrainedConfig):
     feature_dropout: float = 0.1
     """[share] With vision=frozen: channels of the maps that are set to zero in training, against over-fitting."""
     random_shift: int = 4
-    """[pixels] vision small and frozen: how far training pictures are moved at random in both directions. 0: not at all."""
+    """[pixels] How far training pictures are moved at random in both directions. 0: not at all."""
     random_colour: float = 0.2
-    """[share] vision frozen: how far each colour of a training picture is scaled and offset at random. 0: not at all."""
+    """[share] vision frozen: how far each colour of a training picture is scaled and offset at random. 0: not at all. Others:
+    dataset.image_transforms."""
     resize_shape: tuple[int, int] | None = None
     """[pixels: height, width] Size to which pictures are made smaller first. None: as they are."""
     crop_shape: tuple[int, int] | None = None

@@ -224,6 +224,11 @@ class Windows:
         """As `batch`, with the sentence of each sample as `task`: what a policy's preprocessor takes."""
         return {**self.batch(indices), TASK: self.sentences(indices)}
 
+    @property
+    def cameras(self) -> list[str]:
+        """The cameras whose pictures a batch holds: none where maps are read in their place."""
+        return [name for name, frames in self._pixels.items() if not isinstance(frames, CachedMaps)]
+
     @cached_property
     def by_task(self) -> list[Tensor]:
         """The sample numbers of each task that has any."""

@@ -30,10 +30,9 @@ class View:
 
     @classmethod
     def of(cls, config: ChunkPolicyConfig) -> View:
-        """Shifts only with vision small and frozen, colours only with frozen, whose pictures are not normalised."""
-        frozen = config.vision == "frozen"
-        shift = config.random_shift if frozen or config.vision == "small" else 0
-        return cls(config.resize_shape, config.crop_shape, shift, config.random_colour if frozen else 0.0)
+        """Colours only with frozen, whose pictures are not normalised."""
+        colour = config.random_colour if config.vision == "frozen" else 0.0
+        return cls(config.resize_shape, config.crop_shape, config.random_shift, colour)
 
     def size(self, picture: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of what is left of a picture of that size."""

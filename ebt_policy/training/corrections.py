@@ -47,6 +47,11 @@ class Mixture:
     def _parts(self) -> tuple[Windows, ...]:
         return (self.demonstrations, *self.corrections)
 
+    @property
+    def cameras(self) -> list[str]:
+        """As `Windows.cameras`."""
+        return self.demonstrations.cameras
+
     def order(self, step: int, batch_size: int, seed: int, by_task: bool = False) -> Tensor:
         """Sample numbers (batch_size,) int64 of one step, `share` of them corrections (at least one of each kind).
 

@@ -15,6 +15,7 @@ from ebt_policy.chunk_policy import ChunkPolicy
 from ebt_policy.data.windows import Windows
 from ebt_policy.training.checkpoint import Trainer
 from ebt_policy.training.corrections import Mixture, batch_order
+from ebt_policy.training.image_transforms import batch_transforms
 from ebt_policy.training.optimise import WeightAverage
 from ebt_policy.training.recipe import TrainRecipe
 
@@ -38,6 +39,8 @@ class Loop:
         self.recipe, self.trainer, self.accelerator = recipe, trainer, accelerator
         self.preprocessor, self.windows, self.held_out = preprocessor, windows, held_out
         self.weights = WeightAverage(trainer.average, trainer.policy, recipe.ema_decay)
+        self.cameras = windows.cameras
+        self.transforms = batch_transforms(recipe.dataset.image_transforms, self.cameras)
         self.told = bool(getattr(trainer.policy.config, "task_sentences", None))  # its task, by a sentence
         self.lr = 0.0  # of the last step
         self.bf16 = uses_bf16(recipe, accelerator.device, bool(trainer.policy.config.image_features))
@@ -88,7 +91,10 @@ class Loop:
         return total / len(numbers)
 
     def _batch(self, windows: Windows | Mixture, indices: Tensor) -> Batch:
-        batch = self.preprocessor(windows.samples(indices))
+        samples = windows.samples(indices)
+        if self.transforms is not None and windows is not self.held_out:
+            samples = self.transforms(samples, self.cameras)
+        batch = self.preprocessor(samples)
         return {key: value for key, value in batch.items() if isinstance(value, Tensor)}
 
     def _autocast(self) -> torch.autocast:

@@ -31,6 +31,9 @@ class DatasetRecipe:
     # With policy.vision=frozen: versions of each picture whose maps are computed once and kept on disk: the picture itself and
     # feature_variants - 1 augmented ones. 0: maps are computed anew for every batch.
     feature_variants: int = 4
+    # Fields of LeRobot's ImageTransformsConfig, as its `--dataset.image_transforms`: {enable: true} changes brightness, contrast,
+    # saturation, hue, sharpness and position of training pictures at random; `tfs` names other transforms of torchvision.
+    image_transforms: dict[str, Any] = field(default_factory=dict)
     # How far, in seconds, a picture of a video may lie from its row's time stamp: raise it where time stamps jitter.
     tolerance_s: float = 1e-4
     # Fine-tuning: observation's name in the dataset -> its name in the policy of policy.pretrained_path.
