@@ -10,7 +10,7 @@ from ebt_policy.errors import UserError
 
 
 def demo(
-    task: Literal["pusht", "pusht_pixels", "lift", "transfer_cube"] = "pusht",
+    task: Literal["pusht", "pusht_pixels", "lift", "transfer_cube", "metaworld"] = "pusht",
     episodes: int = 50,
     seed: int = 100_000,
     output: Path | None = None,
@@ -20,6 +20,7 @@ def demo(
 
     Prints the comparison and writes a report with videos and energy traces. pusht_pixels shows EBT alone, from a camera;
     lift (robosuite) and transfer_cube (ALOHA) too, in MuJoCo: they need the extra of that name, and OpenGL for the videos.
+    metaworld (extra metaworld) shows one policy at ten tasks, each told by a sentence.
 
     Args:
         task: Which of the shipped policies to watch.

@@ -15,6 +15,8 @@ from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.configuration_matched_baseline import MatchedBaselineConfig
 from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
+from ebt_policy.eval.benchmarks.demo_tasks import TASKS, DemoTask, details
+from ebt_policy.eval.benchmarks.demo_words import demo_words
 from ebt_policy.eval.report.occlusion_video import CAPTION, occlusion_video
 from ebt_policy.eval.report.pages import write_html
 from ebt_policy.eval.report.report import (
@@ -35,38 +37,12 @@ from ebt_policy.eval.rollout.timeline import timeline_of
 from ebt_policy.eval.rollout.video import encode
 from ebt_policy.eval.rollout.watched_episodes import watched_runner
 from ebt_policy.inference.runner import load_runner
-from ebt_policy.provenance import run_record
 
 SHOWN = 4
 SEED_RULE = (
     f"The first {SHOWN} seeds, not the best. Where {{leader}} solves all of them or none, the last gives "
     "way to the first seed that it ends the other way: a success and a failure are shown if there are both."
 )
-
-
-@dataclass(frozen=True)
-class DemoTask:
-    """A task of the demo and its shipped policies. simulator: its name, for the page."""
-
-    env: str
-    title: str
-    simulator: str
-    policies: tuple[str, ...]
-
-
-TASKS = {
-    "pusht": DemoTask(
-        "pusht_keypoints",
-        "PushT",
-        "gym-pusht",
-        ("shipped:pusht_keypoints_ebt", "shipped:pusht_keypoints_diffusion"),
-    ),
-    "pusht_pixels": DemoTask("pusht_pixels", "PushT from pixels", "gym-pusht", ("shipped:pusht_pixels_ebt",)),
-    "lift": DemoTask("robosuite_lift", "Lift", "robosuite", ("shipped:robosuite_lift_ebt",)),
-    "transfer_cube": DemoTask(
-        "aloha_transfer_cube", "ALOHA TransferCube", "gym-aloha", ("shipped:aloha_transfer_cube_ebt",)
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -91,7 +67,8 @@ def demo(
     """Run the policies on the seeds seed, seed + 1, ...; prints the comparison and returns the path of report.html.
 
     task: one of TASKS. policies: instead of the task's shipped ones. The first is compared with the others; the page shows
-    the videos of the first two side by side. Needs no dataset and no network. Raises UserError for a missing policy.
+    the videos of the first two side by side. Of an environment of several tasks it shows one policy and an episode of each task
+    (`demo_words`). Needs no dataset and no network. Raises UserError for a missing policy or simulator.
     """
     if episodes < 1:
         raise UserError(f"episodes is {episodes}; expected at least 1.")
@@ -99,6 +76,8 @@ def demo(
         raise UserError(f"There is no demo of '{task}'. Choose one of: {', '.join(TASKS)}.")
     shows = TASKS[task]
     policies = shows.policies if policies is None else policies
+    if len(environment(shows.env).tasks) > 1:
+        return demo_words(shows, policies, episodes, seed, output, processes, show_progress)
     if not policies:
         raise UserError("The demo needs at least one policy, for example shipped:pusht_keypoints_ebt.")
     console, begin = Console(quiet=not show_progress), time.perf_counter()
@@ -242,33 +221,15 @@ def _write(
     looked: Sequence[Column],
     seconds: float,
 ) -> None:
-    spec, first = environment(shows.env), measured[0]
+    fps = environment(shows.env).fps
     columns = [
         Column(
             contender.name,
-            [
-                (timeline_of(e, policy=contender.name, fps=spec.fps), encode(e.frames or (), spec.fps))
-                for e in episodes
-            ],
+            [(timeline_of(e, policy=contender.name, fps=fps), encode(e.frames or (), fps)) for e in episodes],
         )
         for contender, episodes in zip(on_video, recorded, strict=True)
     ]
     columns += looked
-    record = run_record()
-    machine = record["machine"]
-    details = {
-        "environment": f"{shows.env} ({shows.simulator}), {spec.max_ticks} ticks at {spec.fps} a second",
-        "seeds": f"{first.seed} to {first.seed + first.episodes - 1}, the same for every policy",
-        "success": spec.solved_when,
-        "checkpoints": "; ".join(
-            dict.fromkeys(f"{m.policy['policy']} (sha256 {m.checkpoint_sha256[:12]}…)" for m in measured)
-        ),
-        "command": record["command"],
-        "commit": record["git"] or "not a checkout",
-        "machine": f"{machine['system']} {machine['processor']}, {machine['cores']} cores",
-        "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
-        "time": f"{seconds:.0f} s for everything on this page",
-    }
     write_html(
         page,
         "demo.html.j2",
@@ -276,6 +237,6 @@ def _write(
         claim=claim(results),
         table=table,
         seed_rule=SEED_RULE.format(leader=on_video[0].name) + (f" {CAPTION}" if looked else ""),
-        details=details,
+        details=details(shows, measured, seconds),
         **side_by_side(columns),
     )

@@ -28,30 +28,39 @@ def side_by_side(columns: Sequence[Column]) -> dict[str, Any]:
     """What pairs.html.j2 shows: a row for each seed."""
     rows = list(zip(*(column.episodes for column in columns), strict=True))
     scale = EnergyScale.of([timeline for row in rows for timeline, _ in row])
-    return {
-        "rows": [_row(columns, row, scale) for row in rows],
-        "has_energy": scale is not None,
-        "geometry": geometry,
-    }
+    names = [column.name for column in columns]
+    return _pairs([_row(f"Seed {row[0][0].seed}", names, row, scale) for row in rows], scale)
+
+
+def task_by_task(title: str, episodes: Sequence[tuple[Timeline, bytes]]) -> dict[str, Any]:
+    """What pairs.html.j2 shows: all episodes in one row called `title`, each under the sentence of its task."""
+    scale = EnergyScale.of([timeline for timeline, _ in episodes])
+    names = [timeline.task for timeline, _ in episodes]
+    return _pairs([_row(title, names, episodes, scale)], scale)
+
+
+def _pairs(rows: Sequence[dict[str, Any]], scale: EnergyScale | None) -> dict[str, Any]:
+    return {"rows": rows, "has_energy": scale is not None, "geometry": geometry}
 
 
 def _row(
-    columns: Sequence[Column], row: Sequence[tuple[Timeline, bytes]], scale: EnergyScale | None
+    title: str, names: Sequence[str], row: Sequence[tuple[Timeline, bytes]], scale: EnergyScale | None
 ) -> dict[str, Any]:
     ticks = max(timeline.ticks for timeline, _ in row)
     return {
-        "seed": row[0][0].seed,
+        "title": title,
         "disturbance": disturbance(row[0][0]),
         "fps": row[0][0].fps,
         "shown": [
             {
-                "policy": column.name,
+                "name": name,
+                "seed": timeline.seed,
                 "success": timeline.success,
                 "outcome": _outcome(timeline),
                 "video": data_url(video),
                 "trace": energy_trace(timeline, scale, ticks),
             }
-            for column, (timeline, video) in zip(columns, row, strict=True)
+            for name, (timeline, video) in zip(names, row, strict=True)
         ],
     }
 
