@@ -29,7 +29,11 @@ def side_by_side(columns: Sequence[Column]) -> dict[str, Any]:
     rows = list(zip(*(column.episodes for column in columns), strict=True))
     scale = EnergyScale.of([timeline for row in rows for timeline, _ in row])
     names = [column.name for column in columns]
-    return _pairs([_row(f"Seed {row[0][0].seed}", names, row, scale) for row in rows], scale)
+    shown = [
+        _row(f"Seed {row[0][0].seed}", names, row, scale, max(timeline.ticks for timeline, _ in row))
+        for row in rows
+    ]
+    return _pairs(shown, scale)
 
 
 def task_by_task(title: str, episodes: Sequence[tuple[Timeline, bytes]]) -> dict[str, Any]:
@@ -44,9 +48,13 @@ def _pairs(rows: Sequence[dict[str, Any]], scale: EnergyScale | None) -> dict[st
 
 
 def _row(
-    title: str, names: Sequence[str], row: Sequence[tuple[Timeline, bytes]], scale: EnergyScale | None
+    title: str,
+    names: Sequence[str],
+    row: Sequence[tuple[Timeline, bytes]],
+    scale: EnergyScale | None,
+    ticks: int | None = None,
 ) -> dict[str, Any]:
-    ticks = max(timeline.ticks for timeline, _ in row)
+    """ticks: length of the axis of all traces (default: of each its own)."""
     return {
         "title": title,
         "disturbance": disturbance(row[0][0]),
@@ -58,7 +66,7 @@ def _row(
                 "success": timeline.success,
                 "outcome": _outcome(timeline),
                 "video": data_url(video),
-                "trace": energy_trace(timeline, scale, ticks),
+                "trace": energy_trace(timeline, scale, ticks or timeline.ticks),
             }
             for name, (timeline, video) in zip(names, row, strict=True)
         ],
@@ -67,9 +75,8 @@ def _row(
 
 def _outcome(timeline: Timeline) -> str:
     said = outcome(timeline).text
-    if timeline.success is False and timeline.coverage:
-        return f"{said}; coverage reached {max(timeline.coverage):.2f}"
-    return said
+    reached = max(timeline.coverage, default=0.0)
+    return f"{said}; coverage reached {reached:.2f}" if timeline.success is False and reached else said
 
 
 def write_side_by_side(runs: Sequence[Path]) -> Path:
