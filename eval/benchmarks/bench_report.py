@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from ebt_policy.envs import environment
 from ebt_policy.eval.benchmarks.bench_config import BenchConfig
+from ebt_policy.eval.benchmarks.bench_tasks import task_tables
 from ebt_policy.eval.benchmarks.time_to_success import time_table
 from ebt_policy.eval.benchmarks.training_cost import TrainedRow
 from ebt_policy.eval.report.figures import Point, curves, plotly_div, plotly_script
 from ebt_policy.eval.report.pages import write_html
 from ebt_policy.eval.report.report import Result, Table, comparison_table, percent, verdicts
-from ebt_policy.eval.statistics.intervals import wilson
 from ebt_policy.provenance import run_record, write_atomic
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def write_bench_report(
     compared = verdicts(results, config.reference)
     tables = [training_table(trained)] if trained else []
     if len(environment(config.env).tasks) > 1:
-        tables.append(by_task_table(results, environment(config.env).tasks))
+        tables += task_tables(results, config.reference, environment(config.env).tasks)
     if any(len(result.episodes) > 1 for result in results):
         tables.append(by_training_seed(results))
     if any(row.learning_curve for row in trained):
@@ -128,26 +128,6 @@ def learning_table(trained: Sequence[TrainedRow]) -> Table:
         for point in row.learning_curve
     )
     return Table(("Policy", "Samples", "Minutes", "Success", "n"), rows, "Success while training")
-
-
-def by_task_table(results: Sequence[Result], tasks: Sequence[str]) -> Table:
-    """Success by task and policy, of an env that plays `tasks` in turn; over all training seeds."""
-    rows = []
-    for number, task in enumerate(tasks):
-        cells = []
-        for result in results:
-            solved = [
-                episode.success
-                for episodes in result.episodes.values()
-                for episode in episodes
-                if episode.seed % len(tasks) == number
-            ]
-            low, high = wilson(sum(solved), len(solved))
-            share = f"{sum(solved) / len(solved):.0%}" if solved else "-"
-            cells.append(f"{share} [{100 * low:.0f}, {100 * high:.0f}]")
-        rows.append((task, *cells))
-    note = "Wilson's 95 % intervals over all episodes of a task, as if several trainings were one."
-    return Table(("Task", *(result.name for result in results)), tuple(rows), "Success by task", (note,))
 
 
 def _figures(results: Sequence[Result], trained: Sequence[TrainedRow]) -> list[tuple[str, Figure]]:

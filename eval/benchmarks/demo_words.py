@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
-from ebt_policy.eval.benchmarks.bench_report import by_task_table
+from ebt_policy.eval.benchmarks.bench_tasks import by_task_table
 from ebt_policy.eval.benchmarks.demo_tasks import DemoTask, details
 from ebt_policy.eval.report.pages import write_html
 from ebt_policy.eval.report.report import Result, percent

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from ebt_policy.errors import UserError
-from ebt_policy.eval.benchmarks.bench_report import by_task_table
+from ebt_policy.eval.benchmarks.bench_tasks import by_task_table, paired_tasks_table
 from ebt_policy.eval.report.figures import Point, curves
 from ebt_policy.eval.report.pages import write_html
 from ebt_policy.eval.report.report import Result, Table, compare, comparison_table, verdict, verdicts
@@ -181,3 +181,13 @@ def test_the_episodes_of_a_task_are_those_of_its_seeds_over_all_trainings() -> N
         ("close", 0.0, 3),
     ]
     assert by_task(rows[0].episodes[0], ("open",)) == []
+
+
+def test_differences_paired_by_task_vary_between_tasks_and_not_between_their_episodes() -> None:
+    # Two tasks of three episodes; B solves one more of the first, as many of the second in other episodes.
+    base = result("A", [1, 0, 0, 1, 0, 0])
+    even = result("Even", [1, 1, 1, 0, 0, 1])  # one more of each: which of the episodes does not matter
+    first_only = result("First", [1, 0, 1, 0, 0, 1])
+    same, apart = paired_tasks_table([base, even, first_only], "A", ("open", "close")).rows
+    assert same == ("Even", "+33.3 points [+33.3, +33.3]", "2", "0", "0")
+    assert apart == ("First", "+16.7 points [+0.0, +33.3]", "1", "0", "1")
