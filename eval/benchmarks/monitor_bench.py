@@ -74,16 +74,16 @@ class _Part:
 
 @dataclass(frozen=True)
 class Measured:
-    """One detector on one task. intervals: 95 % bootstrap intervals over test episodes, by name of the figure."""
+    """One detector on one task. figures: of `_figures`. intervals: their 95 % bootstrap intervals over test episodes."""
 
     row: DetectorRow
     cost_ms: float
-    auroc: float
+    figures: dict[str, float]
     auroc_undisturbed: float
     auroc_disturbed: float
     at: dict[float, AtAlpha]
     intervals: dict[str, tuple[float, float]]
-    draws: np.ndarray  # AUROC of each bootstrap sample; the same samples for every detector
+    draws: dict[str, np.ndarray]  # likewise, in each bootstrap sample; the same samples for every detector
 
 
 def monitor_bench(
@@ -214,20 +214,21 @@ def _measure(
     results = scored(statistic, test, lengths)
     figures = _figures(config, results, calibration)
     rng = np.random.default_rng(0)
-    draws = [_figures(config, resampled(results, rng), calibration) for _ in range(RESAMPLES)]
+    samples = [_figures(config, resampled(results, rng), calibration) for _ in range(RESAMPLES)]
+    draws = {name: np.array([sample[name] for sample in samples]) for name in figures}
     intervals = {}
-    for name in figures:
-        low, high = np.nanquantile([draw[name] for draw in draws], [0.025, 0.975])
+    for name, values in draws.items():
+        low, high = np.nanquantile(values, [0.025, 0.975])
         intervals[name] = (float(low), float(high))
     return Measured(
         row=row,
         cost_ms=cost_ms,
-        auroc=figures["auroc"],
+        figures=figures,
         auroc_undisturbed=auroc(results, CELLS[2:3], CELLS[:1]),
         auroc_disturbed=auroc(results, CELLS[3:], CELLS[1:2]),
         at={alpha: at_alpha(results, calibration, alpha) for alpha in config.alphas},
         intervals=intervals,
-        draws=np.array([draw["auroc"] for draw in draws]),
+        draws=draws,
     )
 
 
@@ -262,7 +263,8 @@ def _record(
         "by_disturbance": _by_disturbance(test),
         "decision_ms": decision_ms,
         "detectors": [
-            {k: v for k, v in asdict(one).items() if k != "draws"}
+            {k: v for k, v in asdict(one).items() if k not in ("draws", "figures")}
+            | {"auroc": one.figures["auroc"]}
             | {"at": {f"{a:g}": asdict(v) for a, v in one.at.items()}}
             for one in measured
         ],
@@ -291,7 +293,7 @@ def _report(
     cells = Counter(map(cell_of, test))
     main = _table(config, measured, decision_ms, watching_ms)
     best = next(one for one in measured if one.row.name == config.reference)
-    compared = [_compared(one, best) for one in measured if one is not best]
+    compared = [_compared(config, one, best) for one in measured if one is not best]
     counts = Table(
         ("Environment", "Successes", "Episodes"),
         tuple((env, str(k), str(n)) for env, (k, n) in _by_disturbance(test).items()),
@@ -311,10 +313,19 @@ def _report(
     )
 
 
-def _compared(one: Measured, best: Measured) -> str:
-    """The difference from the reference, on the same bootstrap samples, so paired by episode."""
-    low, high = np.nanquantile(one.draws - best.draws, [0.025, 0.975])
-    return f"{one.row.name}: AUROC {signed(Interval(one.auroc - best.auroc, low, high))}"
+def _compared(config: MonitorBench, one: Measured, best: Measured) -> str:
+    """The differences from the reference, on the same bootstrap samples, so paired by episode."""
+    alpha = max(config.alphas)
+    names = {
+        "AUROC": "auroc",
+        f"balanced accuracy at {alpha:g}": f"balanced_accuracy at {alpha:g}",
+        f"TWA at {alpha:g}": f"time_weighted_accuracy at {alpha:g}",
+    }
+    shown = []
+    for title, name in names.items():
+        low, high = np.nanquantile(one.draws[name] - best.draws[name], [0.025, 0.975])
+        shown.append(f"{title} {signed(Interval(one.figures[name] - best.figures[name], low, high))}")
+    return f"{one.row.name}: {', '.join(shown)}"
 
 
 def _table(
@@ -335,7 +346,7 @@ def _table(
     for one in measured:
         cells = [
             one.row.name,
-            shown(one, "auroc", one.auroc),
+            shown(one, "auroc", one.figures["auroc"]),
             f"{one.auroc_undisturbed:.2f}",
             f"{one.auroc_disturbed:.2f}",
         ]

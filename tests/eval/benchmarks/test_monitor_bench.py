@@ -11,8 +11,9 @@ import yaml
 from ebt_policy.errors import UserError
 from ebt_policy.eval.benchmarks import monitor_bench as bench
 from ebt_policy.eval.benchmarks.monitor_bench import monitor_bench
-from ebt_policy.eval.benchmarks.monitor_config import load_monitor_bench
+from ebt_policy.eval.benchmarks.monitor_config import DetectorRow, load_monitor_bench
 from ebt_policy.eval.failures.calibrate import fit_and_score
+from ebt_policy.eval.rollout.watched_episodes import WatchedEpisode
 from ebt_policy.monitoring.calibration import conformal_rank
 
 SHIPPED = Path(__file__).resolve().parents[3] / "configs" / "bench_monitor.yaml"
@@ -82,6 +83,29 @@ def test_disturbances_share_their_seeds_and_at_most_is_kept(
     plain, *disturbed = ran.values()
     assert len(plain) == undisturbed and plain[0] == config.seed
     assert disturbed == [list(range(config.seed, config.seed + each))] * 2
+
+
+def test_detectors_are_compared_on_the_same_bootstrap_samples(monkeypatch: pytest.MonkeyPatch):
+    """A detector that orders episodes as the reference does differs from it by exactly nothing, in every figure."""
+    monkeypatch.setattr(bench, "RESAMPLES", 20)
+    rng = np.random.default_rng(0)
+
+    def episode(success: bool) -> WatchedEpisode:
+        overlap = rng.lognormal(sigma=0.5, size=20) * (1 if success else 1.3)
+        signals = {"overlap": overlap, "energy": 10 * overlap, "time": np.arange(1.0, 21)}
+        return WatchedEpisode("pusht", 0, success, 160, 8 * np.arange(20), signals, {}, np.zeros((20, 16, 2)))
+
+    config = replace(load_monitor_bench(SHIPPED), alphas=(0.1,))
+    calibration = [episode(True).rows() for _ in range(60)]
+    test = [episode(i % 2 == 0) for i in range(80)]
+    rows = [DetectorRow(name, (name,)) for name in ("overlap", "energy", "time")]
+    reference, scaled, other = (
+        bench._measure(config, row, calibration, test, [20] * 80, cost_ms=0) for row in rows
+    )
+    line = bench._compared(config, scaled, reference)
+    assert [line.count(name) for name in ("AUROC", "balanced accuracy at 0.1", "TWA at 0.1")] == [1, 1, 1]
+    assert line.count("+0.000 [+0.000, +0.000]") == 3, line
+    assert "+0.000 [+0.000, +0.000]" not in bench._compared(config, other, reference)
 
 
 @pytest.mark.slow
