@@ -11,7 +11,7 @@ from contextlib import redirect_stderr
 from functools import cache, partial
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium as gym
 import numpy as np
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ebt_policy.envs.disturbance_spec import DisturbanceSpec
 from ebt_policy.envs.mujoco_objects import MujocoObjects
-from ebt_policy.envs.rendering import ensure_rendering, opengl_explained
-from ebt_policy.envs.simulated import Diverged, Score, SimulatedEnv, TaskSpec, simulated_spec
+from ebt_policy.envs.rendering import opengl_explained
+from ebt_policy.envs.simulated import Diverged, EnvOptions, Score, TaskSpec, make_env, simulated_spec
 from ebt_policy.extras import missing_extra
 
 FPS = 100
@@ -170,21 +170,9 @@ class DoorSimulator:
         return self._data.site(site).xpos.copy()
 
 
-def make(
-    task: str,
-    cameras: tuple[str, ...] = (),
-    image_size: tuple[int, int] = (96, 96),
-    max_ticks: int = MAX_TICKS,
-    hold_ticks: int = 1,
-    render: bool = False,
-) -> gym.Env:
-    """A new env; see SimulatedEnv. render: pictures will be asked for although no camera is observed."""
-    if render or cameras:
-        ensure_rendering("gymnasium_robotics")
-    env = SimulatedEnv(
-        TASKS[task], DoorSimulator, cameras=cameras, image_size=image_size, hold_ticks=hold_ticks
-    )
-    return gym.wrappers.TimeLimit(env, max_ticks)
+def make(task: str, **options: Unpack[EnvOptions]) -> gym.Env:
+    """A new env; see `make_env`."""
+    return make_env(TASKS[task], DoorSimulator, "gymnasium_robotics", options)
 
 
 @cache

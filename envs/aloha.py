@@ -7,7 +7,7 @@ are used here.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium as gym
 import numpy as np
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ebt_policy.envs.disturbance_spec import DisturbanceSpec
 from ebt_policy.envs.mujoco_objects import MujocoObjects
-from ebt_policy.envs.rendering import ensure_rendering, opengl_explained
-from ebt_policy.envs.simulated import Diverged, Score, SimulatedEnv, TaskSpec, simulated_spec
+from ebt_policy.envs.rendering import opengl_explained
+from ebt_policy.envs.simulated import Diverged, EnvOptions, Score, TaskSpec, make_env, simulated_spec
 from ebt_policy.errors import UserError
 
 FPS, MAX_TICKS = 50, 400
@@ -153,25 +153,9 @@ class AlohaSimulator:
         self.physics.free()
 
 
-def make(
-    task: str,
-    cameras: tuple[str, ...] = (),
-    image_size: tuple[int, int] = (96, 96),
-    max_ticks: int = MAX_TICKS,
-    hold_ticks: int = 1,
-    render: bool = False,
-) -> gym.Env:
-    """A new env; see SimulatedEnv. render: pictures will be asked for although no camera is observed."""
-    if render or cameras:
-        ensure_rendering("gym_aloha")
-    env = SimulatedEnv(
-        TASKS[task],
-        partial(AlohaSimulator, task),
-        cameras=cameras,
-        image_size=image_size,
-        hold_ticks=hold_ticks,
-    )
-    return gym.wrappers.TimeLimit(env, max_ticks)
+def make(task: str, **options: Unpack[EnvOptions]) -> gym.Env:
+    """A new env; see `make_env`."""
+    return make_env(TASKS[task], partial(AlohaSimulator, task), "gym_aloha", options)
 
 
 SPECS = {

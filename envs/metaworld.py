@@ -9,10 +9,11 @@ is drawn from the seed, in the package's own ranges; its protocol has 50 fixed d
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from functools import cache, partial
 from importlib import resources
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium as gym
 import numpy as np
@@ -20,8 +21,8 @@ from numpy.typing import NDArray
 
 from ebt_policy.envs.disturbance_spec import DisturbanceSpec
 from ebt_policy.envs.mujoco_objects import MujocoObjects
-from ebt_policy.envs.rendering import ensure_rendering, opengl_explained
-from ebt_policy.envs.simulated import Score, SimulatedEnv, TaskSpec, simulated_spec
+from ebt_policy.envs.rendering import opengl_explained
+from ebt_policy.envs.simulated import EnvOptions, Score, TaskSpec, make_env, simulated_spec
 from ebt_policy.envs.spec import EnvSpec
 from ebt_policy.errors import UserError
 from ebt_policy.extras import missing_extra
@@ -184,8 +185,7 @@ class MetaworldSimulator:
         return picture[::-1, ::-1].copy() if camera == UPSIDE_DOWN else picture
 
     def _renderer(self, height: int, width: int) -> Any:
-        import mujoco
-
+        mujoco: Any = importlib.import_module("mujoco")  # type checkers do not know its flags
         if not self._shadows:
             self.env.model.vis.quality.shadowsize = 0
         renderer = mujoco.Renderer(self.env.model, height, width)
@@ -203,25 +203,10 @@ class MetaworldSimulator:
         self._envs.clear()
 
 
-def make(
-    task: str,
-    cameras: tuple[str, ...] = (),
-    image_size: tuple[int, int] = (96, 96),
-    max_ticks: int = MAX_TICKS,
-    hold_ticks: int = 1,
-    render: bool = False,
-) -> gym.Env:
-    """A new env; see SimulatedEnv. render: pictures will be asked for although no camera is observed. They have no shadows."""
-    if render or cameras:
-        ensure_rendering("metaworld")
-    env = SimulatedEnv(
-        TASKS[task],
-        partial(MetaworldSimulator, task, shadows=bool(cameras)),
-        cameras=cameras,
-        image_size=image_size,
-        hold_ticks=hold_ticks,
-    )
-    return gym.wrappers.TimeLimit(env, max_ticks)
+def make(task: str, **options: Unpack[EnvOptions]) -> gym.Env:
+    """A new env; see `make_env`. Pictures that no policy sees have no shadows."""
+    simulator = partial(MetaworldSimulator, task, shadows=bool(options.get("cameras")))
+    return make_env(TASKS[task], simulator, "metaworld", options)
 
 
 def _hold(state: NDArray, last_action: NDArray | None) -> NDArray:

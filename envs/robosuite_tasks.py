@@ -12,16 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from ebt_policy.envs.mujoco_objects import MujocoObjects
-from ebt_policy.envs.rendering import ensure_rendering, opengl_explained
+from ebt_policy.envs.rendering import opengl_explained
 from ebt_policy.envs.robosuite_disturbances import DISTURBANCES
-from ebt_policy.envs.simulated import Score, SimulatedEnv, TaskSpec, simulated_spec
+from ebt_policy.envs.simulated import EnvOptions, Score, TaskSpec, draws, make_env, simulated_spec
 from ebt_policy.errors import UserError
 
 FPS = 20
@@ -181,26 +181,9 @@ class RobosuiteSimulator:
             self.env.sim = None
 
 
-def make(
-    task: str,
-    cameras: tuple[str, ...] = (),
-    image_size: tuple[int, int] = (84, 84),
-    max_ticks: int | None = None,
-    hold_ticks: int = 1,
-    render: bool = False,
-) -> gym.Env:
-    """A new env; see SimulatedEnv. render: pictures will be asked for although no camera is observed."""
-    rendering = render or bool(cameras)
-    if rendering:
-        ensure_rendering("robosuite")
-    env = SimulatedEnv(
-        TASKS[task],
-        partial(RobosuiteSimulator, task, rendering),
-        cameras=cameras,
-        image_size=image_size,
-        hold_ticks=hold_ticks,
-    )
-    return gym.wrappers.TimeLimit(env, max_ticks or TASKS[task].max_ticks)
+def make(task: str, **options: Unpack[EnvOptions]) -> gym.Env:
+    """A new env; see `make_env`."""
+    return make_env(TASKS[task], partial(RobosuiteSimulator, task, draws(options)), "robosuite", options)
 
 
 def _hold(state: NDArray, last_action: NDArray | None) -> NDArray:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from ebt_policy.envs.disturbance_spec import Disturbable, DisturbanceSpec
+from ebt_policy.envs.rendering import ensure_rendering
 from ebt_policy.envs.spec import EnvSpec, Hold
 
 
@@ -178,6 +179,44 @@ class SimulatedEnv(gym.Env):
             }
         self._last = observation
         return observation
+
+
+class EnvOptions(TypedDict, total=False):
+    """What all simulated envs can be asked for.
+
+    cameras, image_size, hold_ticks: see SimulatedEnv. max_ticks: time limit (default: the task's). render: pictures will be asked for
+    although no camera is observed.
+    """
+
+    cameras: tuple[str, ...]
+    image_size: tuple[int, int]
+    hold_ticks: int
+    max_ticks: int
+    render: bool
+
+
+def draws(options: EnvOptions) -> bool:
+    """Whether pictures will be asked for."""
+    return options.get("render", False) or bool(options.get("cameras"))
+
+
+def make_env(
+    task: TaskSpec, make_simulator: Callable[[], Simulator], module: str, options: EnvOptions
+) -> gym.Env:
+    """A new env with a time limit. module: that OpenGL and the simulator are needed of, where pictures are asked for.
+
+    Raises UserError where it or OpenGL is missing.
+    """
+    if draws(options):
+        ensure_rendering(module)
+    env = SimulatedEnv(
+        task,
+        make_simulator,
+        cameras=options.get("cameras", ()),
+        image_size=options.get("image_size", (96, 96)),
+        hold_ticks=options.get("hold_ticks", 1),
+    )
+    return gym.wrappers.TimeLimit(env, options.get("max_ticks", task.max_ticks))
 
 
 def to_policy(observation: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("metaworld")
-from ebt_policy.envs import metaworld
+from ebt_policy.envs import metaworld, simulated
 from ebt_policy.errors import UserError
 from ebt_policy.eval.benchmarks.demo import demo
 
@@ -35,7 +35,7 @@ def two_tasks_without_opengl(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of the ten tasks, and black pictures: OpenGL needs a process of its own."""
     monkeypatch.setattr(metaworld, "MT10", TWO)
     monkeypatch.setitem(metaworld.SPECS, "metaworld_mt10", metaworld.spec_of("metaworld_mt10"))
-    monkeypatch.setattr(metaworld, "ensure_rendering", lambda _: None)
+    monkeypatch.setattr(simulated, "ensure_rendering", lambda _: None)
     black = np.zeros((32, 32, 3), np.uint8)
     monkeypatch.setattr(metaworld.MetaworldSimulator, "picture", lambda *_: black)
 
