@@ -5,7 +5,9 @@ Nothing heavy is imported before a sub-command runs, so `--help` answers at once
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -25,6 +27,9 @@ COMPLETION = (
     "Completion of commands and options with the tab key: ebt-policy --tyro-write-completion bash "
     "~/.local/share/bash-completion/completions/ebt-policy (or zsh, tcsh; --tyro-print-completion prints it)."
 )
+
+_PACKAGE = "ebt_policy"
+_usual_warning = warnings.formatwarning
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
@@ -53,6 +58,7 @@ def main() -> None:
     """Entry point. Exit status 1 for a mistake that the user can correct, 2 for an unknown option, 130 for Ctrl-C."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    warnings.formatwarning = _warning
     try:
         first = sys.argv[1] if len(sys.argv) > 1 else "--help"
         if first in ("--version", "-V"):
@@ -72,7 +78,7 @@ def main() -> None:
             + COMPLETION,
         )
     except ModuleNotFoundError as error:
-        if not error.name or error.name.startswith("ebt_policy"):
+        if not error.name or error.name.startswith(_PACKAGE):
             raise
         print(f"ebt-policy: {missing_extra(error.name, f'`ebt-policy {first}`')}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -81,6 +87,15 @@ def main() -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of ours as a sentence; those of other packages with their place, as usual."""
+    if _PACKAGE in Path(filename).parts:
+        return f"ebt-policy: {message}\n"
+    return _usual_warning(message, category, filename, lineno, line)
 
 
 def _version() -> str:

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 import ebt_policy.cli as cli
+from ebt_policy.cli.main import COMMANDS
 from ebt_policy.cli.options import config_file, key_values
 from ebt_policy.errors import UserError
 
@@ -29,6 +31,29 @@ def test_help_imports_nothing_heavy(program: str, tmp_path: Path) -> None:
     assert "ebt_policy.cli.main" in modules(ran) and not HEAVY & modules(ran)
     for name in ("demo", "train", "eval", "bench", "doctor"):
         assert name in ran.stdout
+
+
+def test_a_warning_of_ours_is_told_without_its_place_and_others_with_it(
+    monkeypatch, capsys, tmp_path: Path
+) -> None:
+    from ebt_policy.language.task_step import TaskProcessorStep
+
+    def command() -> None:
+        TaskProcessorStep("static", ["Open a door", "Lift a cup"]).vectors(["Please open that door"])
+        warnings.warn_explicit("not ours", UserWarning, str(tmp_path / "other.py"), 7)
+
+    monkeypatch.setitem(COMMANDS, "envs", command)
+    monkeypatch.setattr(sys, "argv", ["ebt-policy", "envs"])
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # put back afterwards
+    with warnings.catch_warnings():  # pytest keeps them otherwise
+        warnings.simplefilter("always")
+        monkeypatch.setattr(
+            warnings, "showwarning", lambda *all_: sys.stderr.write(warnings.formatwarning(*all_[:4]))
+        )
+        cli.main()
+    ours, others, *_ = capsys.readouterr().err.splitlines()
+    assert ours.startswith("ebt-policy: The task 'Please open that door' is not in the training data.")
+    assert others.endswith("other.py:7: UserWarning: not ours")
 
 
 def test_a_mistake_is_told_without_traceback(monkeypatch, capsys) -> None:
