@@ -22,7 +22,8 @@ from ebt_policy.eval.rollout.video import encode
 
 GROUP_SIZE = 5  # episodes in a batch: two processes share the ten with pictures
 SEED_RULE = (
-    "The first episode of each task, not the best. A sentence is all that the policy is told of its task."
+    "The first episode of each task, not the best. The sentence says which task it is; hand, objects and the goal's position "
+    "are observed."
 )
 SPEED = 0.25  # of the videos at first: an episode of 80 ticks lasts a second
 
