@@ -35,7 +35,7 @@ FRAMES_PER_SECOND = 10
 PICTURE = (320, 240)  # width, height of an episode's picture
 GRAPH_HEIGHT = 110
 GAP = 12
-BACKGROUND, INK, FAINT, FIRST, LAST = "#ffffff", "#222222", "#d9d9d9", "#e69f00", "#0072b2"
+BACKGROUND, INK, FAINT, LINE = "#ffffff", "#222222", "#d9d9d9", "#0072b2"
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ def draw_frame(played: Played, seconds: float) -> Image.Image:
 
 
 def _draw_energy(draw: ImageDraw.ImageDraw, episode: timeline.Timeline, tick: int, top: int) -> None:
-    """Energy of each plan so far on a logarithmic axis: at its first evaluation, and of the chunk that is executed."""
+    """Before each decision so far, the energy of the last plan under what is seen then, on a logarithmic axis."""
     left, right, above, below = 34, PICTURE[0] - 4, top + 18, top + GRAPH_HEIGHT - 8
-    energies = [e for d in episode.decisions for e in d.energy if e is not None and e > 0]
+    energies = [e for d in episode.decisions if (e := d.old_plan_energy)]
     low, high = math.floor(math.log10(min(energies))), math.ceil(math.log10(max(energies)))
 
     def x(at: int) -> float:
@@ -101,20 +101,16 @@ def _draw_energy(draw: ImageDraw.ImageDraw, episode: timeline.Timeline, tick: in
     def y(energy: float) -> float:
         return below - (below - above) * (math.log10(energy) - low) / (high - low)
 
-    draw.text((left, top + 2), "energy of each plan:", INK, _font(11))
-    draw.text((left + 118, top + 2), "first evaluation", FIRST, _font(11))
-    draw.text((left + 206, top + 2), "executed", LAST, _font(11))
+    draw.text((left, top + 2), "energy of the last plan under what is seen", INK, _font(11))
     for exponent in range(low, high + 1):
         draw.line((left, y(10.0**exponent), right, y(10.0**exponent)), FAINT)
         draw.text((left - 4, y(10.0**exponent)), f"{10.0**exponent:g}", INK, _font(10), anchor="rm")
     ends = [*(d.tick for d in episode.decisions[1:]), episode.ticks]
     for decision, end in zip(episode.decisions, ends, strict=True):
-        first, last = decision.energy[0], decision.chunk_energy
-        if decision.tick > tick or not first or not last:
+        energy = decision.old_plan_energy
+        if decision.tick > tick or not energy:
             continue
-        draw.line((x(decision.tick), y(first), x(decision.tick), y(last)), FAINT, 2)
-        draw.line((x(decision.tick), y(first), x(min(end, tick)), y(first)), FIRST, 2)
-        draw.line((x(decision.tick), y(last), x(min(end, tick)), y(last)), LAST, 3)
+        draw.line((x(decision.tick), y(energy), x(min(end, tick)), y(energy)), LINE, 3)
     draw.line((x(tick), above, x(tick), below), INK)
 
 

@@ -1,11 +1,13 @@
-"""The energies of an episode as inline SVG, with the same axis for all episodes of a page."""
+"""The energy of the last plan over an episode as inline SVG, with the same axis for all episodes of a page.
+
+It is the reading without added noise (`Trace.old_plan_energy`). Energies during the descent are nearly all the noise drawn, and not shown.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 from ebt_policy.eval.report.trace_page import stop_words
 from ebt_policy.eval.rollout.timeline import Timeline, TimelineDecision
@@ -24,7 +26,9 @@ class EnergyScale:
     @classmethod
     def of(cls, episodes: Sequence[Timeline]) -> EnergyScale | None:
         """The decades that contain all recorded energies; None if there are none."""
-        energies = [e for t in episodes for d in t.decisions for e in d.energy if e is not None and e > 0]
+        energies = [
+            e for t in episodes for d in t.decisions if (e := d.old_plan_energy) is not None and e > 0
+        ]
         if not energies:
             return None
         low = math.floor(math.log10(min(energies)))
@@ -45,9 +49,9 @@ class EnergyScale:
 
 @dataclass(frozen=True)
 class EnergyTrace:
-    """The geometry of one SVG. decisions: (x, width, y of first energy, y of final energy) of each decision."""
+    """The geometry of one SVG. decisions: (x, width, y) of each decision that has the reading: the first of an episode has none."""
 
-    decisions: list[tuple[float, float, float, float]]
+    decisions: list[tuple[float, float, float]]
     readouts: list[tuple[int, str]]  # first tick and text of each decision
     scale: EnergyScale
     pixels_per_tick: float
@@ -57,8 +61,8 @@ class EnergyTrace:
 
 
 def energy_trace(episode: Timeline, scale: EnergyScale | None, ticks: int) -> EnergyTrace | None:
-    """Geometry of the trace on an axis of `ticks`; None for a policy without an energy."""
-    if scale is None or not any(d.chunk_energy is not None for d in episode.decisions):
+    """Geometry of the trace on an axis of `ticks`; None for a policy without the reading."""
+    if scale is None or not any(d.old_plan_energy is not None for d in episode.decisions):
         return None
     per_tick = (WIDTH - LEFT - RIGHT) / ticks
 
@@ -68,11 +72,9 @@ def energy_trace(episode: Timeline, scale: EnergyScale | None, ticks: int) -> En
     decisions = []
     ends = [*(d.tick for d in episode.decisions[1:]), episode.ticks]
     for decision, next_tick in zip(episode.decisions, ends, strict=True):
-        if decision.chunk_energy is not None and decision.energy[0] is not None:
+        if decision.old_plan_energy is not None:
             width = round((next_tick - decision.tick) * per_tick, 1)
-            decisions.append(
-                (x(decision.tick), width, scale.y(decision.energy[0]), scale.y(decision.chunk_energy))
-            )
+            decisions.append((x(decision.tick), width, scale.y(decision.old_plan_energy)))
     step = next(s for s in (10, 20, 50, 100, 200, 500, 1000) if ticks / s <= 6)
     begin, end = episode.disturbance_begin, episode.disturbance_end
     return EnergyTrace(
@@ -87,11 +89,9 @@ def energy_trace(episode: Timeline, scale: EnergyScale | None, ticks: int) -> En
 
 
 def _readout(decision: TimelineDecision) -> str:
-    energies = [e for e in decision.energy if e is not None]
-    # Only steps that lowered the energy were kept.
-    kept = [e for e, lowest in zip(energies, accumulate(energies, min), strict=True) if e == lowest]
-    path = " → ".join(f"{e:.3g}" for e in kept)
+    found = decision.old_plan_energy
+    energy = "no plan before it" if found is None else f"energy of the last plan {found:.3g}"
     recovery = f" · {decision.recovery}" if decision.recovery else ""
     reason = stop_words(decision.stop_reason)
     alarm = "ALARM · " if decision.alarm else ""
-    return f"{alarm}tick {decision.tick} · energy {path} · {decision.evaluations} evaluations · {reason}{recovery}"
+    return f"{alarm}tick {decision.tick} · {energy} · {decision.evaluations} evaluations · {reason}{recovery}"

@@ -16,7 +16,7 @@ from ebt_policy.eval.rollout.video import decode, jpeg
 class RerunSink:
     """A rerun recording of one episode, on the timelines `tick` and `time`. A Sink of LiveViewer.
 
-    Entities: camera; energy/points (each evaluated point) and energy/chunk (what was acted on); monitor/score,
+    Entities: camera; energy/points (each evaluated point) and energy/last_plan (under what is seen now); monitor/score,
     monitor/quantile; cost/evaluations, cost/milliseconds; task/coverage; events (alarms, recovery, disturbances).
     """
 
@@ -41,7 +41,7 @@ class RerunSink:
             self.picture(decision.tick, frame)
         for energy in decision.energy:
             self._scalar("energy/points", energy)
-        self._scalar("energy/chunk", decision.chunk_energy)
+        self._scalar("energy/last_plan", decision.old_plan_energy)
         self._scalar("monitor/score", decision.score)
         self._scalar("monitor/quantile", decision.quantile)
         self._scalar("cost/evaluations", decision.evaluations)

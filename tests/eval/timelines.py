@@ -23,6 +23,7 @@ def decision(i: int, **changes) -> TimelineDecision:
             quantile=None,
             alarm=False,
             recovery="",
+            old_plan_energy=0.5 + i / 4 if i else None,  # the first decision has no plan before it
         ),
         **changes,
     )

@@ -21,7 +21,7 @@ def run(folder, seeds, **changes):
 
 def test_the_page_has_the_shared_seeds_of_all_runs_in_order(tmp_path):
     ebt = run(tmp_path / "ebt", (3, 2, 1))
-    without = tuple(decision(i, energy=()) for i in range(5))
+    without = tuple(decision(i, energy=(), old_plan_energy=None) for i in range(5))
     diffusion = run(tmp_path / "diffusion", (2, 3, 9), success=False, decisions=without)
     page = write_side_by_side([ebt, diffusion])
     html = page.read_text()

@@ -152,7 +152,7 @@ def test_video_and_chart_move_together(look, tmp_path):
     for value in ("4 of 5", "tick 24 (2.4 s)", "7 → 3.5 → 1.75", "0.95", "answer settled", "12 ms"):
         assert value in readout
     values = page.locator("#chart .value").all_text_contents()
-    assert values == ["7 → 3.5 → 1.75", "1.9", "0.95", "3, answer settled", "0.65"]
+    assert values == ["7 → 3.5 → 1.75", "1.25", "1.9", "0.95", "3, answer settled", "0.65"]
     assert page.evaluate("video.currentTime") == 0  # ... and leaves the video alone
 
     page.mouse.down()  # clicking seeks, dragging goes on seeking
