@@ -91,7 +91,7 @@ def draw_frame(played: Played, seconds: float) -> Image.Image:
 
 def _draw_energy(draw: ImageDraw.ImageDraw, episode: timeline.Timeline, tick: int, top: int) -> None:
     """Before each decision so far, the energy of the last plan under what is seen then, on a logarithmic axis."""
-    left, right, above, below = 34, PICTURE[0] - 4, top + 18, top + GRAPH_HEIGHT - 8
+    left, right, above, below = 42, PICTURE[0] - 4, top + 18, top + GRAPH_HEIGHT - 8
     energies = [e for d in episode.decisions if (e := d.old_plan_energy)]
     low, high = math.floor(math.log10(min(energies))), math.ceil(math.log10(max(energies)))
 
