@@ -16,6 +16,7 @@ from ebt_policy.errors import UserError
 from ebt_policy.eval.rollout.timeline import read, write
 from ebt_policy.inference.checkpoints import list_shipped
 from ebt_policy.inference.runner import load_runner
+from ebt_policy.language.encoders import TASK
 from ebt_policy.model.noise import Noise
 from ebt_policy.monitoring.distillation import Distillation, DistillationConfig
 from ebt_policy.monitoring.transition import TransitionConfig, TransitionEnergy
@@ -31,12 +32,13 @@ def test_shipped_checkpoints_load_and_act(name: str):
     runner = load_runner(f"shipped:{name}")
     features = runner.config.input_features
     seen = {k: np.full((1, runner.n_obs_steps, *f.shape), 0.5, np.float32) for k, f in features.items()}
-    actions = runner.decide(seen, Noise.from_seeds([0])).actions
+    told = {TASK: np.array(runner.sentences[:1])} if runner.sentences else {}
+    actions = runner.decide(seen | told, Noise.from_seeds([0])).actions
     assert actions.shape == (1, runner.n_action_steps, *runner.config.action_feature.shape)
 
 
-def test_six_checkpoints_are_shipped():
-    assert len(list_shipped()) == 6
+def test_seven_checkpoints_are_shipped():
+    assert len(list_shipped()) == 7
 
 
 FORMER = {"zero_start_share": 0.0, "matching_target": "linear", "teacher_path": None, "verifier_weight": 0.0}

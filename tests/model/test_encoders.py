@@ -56,8 +56,19 @@ def test_the_trunk_sees_the_crop_of_the_resized_picture(monkeypatch: pytest.Monk
 
 
 def test_without_shapes_the_trunk_sees_the_whole_picture() -> None:
-    encoder, seen = CameraEncoder(make_policy("ebt", FEATURES, crop_shape=None).config, 3), []
+    encoder, seen = CameraEncoder(make_policy("ebt", FEATURES, crop_shape=None, random_shift=0).config, 3), []
     encoder.trunk.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     pictures = torch.rand(2, 3, 40, 48)
     encoder.train()(pictures, (40, 48))
     assert torch.equal(seen[0], pictures)
+
+
+@pytest.mark.parametrize("vision", ["small", "resnet18"])
+def test_pictures_are_moved_in_training_only(vision: str) -> None:
+    encoder = CameraEncoder(make_policy("ebt", FEATURES, crop_shape=None, vision=vision).config, 3)
+    seen: list[torch.Tensor] = []
+    encoder.trunk.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    pictures = torch.rand(2, 3, 40, 48)
+    encoder.eval()(pictures, (40, 48))
+    encoder.train()(pictures, (40, 48))
+    assert torch.equal(seen[0], pictures) and not torch.equal(seen[1], pictures)

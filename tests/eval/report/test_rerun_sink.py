@@ -65,7 +65,12 @@ def test_everything_of_an_episode_is_logged_at_its_tick(stream_of, tmp_path):
     assert [tick for tick, _ in logged["camera"]] == list(range(41))
     assert all(picture.startswith(b"\xff\xd8") for _, picture in logged["camera"])  # JPEG
     assert [v for tick, v in logged["energy/points"] if tick == 16] == list(episode.decisions[2].energy)
-    assert logged["energy/last_plan"] == [(8, 0.75), (16, 1.0), (24, 1.25), (32, 1.5)]  # none at the first decision
+    assert logged["energy/last_plan"] == [
+        (8, 0.75),
+        (16, 1.0),
+        (24, 1.25),
+        (32, 1.5),
+    ]  # none at the first decision
     assert logged["monitor/quantile"][3] == (24, 0.95) and logged["cost/evaluations"][0] == (0, 3)
     assert logged["task/coverage"][0] == (1, 0.0)
     assert logged["events"] == [
