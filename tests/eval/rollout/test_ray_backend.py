@@ -57,11 +57,13 @@ def test_a_killed_worker_loses_nothing_and_progress_reaches_all(tmp_path: Path) 
         assert [getattr(e, field) for e in done] == [getattr(e, field) for e in expected]
 
 
+@pytest.mark.slow
 def test_a_mistake_reaches_the_user_as_it_is() -> None:
     with pytest.raises(UserError, match="^this checkpoint is broken$"):
         run_episodes(refuse, "pusht_keypoints", range(2), cluster=LOCAL, show_progress=False)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_travels_to_the_workers(checkpoint) -> None:
     settings = {"episodes": 2, "group_size": 1, "latency": False, "show_progress": False}
     there = evaluate(checkpoint("ebt"), **settings, cluster=LOCAL)

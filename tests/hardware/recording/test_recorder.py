@@ -24,6 +24,7 @@ def records(root: Path) -> list[dict]:
     return [json.loads(line) for line in (root / "meta/recording.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_episodes_with_video_lines_and_drops(tmp_path: Path):
     events = []
     root = tmp_path / "d"
