@@ -42,9 +42,10 @@ def batch_transforms(options: Mapping[str, Any], cameras: list[str]) -> BatchTra
 
     cameras: those whose pictures the batches hold. Raises UserError where there are none.
     """
-    transforms = BatchTransforms(
-        options
-    )  # reads the options even where they are off: a typing error is one at once
+    if not options:
+        return None
+    # Read even where they are off, so that a typing error shows at once.
+    transforms = BatchTransforms(options)
     if not options.get("enable"):
         return None
     if not cameras:
