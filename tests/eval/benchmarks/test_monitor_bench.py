@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from lerobot.utils import constants
 
 from ebt_policy.errors import UserError
 from ebt_policy.eval.benchmarks import monitor_bench as bench
@@ -112,7 +113,9 @@ def test_detectors_are_compared_on_the_same_bootstrap_samples(monkeypatch: pytes
 def test_a_small_bench_runs_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pusht_keypoints: tuple[str, Path]
 ):
-    monkeypatch.setenv("HF_LEROBOT_HOME", str(pusht_keypoints[1].parents[1]))
+    home = pusht_keypoints[1].parents[1]
+    monkeypatch.setenv("HF_LEROBOT_HOME", str(home))  # for the processes that the bench starts
+    monkeypatch.setattr(constants, "HF_LEROBOT_HOME", home)  # LeRobot read the variable when it was imported
     data = yaml.safe_load(SHIPPED.read_text())
     data["tasks"] = [data["tasks"][0] | {"disturbances": ["start:2"], "round": 8}]
     path = tmp_path / "bench_small.yaml"
