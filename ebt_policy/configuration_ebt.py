@@ -48,7 +48,8 @@ class EBTConfig(FormerOptions, ChunkPolicyConfig):
 
     start: str = "warm"
     """[name] Where planning starts. warm: the previous chunk, shifted to now, and noise (the first decision of an episode
-    starts from noise); noise; zero. Warm succeeded most often with two evaluations."""
+    starts from noise); noise; zero. Warm succeeded most often with two evaluations. objective=unrolled also trains from such a start: warm, the
+    demonstration with a random share of noise; noise, as published."""
     warm_start_share: float = 0.5
     """[share] Start = share * previous chunk + (1 - share) * noise. Keeps the chosen way without copying the old plan."""
     descends: str = "denoiser"
@@ -81,7 +82,7 @@ class EBTConfig(FormerOptions, ChunkPolicyConfig):
         self.read_former_options()
         if self.objective == "matching":  # it teaches the gradient and leaves D(x, o) untrained
             self.descends = "gradient"
-        if self.objective == "unrolled":  # starts from unit noise, and from nothing else
+        if self.objective == "unrolled":  # its noise has unit scale
             self.noise_levels = None
         if self.noise_levels is not None and not 0 <= self.noise_levels[0] < self.noise_levels[1]:
             raise ValueError(

@@ -7,8 +7,7 @@ diffusion policy costs 3F (one forward, one backward).
 |-----------|------|---------------------------------------------------------------------------------------------|
 | denoise   | 3F   | D(x, o) straight away; the energy is its squared residual. Acting needs no autograd.         |
 | matching  | 6F   | the energy's gradient, so that a gradient step of length one lands on the chunk; any head.   |
-| unrolled  | 6KF  | K descent steps from noise to the chunk (EBT-Policy's recipe); mean-seeking, since start     |
-|           |      | and target are independent and the loss is squared.                                          |
+| unrolled  | 6KF  | K descent steps to the chunk, from noise (EBT-Policy's recipe) or from the noised chunk.      |
 """
 
 import math

@@ -13,13 +13,17 @@ from torch import Tensor
 from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.model.descent import NO_TERMS, Terms
 from ebt_policy.model.energy import EnergyTransformer
+from ebt_policy.model.noise import with_noise
 from ebt_policy.model.trace import StopReason, Trace
 
 
 def unrolled(
     model: EnergyTransformer, context: Tensor, chunk: Tensor, config: EBTConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """EBT-Policy's training (arXiv 2510.27545): descend from noise, compare every iterate with the expert's chunk.
+    """EBT-Policy's training (arXiv 2510.27545): descend from a start, compare every iterate with the expert's chunk.
+
+    start=noise, as published: from noise that is independent of the chunk. start=warm: from the chunk with a random share of noise, as
+    acting starts from the last plan with noise.
 
     Nesterov momentum, Langevin noise annealed on a cosine, a step size that is randomised and grows with the energy.
     Repairs of the published code: the input is normalised for each sample, not over the batch; the energy is a sum, so step
@@ -28,6 +32,8 @@ def unrolled(
     extra = int(torch.randint(0, config.unrolled_extra_steps + 1, ()))
     steps = config.unrolled_steps + extra
     x, velocity = torch.randn_like(chunk), torch.zeros_like(chunk)
+    if config.start == "warm":
+        x = with_noise(chunk, x, torch.rand(len(chunk), 1, 1, device=chunk.device), keep_scale=False)
     high, low = config.unrolled_langevin
     total, errors = torch.zeros_like(chunk), []
     for k in range(steps):

@@ -1,6 +1,7 @@
 """`ebt-policy bench` on a file of kind takeover: what does a policy learn from takeovers, by when the operator takes over?
 
-    <output>/<arm>/round<n>/            corrections/ and round.json (see `takeover_rounds`), and the improved run in run/
+    <output>/<arm>/round<n>/            corrections/ and round.json (see `takeover_rounds`), the improved run in run/,
+                                        and interventions.html, videos of some interventions and of the same seeds after learning
     <output>/rows/<arm>-round<n>-<disturbance>.parquet   episodes measured
     <output>/calibrations/              of the policies whose alarms are used
     <output>/report.md, report.html
@@ -23,6 +24,7 @@ from ebt_policy.envs import environment
 from ebt_policy.envs.experts import expert
 from ebt_policy.eval.benchmarks.takeover_config import Arm, TakeoverBench, load_takeover_bench
 from ebt_policy.eval.benchmarks.takeover_operator import trigger
+from ebt_policy.eval.benchmarks.takeover_page import write_round_page
 from ebt_policy.eval.benchmarks.takeover_report import UNDISTURBED, Measured, write_takeover_report
 from ebt_policy.eval.benchmarks.takeover_rounds import Round, collect_round
 from ebt_policy.eval.failures.calibrate import calibrate
@@ -64,7 +66,9 @@ def takeover_bench(path: Path, output: Path | None = None, processes: int | None
         for number in range(1, config.rounds + 1):
             budget = made[arm.ticks_of][number - 1].ticks if arm.ticks_of else None
             made[arm.name].append(_collected(bench, arm, number, policy, made[arm.name], budget))
-            policy = _improved(bench, arm, number, policy, made[arm.name][-1])
+            learned = _improved(bench, arm, number, policy, made[arm.name][-1])
+            _page(bench, arm, number, policy, learned, made[arm.name][-1])
+            policy = learned
             rounds = made[arm.name]
             row = Measured(
                 arm.name, number, sum(one.interventions for one in rounds), sum(one.ticks for one in rounds)
@@ -99,6 +103,26 @@ def _collected(
         None if ticks else config.interventions,
         ticks,
         bench.console,
+    )
+
+
+def _page(bench: _Bench, arm: Arm, number: int, before: str, after: str, found: Round) -> None:
+    """The round's page of interventions, if it is wanted and not there yet."""
+    config = bench.config
+    path = _folder(bench, arm, number) / "interventions.html"
+    if not config.shown or not found.facts or path.is_file():
+        return
+    _say(bench, f"{arm.name}, round {number}: filming")
+    calibration = _calibration(bench, before) if arm.trigger == "alarm" else None
+    write_round_page(
+        path,
+        f"{config.env}: {arm.name}, round {number}",
+        found.facts,
+        config.shown,
+        partial(watched_runner, before, config.env, calibration=calibration),
+        partial(watched_runner, after, config.env),
+        trigger(arm.trigger, environment(config.env).usual_ticks),
+        config.operator_ticks,
     )
 
 

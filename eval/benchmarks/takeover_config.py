@@ -34,6 +34,7 @@ class TakeoverBench:
     policy: a run of `ebt-policy train`. disturbances: KIND or KIND:STRENGTH, of collecting and of measuring. interventions: in a
     round, shared evenly by the disturbances. episodes, seed: measured after each round, undisturbed and with each disturbance.
     collect_seed: of the first episode acted in. operator_ticks: that the operator drives at most in an intervention.
+    shown: interventions of each disturbance on the page of a round, next to the same seed after learning; 0: no page.
     improve: dotted options of the recipe of `improve` (steps, corrections.share, optimizer.lr). calibration_...: see `calibrate`.
     """
 
@@ -51,6 +52,7 @@ class TakeoverBench:
     calibration_episodes: int = 100
     calibration_seed: int = 300_000
     alpha: float = 0.1
+    shown: int = 2
     improve: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -72,6 +74,8 @@ def load_takeover_bench(path: Path) -> TakeoverBench:
     for key, value in (("arms", arms), ("disturbances", config.disturbances)):
         if not value:
             raise UserError(f"{path}: '{key}' is missing.")
+    if config.shown < 0:
+        raise UserError(f"{path}: shown is {config.shown}; expected 0 or more.")
     if config.interventions < len(config.disturbances):
         raise UserError(
             f"{path}: interventions is {config.interventions}; expected at least one for each of the "

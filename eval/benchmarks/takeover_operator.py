@@ -44,7 +44,10 @@ def _drawn(seed: int, ticks: int) -> int:
 
 @dataclass(frozen=True)
 class Intervention:
-    """One takeover. tick: of the episode, when it began. ticks: that the expert drove. frames: feature -> (ticks, ...)."""
+    """One takeover. tick: of the episode, when it began. ticks: that the expert drove. frames: feature -> (ticks, ...).
+
+    pictures: after each of these ticks, uint8 (H, W, 3), where the operator films.
+    """
 
     env: str
     seed: int
@@ -52,6 +55,7 @@ class Intervention:
     ticks: int
     solved: bool
     frames: dict[str, NDArray[np.float32]] = field(repr=False)
+    pictures: list[NDArray[np.uint8]] = field(default_factory=list, repr=False)
 
 
 class ScriptedOperator:
@@ -61,11 +65,11 @@ class ScriptedOperator:
     has not come yet still comes.
     """
 
-    def __init__(self, env: str, wants: Trigger, limit: int) -> None:
-        """env: with or without a disturbance. Raises UserError where it has no expert."""
+    def __init__(self, env: str, wants: Trigger, limit: int, film: bool = False) -> None:
+        """env: with or without a disturbance. film: keep pictures, of envs that render. Raises UserError where it has no expert."""
         self._expert: Expert = expert(env.partition("+")[0], NOISE)
         self._env, self._wants, self._limit = env, wants, limit
-        self._tick = 0
+        self._tick, self._film = 0, film
         self.interventions: list[Intervention] = []
 
     def takes_over(self, seed: int, tick: int, watch: Any) -> bool:
@@ -81,6 +85,7 @@ class ScriptedOperator:
         space: Any = env.action_space
         self._expert.reset(env.unwrapped.simulator, seed)  # type: ignore[attr-defined]
         rows: dict[str, list[NDArray]] = {}
+        pictures: list[NDArray[np.uint8]] = []
         solved = False
         for _ in range(self._limit):
             chosen = self._expert.act()
@@ -91,11 +96,13 @@ class ScriptedOperator:
                 rows.setdefault(name, []).append(np.asarray(value, np.float32))
             seen, _, terminated, _, info = env.step(executed)
             observation, solved = spec.to_policy(seen), spec.success(info)
+            if self._film:
+                pictures.append(np.asarray(env.render()))
             if solved or terminated:
                 break
         frames = {name: np.stack(values) for name, values in rows.items()}
         count = len(rows.get("action", ()))
-        self.interventions.append(Intervention(self._env, seed, self._tick, count, solved, frames))
+        self.interventions.append(Intervention(self._env, seed, self._tick, count, solved, frames, pictures))
 
 
 def _lift_time_limit(env: gym.Env) -> None:

@@ -58,6 +58,7 @@ class EnergyTrace:
     tick_marks: list[tuple[float, int]]
     alarms: list[float]  # x
     disturbed: tuple[float, float] | None  # x, width
+    driven: tuple[float, float] | None  # x, width: by an operator
 
 
 def energy_trace(episode: Timeline, scale: EnergyScale | None, ticks: int) -> EnergyTrace | None:
@@ -70,10 +71,11 @@ def energy_trace(episode: Timeline, scale: EnergyScale | None, ticks: int) -> En
         return round(LEFT + tick * per_tick, 1)
 
     decisions = []
-    ends = [*(d.tick for d in episode.decisions[1:]), episode.ticks]
+    driven = episode.operator_begin
+    ends = [*(d.tick for d in episode.decisions[1:]), episode.ticks if driven is None else driven]
     for decision, next_tick in zip(episode.decisions, ends, strict=True):
         if decision.old_plan_energy is not None:
-            width = round((next_tick - decision.tick) * per_tick, 1)
+            width = max(round((next_tick - decision.tick) * per_tick, 1), 1.0)
             decisions.append((x(decision.tick), width, scale.y(decision.old_plan_energy)))
     step = next(s for s in (10, 20, 50, 100, 200, 500, 1000) if ticks / s <= 6)
     begin, end = episode.disturbance_begin, episode.disturbance_end
@@ -85,6 +87,7 @@ def energy_trace(episode: Timeline, scale: EnergyScale | None, ticks: int) -> En
         [(x(t), t) for t in range(0, ticks + 1, step)],
         [x(d.tick) for d in episode.decisions if d.alarm],
         None if begin is None or end is None else (x(begin), max(x(min(end, ticks)) - x(begin), 2.0)),
+        None if driven is None else (x(driven), max(x(episode.ticks) - x(driven), 2.0)),
     )
 
 

@@ -44,7 +44,9 @@ def task_by_task(title: str, episodes: Sequence[tuple[Timeline, bytes]]) -> dict
 
 
 def _pairs(rows: Sequence[dict[str, Any]], scale: EnergyScale | None) -> dict[str, Any]:
-    return {"rows": rows, "has_energy": scale is not None, "geometry": geometry}
+    traces = [shown["trace"] for row in rows for shown in row["shown"]]
+    driven = any(trace is not None and trace.driven is not None for trace in traces)
+    return {"rows": rows, "has_energy": scale is not None, "has_operator": driven, "geometry": geometry}
 
 
 def _row(
@@ -75,6 +77,8 @@ def _row(
 
 def _outcome(timeline: Timeline) -> str:
     said = outcome(timeline).text
+    if timeline.operator_begin is not None:
+        return f"the operator took over at tick {timeline.operator_begin}: {said}"
     reached = max(timeline.coverage, default=0.0)
     return f"{said}; coverage reached {reached:.2f}" if timeline.success is False and reached else said
 

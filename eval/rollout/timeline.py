@@ -60,6 +60,7 @@ class Timeline:
     signal: name of the monitored signal, "" for none. threshold: the score above which it alarms. alpha: the false alarm rate
     that it was calibrated for. disturbance_begin, disturbance_end: ticks begin <= tick < end. video: name of the file beside
     the JSON, "" for none; its frame k is the picture after k ticks. task: the sentence of the task, "" where there is none.
+    operator_begin: first tick that an operator drove, who then drove to the end; None where none did.
     """
 
     env: str
@@ -80,6 +81,7 @@ class Timeline:
     decisions: tuple[TimelineDecision, ...]
     video: str
     task: str = ""
+    operator_begin: int | None = None
 
     def __post_init__(self) -> None:
         """A plan of a disturbance may reach beyond the episode, which ends with success: only what happened is kept."""

@@ -11,6 +11,7 @@ from ebt_policy.model.unrolled import unrolled, unrolled_descent
 
 PLAIN = {
     "objective": "unrolled",
+    "start": "noise",
     "unrolled_momentum": 0.0,
     "unrolled_langevin": (0.0, 0.0),
     "unrolled_temperature": None,
@@ -25,6 +26,22 @@ def test_descent_of_the_oracle_comes_close_to_the_chunk() -> None:
     landed, trace = unrolled_descent(Perfect(chunk), None, torch.randn_like(chunk), config, 2)
     torch.testing.assert_close(landed, chunk)
     assert trace.energy.shape == (64, 2) and (trace.energy[:, 1] < 1e-9).all()
+
+
+class Flat:
+    """An energy without slope: descent stays where it starts."""
+
+    def gradient(self, chunk, context, create_graph=False):
+        return chunk.new_zeros(len(chunk)), torch.zeros_like(chunk)
+
+
+@pytest.mark.parametrize(("start", "bounds"), [("noise", (0.85, 1.05)), ("warm", (0.2, 0.45))])
+def test_training_starts_where_acting_does(start: str, bounds: tuple[float, float]) -> None:
+    """From noise, or from the demonstration with a share of noise that is uniform: its mean square is a third of noise's."""
+    config = make_policy(**PLAIN | {"start": start, "unrolled_steps": 1, "unrolled_extra_steps": 0}).config
+    chunk = torch.zeros(512, 16, 2)
+    _, metrics = unrolled(Flat(), None, chunk, config)
+    assert bounds[0] < metrics["mse_first_step"] < bounds[1]
 
 
 @pytest.mark.parametrize("change", [{}, {"unrolled_momentum": 0.9}])
@@ -62,6 +79,6 @@ def test_a_deadline_ends_it_after_the_evaluation_under_way() -> None:
 
 
 def test_the_papers_recipe_starts_from_unit_noise() -> None:
-    policy = make_policy(**PLAIN, start="noise")
+    policy = make_policy(**PLAIN)
     drawn = Noise.from_seeds([0, 1]).normal((1, 16, 2))[:, 0]
     torch.testing.assert_close(policy._start(2, Noise.from_seeds([0, 1]), None, torch.device("cpu")), drawn)

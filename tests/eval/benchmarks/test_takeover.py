@@ -197,6 +197,7 @@ def config_file(tmp_path, **changes):
     [
         ({"arms": []}, "'arms' is missing"),
         ({"disturbances": []}, "'disturbances' is missing"),
+        ({"shown": -1}, "shown is -1; expected 0 or more"),
         ({"rouns": 2}, "unknown key 'rouns'. Did you mean 'rounds'"),
         ({"interventions": 1}, "expected at least one for each of the 2 disturbances"),
         ({"arms": [{"name": "a", "trigger": "start", "ticks_of": "b"}]}, "ticks_of 'b' is no arm before it"),
@@ -251,6 +252,12 @@ def learning(monkeypatch, acted, tmp_path) -> list[str]:
     monkeypatch.setattr(bench_module, "improve", improve)
     monkeypatch.setattr(bench_module, "evaluate", evaluate)
     monkeypatch.setattr(bench_module, "watched_runner", lambda *_, **__: None)
+
+    def write_round_page(path, title, *_):
+        done.append(f"page {title}")
+        path.write_text(title)
+
+    monkeypatch.setattr(bench_module, "write_round_page", write_round_page)
     return done
 
 
@@ -270,6 +277,10 @@ def test_the_report_has_each_round_of_each_arm_with_its_cost(learning, tmp_path)
     assert [table[f"at random, round {n}"][0] for n in (1, 2)] == ["4", "8"]
     spent = [int(table[name][1].replace(",", "")) for name in ("at random, round 2", "whole, round 2")]
     assert spent[0] <= spent[1] < spent[0] + 4 * 16
+    pages = ["at random, round 1", "at random, round 2", "whole, round 1", "whole, round 2"]
+    assert [step for step in learning if step.startswith("page")] == [
+        f"page robosuite_lift: {page}" for page in pages
+    ]
     assert "16.7%" in table["no takeover"][2] and "83.3%" in table["whole, round 2"][2]
 
 
