@@ -62,7 +62,7 @@ def law(folder: Path, shorter: str, longer: str) -> list[tuple[str, ...]]:
         )
     strengths = np.array([strength(task.name) for task in tasks])
     short, long = (np.stack([outcomes(task, name) for task in tasks]) for name in (shorter, longer))
-    rows = [("strength", shorter, longer, "gain", "low", "high")]
+    rows: list[tuple[str, ...]] = [("strength", shorter, longer, "gain", "low", "high")]
     for at, one, other in zip(strengths, short, long, strict=True):
         gain = crossed_mean(other - one)
         rows.append((f"{at:g}", *_percent(one.mean(), other.mean(), gain.estimate, gain.low, gain.high)))
