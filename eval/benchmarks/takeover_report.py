@@ -93,9 +93,27 @@ def write_takeover_report(
         main,
         _verdicts(measured, kinds),
         names[0],
-        [differences, _interventions(config, collected)],
+        [differences, *_arms(measured, kinds), _interventions(config, collected)],
         figures,
     )
+
+
+def _arms(measured: Sequence[Measured], kinds: Sequence[str]) -> list[Table]:
+    """The first arm minus each other one after the same round; none where there is one arm."""
+    first = {row.round: row for row in measured[1:] if row.arm == measured[1].arm} if measured[1:] else {}
+    rows = [
+        (
+            f"{first[row.round].arm} minus {row.arm}, round {row.round}",
+            *(points(compare(first[row.round].result(kind), row.result(kind)).success) for kind in kinds),
+        )
+        for row in measured[1:]
+        if row.round in first and row.arm != measured[1].arm
+    ]
+    if not rows:
+        return []
+    note = "Success after as many rounds, paired on the same seeds, with Newcombe's 95 % intervals."
+    columns = ("Policies", *(kind.capitalize() for kind in kinds))
+    return [Table(columns, tuple(rows), "Between the arms", (note,))]
 
 
 def _interventions(config: TakeoverBench, collected: Mapping[str, Sequence[Round]]) -> Table:

@@ -277,6 +277,8 @@ def test_the_report_has_each_round_of_each_arm_with_its_cost(learning, tmp_path)
     assert [table[f"at random, round {n}"][0] for n in (1, 2)] == ["4", "8"]
     spent = [int(table[name][1].replace(",", "")) for name in ("at random, round 2", "whole, round 2")]
     assert spent[0] <= spent[1] < spent[0] + 4 * 16
+    between = next(line for line in text.splitlines() if line.startswith("| at random minus whole, round 1 "))
+    assert between.count("+0.0 points") == 3  # undisturbed and two disturbances, equally skilled
     pages = ["at random, round 1", "at random, round 2", "whole, round 1", "whole, round 2"]
     assert [step for step in learning if step.startswith("page")] == [
         f"page robosuite_lift: {page}" for page in pages
