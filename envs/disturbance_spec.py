@@ -69,6 +69,16 @@ class DisturbanceSpec:
         """The kinds that this environment can have."""
         return tuple(kind for kind in KINDS if kind not in self.refused)
 
+    @property
+    def largest_start(self) -> float:
+        """Above this strength of `start` some object has no place: its enlarged region lies around the workspace."""
+        left, right, low, high = self.workspace
+        room = [
+            max(r[0] - left, right - r[1], r[2] - low, high - r[3]) / self.start_margin
+            for r in self.regions.values()
+        ]
+        return min(room, default=0.0)
+
 
 class Disturbable(Protocol):
     """What a simulator offers to disturbances. `name` is an object or a target of its DisturbanceSpec."""

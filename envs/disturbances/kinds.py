@@ -56,6 +56,11 @@ def parse(spec: EnvSpec, text: str) -> tuple[str, float]:
         raise UserError(
             f"The strength of the disturbance '{text}' is '{number}'; it has to be a number above 0. The default is 1."
         )
+    if kind == "start" and strength > spec.disturbances.largest_start:
+        raise UserError(
+            f"{spec.name} cannot have '{text}': an object would start outside of the workspace. The largest strength of 'start' here is "
+            f"{math.floor(100 * spec.disturbances.largest_start) / 100:g}."
+        )
     return kind, strength
 
 

@@ -75,6 +75,7 @@ def test_begins_are_spread_over_the_window():
         (f"{PUSHT}+", "Unknown disturbance ''"),
         (f"{PUSHT}+gripper", "cannot have 'gripper': it has no gripper. Choose one of"),
         (f"{PUSHT}+mass", "cannot have 'mass'"),
+        (f"{PUSHT}+start:3", "outside of the workspace. The largest strength of 'start' here is 2.4"),
         ("robosuite_door+target", "cannot have 'target'"),
         ("aloha_insertion+target", "cannot have 'target'"),
         (f"{PUSHT}+push:much", "is 'much'; it has to be a number above 0"),
