@@ -81,6 +81,7 @@ class RunningEpisode:
         self.env = spec.make(record)
         observation, info = self.env.reset(seed=seed)
         self.disturbance = info.get("disturbance_plan")
+        self.disturbed = False
         self.task = sentence(self.env)
         self.history = deque([spec.to_policy(observation)] * n_obs_steps, maxlen=n_obs_steps)
         self.frames: list[np.ndarray] | None = [] if record else None
@@ -101,6 +102,7 @@ class RunningEpisode:
             observation, _, terminated, truncated, info = self.env.step(action)
             self.history.append(self.spec.to_policy(observation))
             self.coverages.append(self.spec.coverage(info))
+            self.disturbed |= bool(info.get("disturbance"))
             self._record_frame()
             if self.ticks_to_success is None and self.spec.success(info):
                 self.ticks_to_success = len(self.coverages)
@@ -143,7 +145,7 @@ class RunningEpisode:
             traces=self.traces,
             frames=self.frames,
             coverages=None if self.frames is None else self.coverages,
-            disturbance=self.disturbance,
+            disturbance=self.disturbance and self.disturbance | {"acted": self.disturbed},
             task=self.task,
             decision_ticks=self.decision_ticks,
             watch=watch,

@@ -176,3 +176,12 @@ def test_a_policy_gets_the_cameras_that_it_was_trained_on(monkeypatch: pytest.Mo
     assert 0 <= runner.seen[0].min() < runner.seen[0].max() <= 1
     with pytest.raises(UserError, match=r"camera 'wrist'.*agentview"):
         rollout(CameraRunner("wrist"), "robosuite_lift", [1])
+
+
+@pytest.mark.parametrize(("ticks", "acted"), [(200, True), (5, False)])
+def test_an_episode_knows_whether_its_disturbance_came(stub_runner, ticks, acted, monkeypatch):
+    """A teleport comes after a quarter of a usual episode; one that ends before it was not disturbed."""
+    spec = environment("pusht_keypoints+teleport")
+    monkeypatch.setattr(module, "environment", lambda name: dataclasses.replace(spec, max_ticks=ticks))
+    (episode,) = rollout(stub_runner, spec.name, SEEDS[:1])
+    assert episode.disturbance["kind"] == "teleport" and episode.disturbance["acted"] is acted
