@@ -10,7 +10,6 @@ atomically, so an interrupted bench continues at the first missing one.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.console import Console
 
 from ebt_policy.errors import UserError
 from ebt_policy.eval.benchmarks.bench_config import BenchConfig, Row, Setting, load_suite
+from ebt_policy.eval.benchmarks.bench_file import slug
 from ebt_policy.eval.benchmarks.bench_overview import write_overview
 from ebt_policy.eval.benchmarks.bench_report import write_bench_report
 from ebt_policy.eval.benchmarks.parallel_training import Training, train_at_once
@@ -139,7 +139,7 @@ def _trainings(run: _Bench, rows: Sequence[str]) -> Iterator[Training]:
 
 
 def _folder(run: _Bench, row: Row, seed: int) -> Path:
-    return run.output / "train" / f"{_slug(row.name)}-seed{seed}"
+    return run.output / "train" / f"{slug(row.name)}-seed{seed}"
 
 
 def _policy(run: _Bench, row: Row, seed: int) -> Path:
@@ -161,7 +161,7 @@ def _policy(run: _Bench, row: Row, seed: int) -> Path:
 def _result(run: _Bench, row: Row, setting: Setting, policies: dict[int, Path]) -> Result:
     episodes, latencies = {}, []
     for seed, policy in policies.items():
-        file = run.output / "rows" / f"{_slug(setting.name)}-seed{seed}.parquet"
+        file = run.output / "rows" / f"{slug(setting.name)}-seed{seed}.parquet"
         episodes[seed], metadata = _evaluated(run, setting, policy, file, run.config.episodes)
         latencies.append(metadata["latency_ms"])
     p50, p95 = (sum(measured[p] for measured in latencies) / len(latencies) for p in ("p50", "p95"))
@@ -184,7 +184,7 @@ def _learning_point(
 ) -> LearningPoint:
     episodes, spent = {}, []
     for seed, folder in policies.items():
-        file = run.output / "rows" / f"{_slug(setting.name)}-seed{seed}-step{checkpoint}.parquet"
+        file = run.output / "rows" / f"{slug(setting.name)}-seed{seed}-step{checkpoint}.parquet"
         policy = folder / "checkpoints" / checkpoint
         n = run.config.learning_curve_episodes
         episodes[seed], _ = _evaluated(run, setting, policy, file, n, latency=False)
@@ -267,7 +267,3 @@ def _calibration(run: _Bench, setting: Setting, policy: Path) -> Calibration:
         max_evaluations=setting.max_evaluations,
         processes=run.processes,
     )
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

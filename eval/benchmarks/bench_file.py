@@ -1,7 +1,8 @@
-"""Reading bench files: their `kind`, and records that refuse unknown keys."""
+"""Reading bench files: their `kind`, records that refuse unknown keys, and names of the files that a bench writes."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -33,3 +34,8 @@ def record[T](kind: type[T], data: Any, where: str) -> T:
         return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in data.items()})
     except TypeError as error:
         raise UserError(f"{where}: {error}") from error
+
+
+def slug(name: str) -> str:
+    """The name as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

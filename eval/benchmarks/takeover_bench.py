@@ -12,7 +12,6 @@ continues at the first missing one.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ from rich.console import Console
 
 from ebt_policy.envs import environment
 from ebt_policy.envs.experts import expert
+from ebt_policy.eval.benchmarks.bench_file import slug
 from ebt_policy.eval.benchmarks.takeover_config import Arm, TakeoverBench, load_takeover_bench
 from ebt_policy.eval.benchmarks.takeover_operator import trigger
 from ebt_policy.eval.benchmarks.takeover_page import write_round_page
@@ -193,8 +193,3 @@ def _measure(bench: _Bench, row: Measured, policy: str) -> Measured:
 
 def _say(bench: _Bench, text: str) -> None:
     bench.console.print(text, style="bold", highlight=False, soft_wrap=True)
-
-
-def slug(name: str) -> str:
-    """The name as part of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

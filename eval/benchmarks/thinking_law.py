@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebt_policy.errors import UserError
+from ebt_policy.eval.benchmarks.bench_file import slug
 from ebt_policy.eval.rollout.episodes import read_parquet
 from ebt_policy.eval.statistics.intervals import Interval, crossed_mean
 
@@ -46,8 +47,7 @@ def slope(strengths: NDArray[np.float64], gains: NDArray[np.float64]) -> Interva
 
 def outcomes(task: Path, setting: str) -> NDArray[np.float64]:
     """Success (K, n) of a setting, such as EBT-8, in the folder of a task. Raises UserError where it has no episodes."""
-    name = re.sub(r"[^a-z0-9]+", "-", setting.lower()).strip("-")
-    files = sorted(task.glob(f"rows/{name}-seed*.parquet"))
+    files = sorted(task.glob(f"rows/{slug(setting)}-seed*.parquet"))
     if not files:
         raise UserError(f"{task / 'rows'} has no episodes of {setting!r}. Run the bench to its end first.")
     return np.array([[episode.success for episode in read_parquet(file)[0]] for file in files], float)
