@@ -109,6 +109,8 @@ class SimulatedEnv(gym.Env):
         """
         self.task_spec, self._make_simulator = task, make_simulator
         self._cameras, self._image_size, self._video_size = cameras, image_size, video_size
+        self.draws = True
+        """Whether the next observations have their pictures. Off for ticks at which nobody looks: drawing takes most of the time."""
         self._hold_ticks, self._held = hold_ticks, 0
         self._simulator: Simulator | None = None
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": task.fps}
@@ -173,7 +175,7 @@ class SimulatedEnv(gym.Env):
             "agent_pos": self.simulator.state(),
             "environment_state": self.simulator.environment_state(),
         }
-        if self._cameras:
+        if self._cameras and self.draws:
             observation["pixels"] = {
                 name: self.simulator.picture(name, *self._image_size) for name in self._cameras
             }

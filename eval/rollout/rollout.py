@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 
 from ebt_policy.envs import EnvSpec, environment
+from ebt_policy.envs.simulated import SimulatedEnv
 from ebt_policy.errors import UserError
 from ebt_policy.eval.rollout.episodes import Episode
 from ebt_policy.inference.plan_memory import PlanMemory
@@ -84,6 +85,9 @@ class RunningEpisode:
         self.disturbed = False
         self.task = sentence(self.env)
         self.history = deque([spec.to_policy(observation)] * n_obs_steps, maxlen=n_obs_steps)
+        # A disturbance may need the pictures of every tick.
+        inner = None if self.disturbance else getattr(self.env, "unwrapped", None)
+        self._skips_pictures = inner if isinstance(inner, SimulatedEnv) else None
         self.frames: list[np.ndarray] | None = [] if record else None
         self._record_frame()
         self.coverages: list[float] = []
@@ -98,7 +102,9 @@ class RunningEpisode:
 
     def execute(self, actions: np.ndarray, last: bool = False) -> None:
         """Execute actions (n, A) until the episode ends. last: it ends after them in any case."""
-        for action in actions:
+        for tick, action in enumerate(actions):
+            if self._skips_pictures is not None:  # the next decision sees those of the last ticks alone
+                self._skips_pictures.draws = tick >= len(actions) - len(self.history)
             observation, _, terminated, truncated, info = self.env.step(action)
             self.history.append(self.spec.to_policy(observation))
             self.coverages.append(self.spec.coverage(info))

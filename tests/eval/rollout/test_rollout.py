@@ -1,10 +1,12 @@
 import dataclasses
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ebt_policy.envs import environment, pusht
+from ebt_policy.envs.simulated import Score, SimulatedEnv, TaskSpec
 from ebt_policy.errors import UserError
 from ebt_policy.eval.rollout import rollout as module
 from ebt_policy.eval.rollout.rollout import rollout
@@ -185,3 +187,57 @@ def test_an_episode_knows_whether_its_disturbance_came(stub_runner, ticks, acted
     monkeypatch.setattr(module, "environment", lambda name: dataclasses.replace(spec, max_ticks=ticks))
     (episode,) = rollout(stub_runner, spec.name, SEEDS[:1])
     assert episode.disturbance["kind"] == "teleport" and episode.disturbance["acted"] is acted
+
+
+class Dial:
+    """A simulator whose picture shows the tick; it counts how many were drawn."""
+
+    objects, sentence, drawn = None, "Watch the dial.", 0
+
+    def reset(self, seed):
+        self.ticks = 0
+
+    def tick(self, action):
+        self.ticks += 1
+
+    def state(self):
+        return np.array([self.ticks], np.float64)
+
+    environment_state = state
+
+    def score(self):
+        return Score(0.0, False)
+
+    def picture(self, camera, height, width):
+        Dial.drawn += 1
+        return np.full((height, width, 3), self.ticks, np.uint8)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("n_obs_steps", [1, 2])
+def test_pictures_are_drawn_where_a_decision_sees_them_and_nowhere_else(n_obs_steps, monkeypatch):
+    bounds = (-1.0,)
+    task = TaskSpec("dial", "Watch the dial.", 10, 20, 20, 1, 1, bounds, (1.0,), ("top",))
+    make = partial(SimulatedEnv, task, Dial, cameras=("top",), image_size=(4, 4))
+    spec = dataclasses.replace(
+        environment("aloha_transfer_cube"), make=lambda render: make(), make_with_cameras=None, max_ticks=20
+    )
+    monkeypatch.setattr(module, "environment", lambda name: spec)
+    monkeypatch.setattr(Dial, "drawn", 0)
+    seen = []
+
+    def decide(observations, noise, previous=None):
+        seen.append(observations["observation.images.top"][0, :, 0, 0, 0] * 255)
+        chunk = np.zeros((1, 16, 1), np.float32)
+        trace = Trace.without_steps(1, evaluations=1, seconds=0.0)
+        return RunnerDecision(chunk[:, :8], chunk, trace)
+
+    runner = SimpleNamespace(n_obs_steps=n_obs_steps, n_action_steps=8, decide=decide)
+    rollout(runner, "dial", [0])
+    newest = [frames[-1] for frames in seen]
+    assert newest == [0, 8, 16]
+    if n_obs_steps == 2:
+        assert [frames[0] for frames in seen] == [0, 7, 15]
+    assert Dial.drawn == 1 + 2 * n_obs_steps  # the time limit cuts the last actions before their pictures
