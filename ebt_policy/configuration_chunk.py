@@ -79,6 +79,9 @@ class ChunkPolicyConfig(PreTrainedConfig):
     the weights; pretrained weights come with it, so there it is frozen."""
     spatial_softmax_keypoints: int = 32
     """[points] Image points that the encoder passes on for each camera."""
+    context_tokens: bool = False
+    """[yes or no] Action tokens also attend to a token for each image point, with what the camera shows there, instead of seeing the
+    cameras in one vector alone."""
     separate_encoder_per_camera: bool = False
     """[yes or no] An encoder for each camera instead of one for all."""
 
@@ -201,6 +204,11 @@ class ChunkPolicyConfig(PreTrainedConfig):
         kinds = (FeatureType.STATE, FeatureType.ENV, FeatureType.VISUAL)
         found = {k: tuple(f.shape) for k, f in (self.input_features or {}).items() if f.type in kinds}
         return dict(sorted(found.items())) | ({OBS_TASK: (self.task_size,)} if self.task_sentences else {})
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether there are context tokens: they come from cameras."""
+        return self.context_tokens and any(len(shape) == 3 for shape in self.observation_features().values())
 
     def validate_features(self, trained: bool = False) -> None:
         """Raises ValueError when there is no observation or no action, a shape that the networks cannot take, or when

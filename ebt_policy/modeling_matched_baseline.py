@@ -1,6 +1,6 @@
 """Diffusion, flow matching, two-pass and plain regression on EBT-Policy's own encoder and trunk.
 
-Legend: B batch, T observation steps, H horizon, A action dimension, D width.
+Legend: B batch, T observation steps, H horizon, A action dimension.
 """
 
 import time
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ebt_policy.chunk_policy import ChunkPolicy
 from ebt_policy.configuration_matched_baseline import MatchedBaselineConfig
-from ebt_policy.model.encoders import ObservationEncoder
+from ebt_policy.model.encoders import Encoded, ObservationEncoder
 from ebt_policy.model.noise import Noise, with_noise
 from ebt_policy.model.overlap import Overlap
 from ebt_policy.model.trace import Decision, Trace
@@ -44,13 +44,13 @@ class MatchedBaselinePolicy(ChunkPolicy):
         )
         self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod.clone(), persistent=False)
 
-    def _predict(self, x: Tensor, context: Tensor, level: Tensor) -> Tensor:
-        """x (B, H, A), context (B, D), level (B,) in [0, 1] -> (B, H, A) float32."""
-        return self.trunk(x, self.trunk.modulation(context, level)).float()
+    def _predict(self, x: Tensor, encoded: Encoded, level: Tensor) -> Tensor:
+        """x (B, H, A), level (B,) in [0, 1] -> (B, H, A) float32."""
+        return self.trunk(x, self.trunk.context(encoded, level)).float()
 
     # -- training --------------------------------------------------------------------------------------------------
     def _loss(self, observations: dict[str, Tensor], chunk: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        context = self.encoder(observations)
+        encoded = self.encoder.encoded(observations)
         batch, method = len(chunk), self.config.method
         noise = torch.randn_like(chunk)
         if method == "diffusion":
@@ -69,7 +69,7 @@ class MatchedBaselinePolicy(ChunkPolicy):
             x = torch.where(refine[:, None, None], noisy, 0.0)
         else:
             level, x, target = torch.zeros(batch, device=chunk.device), torch.zeros_like(chunk), chunk
-        error = (self._predict(x, context, level) - target).square()
+        error = (self._predict(x, encoded, level) - target).square()
         return error, {"mse": error.detach().mean()}
 
     # -- acting ----------------------------------------------------------------------------------------------------
@@ -84,26 +84,26 @@ class MatchedBaselinePolicy(ChunkPolicy):
         began = time.perf_counter()
         config = self.config
         with torch.no_grad():
-            context = self.encoder(observations)
+            encoded = self.encoder.encoded(observations)
+            batch = len(encoded.vector)
             steps = config.num_inference_steps if max_evaluations is None else max_evaluations
             if config.method in ("diffusion", "flow"):
-                chunk = self._generate(context, steps, noise, previous)
+                chunk = self._generate(encoded, steps, noise, previous)
             else:
-                level = context.new_zeros(len(context))
-                zero = context.new_zeros(len(context), config.horizon, self.trunk.action_dim)
-                chunk, steps = self._predict(zero, context, level), 1
+                level = encoded.vector.new_zeros(batch)
+                zero = encoded.vector.new_zeros(batch, config.horizon, self.trunk.action_dim)
+                chunk, steps = self._predict(zero, encoded, level), 1
                 if config.method == "two_pass":
-                    chunk, steps = self._predict(TWO_PASS_LEVEL * chunk, context, level + 1), 2
+                    chunk, steps = self._predict(TWO_PASS_LEVEL * chunk, encoded, level + 1), 2
         seconds = time.perf_counter() - began
-        return Decision(chunk, Trace.without_steps(len(context), evaluations=steps, seconds=seconds), context)
+        return Decision(chunk, Trace.without_steps(batch, evaluations=steps, seconds=seconds), encoded.vector)
 
-    def _generate(self, context: Tensor, steps: int, noise: Noise | None, previous: Tensor | None) -> Tensor:
+    def _generate(self, encoded: Encoded, steps: int, noise: Noise | None, previous: Tensor | None) -> Tensor:
         """Chunks (B, H, A) by diffusion or flow, in `steps` evaluations from wherever each row starts."""
         shape = (self.config.horizon, self.trunk.action_dim)
-        drawn = (torch.randn(len(context), *shape) if noise is None else noise.normal(shape)).to(
-            context.device
-        )
-        warm = torch.zeros(len(context), dtype=torch.bool, device=context.device)
+        batch, device = len(encoded.vector), encoded.vector.device
+        drawn = (torch.randn(batch, *shape) if noise is None else noise.normal(shape)).to(device)
+        warm = torch.zeros(batch, dtype=torch.bool, device=device)
         if self.config.start == "warm" and previous is not None:
             warm = torch.isfinite(previous).all((1, 2))
         sample = self._diffuse if self.config.method == "diffusion" else self._flow
@@ -113,23 +113,23 @@ class MatchedBaselinePolicy(ChunkPolicy):
             if len(rows):
                 part = None if noise is None else noise.rows(rows.tolist())
                 old = previous[rows] if begin and previous is not None else None
-                chunk[rows] = sample(drawn[rows], old, context[rows], steps, part)
+                chunk[rows] = sample(drawn[rows], old, encoded.rows(rows), steps, part)
         return chunk
 
     def _flow(
-        self, drawn: Tensor, previous: Tensor | None, context: Tensor, steps: int, noise: Noise | None
+        self, drawn: Tensor, previous: Tensor | None, encoded: Encoded, steps: int, noise: Noise | None
     ) -> Tensor:
         """Euler steps of equal length from noise, or from the previous chunk with noise, to level 1."""
         begin = 0.0 if previous is None else self.config.warm_start_share
         chunk = drawn if previous is None else with_noise(previous, drawn, 1 - begin, keep_scale=False)
         size = (1 - begin) / steps
         for k in range(steps):
-            level = context.new_full((len(context),), begin + k * size)
-            chunk = chunk + size * self._predict(chunk, context, level)
+            level = chunk.new_full((len(chunk),), begin + k * size)
+            chunk = chunk + size * self._predict(chunk, encoded, level)
         return chunk
 
     def _diffuse(
-        self, drawn: Tensor, previous: Tensor | None, context: Tensor, steps: int, noise: Noise | None
+        self, drawn: Tensor, previous: Tensor | None, encoded: Encoded, steps: int, noise: Noise | None
     ) -> Tensor:
         """The reverse process with diffusers' schedule; each row draws from its own generator.
 
@@ -145,7 +145,7 @@ class MatchedBaselinePolicy(ChunkPolicy):
             chunk = self.scheduler.add_noise(previous, drawn, timesteps[:1].to(drawn.device))
         generators = None if noise is None else noise.generators
         for t in timesteps:
-            level = context.new_full((len(context),), float(t) / self.config.train_timesteps)
-            epsilon = self._predict(chunk, context, level)
+            level = chunk.new_full((len(chunk),), float(t) / self.config.train_timesteps)
+            epsilon = self._predict(chunk, encoded, level)
             chunk = self.scheduler.step(epsilon, t, chunk, generator=generators).prev_sample
         return chunk

@@ -27,6 +27,7 @@ def refuse_existing(output: Path) -> None:
 def staged(output: Path) -> Iterator[Path]:
     """A temporary folder that is renamed to `output` at the end, or removed after an error."""
     refuse_existing(output)
+    os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder would write into the user's terminal
     staging = output.with_name(output.name + ".staging")
     shutil.rmtree(staging, ignore_errors=True)  # left by a killed process
     try:

@@ -1,7 +1,9 @@
-"""Observations -> one context vector, computed once for each decision.
+"""Observations -> one context vector, and tokens of the cameras if wanted, computed once for each decision.
 
-Legend: B batch, T observation steps, D width, C/H/W camera channels, height, width.
+Legend: B batch, T observation steps, D width, K image points of a camera, N tokens of width E, C/H/W camera channels, height, width.
 """
+
+from typing import NamedTuple, Self
 
 import torch
 import torchvision
@@ -17,50 +19,72 @@ from ebt_policy.model.vision_small import CHANNELS, small_backbone
 TASK_WIDTH = (
     64  # numbers that a task's vector is projected to, so that its hundreds do not outweigh a state of a few
 )
+TOKEN_WIDTH = 64  # E below
+
+
+class Encoded(NamedTuple):
+    """What a policy knows of its observations: a context vector (B, D), and tokens (B, N, E) of the cameras if wanted."""
+
+    vector: Tensor
+    tokens: Tensor | None
+
+    def rows(self, rows: Tensor) -> Self:
+        """Those samples alone."""
+        return self._replace(
+            vector=self.vector[rows], tokens=None if self.tokens is None else self.tokens[rows]
+        )
 
 
 class SpatialSoftmax(nn.Module):
-    """Expected image coordinates of K learned heat maps (Finn et al., arXiv 1509.06113): (B, C, h, w) -> (B, 2K)."""
+    """Expected image coordinates of K learned heat maps (Finn et al., arXiv 1509.06113): (B, C, h, w) -> (B, 2K).
 
-    def __init__(self, channels: int, keypoints: int) -> None:
+    tokens: whether it also gives a token for each heat map, made of the features under it and its coordinates.
+    mean: whether the mean of each channel goes beside the coordinates: then (B, 2K + C).
+    """
+
+    def __init__(self, channels: int, keypoints: int, tokens: bool = False, mean: bool = True) -> None:
         super().__init__()
+        self.mean, self.size = mean, 2 * keypoints + mean * channels
         self.heat = nn.Conv2d(channels, keypoints, kernel_size=1)
+        self.token = nn.Linear(channels + 2, TOKEN_WIDTH) if tokens else None
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Coordinates (and means) of maps (B, C, h, w), and tokens (B, K, E)."""
         heat = self.heat(features)  # (B, K, h, w)
         h, w = heat.shape[-2:]
-        attention = heat.flatten(2).softmax(-1).view_as(heat)
+        attention = heat.flatten(2).softmax(-1)
+        maps = attention.view_as(heat)
         rows = torch.linspace(-1, 1, h, device=heat.device)
         columns = torch.linspace(-1, 1, w, device=heat.device)
-        y = (attention.sum(3) * rows).sum(-1)
-        x = (attention.sum(2) * columns).sum(-1)
-        return torch.cat([x, y], -1)
-
-
-class PointsAndMean(SpatialSoftmax):
-    """The image coordinates beside the mean of each channel: (B, C, h, w) -> (B, 2K + C)."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        return torch.cat([super().forward(features), features.mean((2, 3))], -1)
+        y = (maps.sum(3) * rows).sum(-1)
+        x = (maps.sum(2) * columns).sum(-1)
+        pooled = torch.cat([x, y, *([features.mean((2, 3))] if self.mean else [])], -1)
+        if self.token is None:
+            return pooled, None
+        under = attention @ features.flatten(2).transpose(1, 2)  # (B, K, C)
+        return pooled, self.token(torch.cat([under, x[..., None], y[..., None]], -1))
 
 
 class TwoMaps(nn.Module):
-    """A 1x1 convolution on each of two maps, then PointsAndMean of both: maps (B, C_i, h_i, w_i) -> (B, 4K + 2 x 64).
+    """A 1x1 convolution on each of two maps, then SpatialSoftmax of both: maps (B, C_i, h_i, w_i) -> (B, 4K + 2 x 64).
 
     dropout: share of the maps' channels that are set to zero in training.
     """
 
-    def __init__(self, channels: tuple[int, int], keypoints: int, dropout: float) -> None:
+    def __init__(self, channels: tuple[int, int], keypoints: int, dropout: float, tokens: bool) -> None:
         super().__init__()
         self.dropout = nn.Dropout2d(dropout)
         self.mix = nn.ModuleList(nn.Conv2d(c, 64, 1) for c in channels)
-        self.pools = nn.ModuleList(PointsAndMean(64, keypoints) for _ in channels)
+        self.pools = nn.ModuleList(SpatialSoftmax(64, keypoints, tokens) for _ in channels)
+        self.size = 2 * (2 * keypoints + 64)
 
-    def forward(self, maps: tuple[Tensor, Tensor]) -> Tensor:
-        pooled = [
+    def forward(self, maps: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """As SpatialSoftmax's, of both maps: tokens (B, 2K, E)."""
+        both = [
             pool(mix(self.dropout(m)).relu()) for pool, mix, m in zip(self.pools, self.mix, maps, strict=True)
         ]
-        return torch.cat(pooled, -1)
+        pooled, tokens = zip(*both, strict=True)
+        return torch.cat(pooled, -1), None if tokens[0] is None else torch.cat(tokens, 1)
 
 
 def resnet18_backbone(config: ChunkPolicyConfig, channels: int) -> nn.Sequential:
@@ -74,7 +98,8 @@ def resnet18_backbone(config: ChunkPolicyConfig, channels: int) -> nn.Sequential
 
 
 class CameraEncoder(nn.Module):
-    """Convolutions and spatial softmax: images (B, C, H, W) -> (B, D). `vision` says which convolutions, `View` what they see.
+    """Convolutions and spatial softmax: images (B, C, H, W) -> (B, D), and tokens (B, K, E) if wanted. `vision` says which
+    convolutions, `View` what they see.
 
     With vision frozen it also takes maps of `FrozenBackbone.packed` (B, 1, 1, N) in place of the pictures: those of training
     are computed once (`data/feature_maps.py`).
@@ -82,25 +107,23 @@ class CameraEncoder(nn.Module):
 
     def __init__(self, config: ChunkPolicyConfig, channels: int) -> None:
         super().__init__()
-        points = config.spatial_softmax_keypoints
+        points, tokens = config.spatial_softmax_keypoints, config.has_tokens
         self.trunk: nn.Module
-        self.pool: nn.Module
+        self.pool: SpatialSoftmax | TwoMaps
         if config.vision == "small":
-            self.trunk, self.pool = small_backbone(channels), PointsAndMean(CHANNELS[-1], points)
-            size = 2 * points + CHANNELS[-1]
+            self.trunk, self.pool = small_backbone(channels), SpatialSoftmax(CHANNELS[-1], points, tokens)
         elif config.vision == "frozen":
             pretrained = config.pretrained_backbone_weights is not None
             self.trunk = FrozenBackbone(config.frozen_backbone, pretrained)
-            self.pool = TwoMaps(self.trunk.map_channels, points, config.feature_dropout)
-            size = 2 * (2 * points + 64)
+            self.pool = TwoMaps(self.trunk.map_channels, points, config.feature_dropout, tokens)
         else:
-            self.trunk, self.pool = resnet18_backbone(config, channels), SpatialSoftmax(512, points)
-            size = 2 * points
-        self.project = nn.Linear(size, config.width)
+            self.trunk = resnet18_backbone(config, channels)
+            self.pool = SpatialSoftmax(512, points, tokens, mean=False)
+        self.project = nn.Linear(self.pool.size, config.width)
         self.channels_last = config.vision != "resnet18"
         self.view = View.of(config)
 
-    def forward(self, images: Tensor, picture_size: tuple[int, int]) -> Tensor:
+    def forward(self, images: Tensor, picture_size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """picture_size: (H, W) of the camera, which tells the shape of packed maps."""
         if isinstance(self.trunk, FrozenBackbone) and images.shape[1:3] == (1, 1):
             maps = images.to(self.project.weight.dtype)
@@ -110,11 +133,12 @@ class CameraEncoder(nn.Module):
             if self.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             features = self.trunk(images)
-        return self.project(self.pool(features))
+        pooled, tokens = self.pool(features)
+        return self.project(pooled), tokens
 
 
 class ObservationEncoder(nn.Module):
-    """All observation features and their history -> context (B, D)."""
+    """All observation features and their history -> context vector (B, D), and tokens of the cameras (B, N, E) if wanted."""
 
     def __init__(self, config: ChunkPolicyConfig) -> None:
         super().__init__()
@@ -134,17 +158,33 @@ class ObservationEncoder(nn.Module):
         self.mix = nn.Sequential(
             nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)
         )
+        self.token_position: nn.Parameter | None = None  # tells tokens of cameras, times and heat maps apart
+        if config.has_tokens:
+            maps = 2 if config.vision == "frozen" else 1
+            count = steps * len(self.cameras) * maps * config.spatial_softmax_keypoints
+            self.token_position = nn.Parameter(0.02 * torch.randn(count, TOKEN_WIDTH))
+            self.token_norm = nn.LayerNorm(TOKEN_WIDTH)
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
-        """observations: vectors (B, T, F) and cameras (B, T, C, H, W), normalised, or packed maps (B, T, 1, 1, N), and the task's
-        vector (B, E) or (B, T, E), of which the newest counts -> (B, D)."""
+        """The vector of `encoded` alone (B, D)."""
+        return self.encoded(observations).vector
+
+    def encoded(self, observations: dict[str, Tensor]) -> Encoded:
+        """observations: vectors (B, T, F) and cameras (B, T, C, H, W), normalised, or packed maps (B, T, 1, 1, M), and the task's
+        vector (B, U) or (B, T, U), of which the newest counts."""
         parts = [observations[name].flatten(1) for name in self.vectors]
+        tokens: list[Tensor] = []
         for i, name in enumerate(self.cameras):
             images = observations[name]
             encoder = self.camera_encoders[0 if self.shared else i]
-            context = encoder(images.flatten(0, 1), self.picture_sizes[i])
+            context, found = encoder(images.flatten(0, 1), self.picture_sizes[i])
             parts.append(context.view(len(images), -1))
+            if found is not None:
+                tokens.append(found.unflatten(0, images.shape[:2]).flatten(1, 2))  # (B, T K, E)
         if self.task is not None:
             task = observations[OBS_TASK]
             parts.append(self.task(task if task.ndim == 2 else task[:, -1]))
-        return self.mix(torch.cat(parts, -1))
+        context = self.mix(torch.cat(parts, -1))
+        if self.token_position is None:
+            return Encoded(context, None)
+        return Encoded(context, self.token_norm(torch.cat(tokens, 1) + self.token_position))

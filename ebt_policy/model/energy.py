@@ -1,6 +1,6 @@
 """Energy of an action chunk: one scalar for each (observation, chunk), and the update that lowers it.
 
-Legend: B batch, H horizon, A action dimension, D width, L layers. Chunks are normalised.
+Legend: B batch, H horizon, A action dimension, N context tokens, D width, L layers. Chunks are normalised.
 """
 
 from dataclasses import dataclass
@@ -46,20 +46,20 @@ class EnergyTransformer(nn.Module):
         return self.kind == "residual" and self.descends == "denoiser"
 
     def context(self, observations: dict[str, Tensor]) -> Tensor:
-        """Encodes the observations, once for each decision: (B, L, 6, D)."""
+        """Encodes the observations, once for each decision: (B, L, 6 + 2 N, D)."""
         return self.encoded_context(observations)[1]
 
     def encoded_context(self, observations: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The encoder's output (B, D), and `context` (B, L, 6, D)."""
-        encoded = self.encoder(observations)
-        return encoded, self.trunk.modulation(encoded)
+        """The context vector (B, D), and `context` (B, L, 6 + 2 N, D)."""
+        encoded = self.encoder.encoded(observations)
+        return encoded.vector, self.trunk.context(encoded)
 
     def denoise(self, chunk: Tensor, context: Tensor) -> Tensor:
-        """D(x, o): chunk (B, H, A), context (B, L, 6, D) -> (B, H, A). Residual head only."""
+        """D(x, o): chunk (B, H, A), context (B, L, 6 + 2 N, D) -> (B, H, A). Residual head only."""
         return self.trunk(chunk, context)
 
     def energy(self, chunk: Tensor, context: Tensor) -> Tensor:
-        """chunk (B, H, A), context (B, L, 6, D) -> (B,), summed in float32."""
+        """chunk (B, H, A), context (B, L, 6 + 2 N, D) -> (B,), summed in float32."""
         if self.kind == "scalar":
             return self.trunk.head(self.trunk.tokens(chunk, context)).float().sum((1, 2))
         return 0.5 * (chunk - self.trunk(chunk, context).float()).square().sum((1, 2))

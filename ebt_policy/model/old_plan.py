@@ -16,7 +16,7 @@ class OldPlan:
     def __init__(
         self, model: EnergyTransformer, context: Tensor, previous: Tensor | None, n_action_steps: int
     ) -> None:
-        """context (B, L, 6, D). previous (B, H, A): the last chunk shifted to now, its last action repeated at the end, rows of
+        """context (B, L, 6 + 2 N, D), N context tokens. previous (B, H, A): the last chunk shifted to now, its last action repeated at the end, rows of
         NaN where there is none. Without a denoiser, or if everything was executed, there is no reading.
         """
         self._model, self._context = model, context

@@ -1,6 +1,7 @@
 """The transformer that the energy and every matched baseline share.
 
-Legend: B batch, H horizon, A action dimension, P action tokens (H / actions_per_token), D width, L layers.
+Legend: B batch, H horizon, A action dimension, P action tokens (H / actions_per_token), N context tokens of width E, D width,
+L layers.
 """
 
 import math
@@ -10,14 +11,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
+from ebt_policy.model.encoders import TOKEN_WIDTH, Encoded
 
 FEW_TOKENS = 8
 
 
-class Block(nn.Module):
-    """Self-attention and MLP over action tokens, modulated by the context (adaLN, arXiv 2212.09748)."""
+MODULATION = 6  # vectors of adaLN in a layer: shift, scale and gate of attention and MLP
 
-    def __init__(self, width: int, heads: int) -> None:
+
+class Block(nn.Module):
+    """Attention and MLP over action tokens, modulated by the context vector (adaLN, arXiv 2212.09748).
+
+    Action tokens attend to themselves and to the context tokens, where there are some.
+    """
+
+    def __init__(self, width: int, heads: int, token_width: int) -> None:
+        """token_width: of context tokens; 0: there are none."""
         super().__init__()
         self.heads = heads
         self.norm_attention = nn.LayerNorm(width, elementwise_affine=False)
@@ -27,15 +36,27 @@ class Block(nn.Module):
         # GELU and not ReLU: the energy's gradient is trained through, and ReLU's second derivative is zero.
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         # One for each layer: the only input of the observations. Sharing it between layers lowered success.
-        self.modulate = nn.Linear(width, 6 * width)
+        self.modulate = nn.Linear(width, MODULATION * width)
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
+        self.context_kv = nn.Linear(token_width, 2 * width) if token_width else None
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """x (B, P, D), modulation (B, 6, D) -> (B, P, D)."""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation[:, :, None].unbind(1)
+    def context(self, vector: Tensor, tokens: Tensor | None) -> Tensor:
+        """Context vector (B, D) and tokens (B, N, E) -> modulation, keys and values (B, 6 + 2 N, D)."""
+        modulation = self.modulate(vector).unflatten(-1, (MODULATION, -1))
+        if self.context_kv is None:
+            return modulation
+        return torch.cat([modulation, *self.context_kv(tokens).chunk(2, -1)], 1)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """x (B, P, D), context (B, 6 + 2 N, D) -> (B, P, D)."""
+        modulation, rest = context[:, :MODULATION, None], context[:, MODULATION:]
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.unbind(1)
         y = self.norm_attention(x) * (1 + scale_a) + shift_a
         q, k, v = self.qkv(y).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, P, d)
+        if self.context_kv is not None:
+            seen = rest.unflatten(-1, (self.heads, -1)).transpose(1, 2).chunk(2, 2)
+            k, v = torch.cat([k, seen[0]], 2), torch.cat([v, seen[1]], 2)
         y = attention(q, k, v).transpose(1, 2).flatten(2)
         x = x + (1 + gate_a) * self.project(y)
         y = self.norm_mlp(x) * (1 + scale_m) + shift_m
@@ -43,8 +64,8 @@ class Block(nn.Module):
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention of (B, heads, P, d) -> (B, heads, P, d)."""
-    if not torch.compiler.is_compiling() or q.shape[2] > FEW_TOKENS:
+    """Softmax attention of queries (B, heads, P, d) to keys and values (B, heads, P + N, d) -> (B, heads, P, d)."""
+    if not torch.compiler.is_compiling() or k.shape[2] > FEW_TOKENS:
         return F.scaled_dot_product_attention(q, k, v)
     # Between a handful of tokens the products fuse into one pointwise kernel; the library's takes a quarter of a
     # training step there.
@@ -63,30 +84,33 @@ class Trunk(nn.Module):
         size = config.actions_per_token * self.action_dim
         self.embed = nn.Linear(size, width)
         self.position = nn.Parameter(0.02 * torch.randn(tokens, width))
-        self.blocks = nn.ModuleList(Block(width, config.attention_heads) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(
+            Block(width, config.attention_heads, TOKEN_WIDTH if config.has_tokens else 0)
+            for _ in range(config.layers)
+        )
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, size)
         self.time = TimeEmbedding(width) if time_input else None
 
-    def modulation(self, context: Tensor, time: Tensor | None = None) -> Tensor:
-        """context (B, D), time (B,) in [0, 1] for the baselines -> (B, L, 6, D)."""
-        if self.time is not None:
-            context = context + self.time(time)
-        context = F.silu(context)
-        # Without time input this is computed once for each decision, outside of the descent loop.
-        layers = [block.modulate(context) for block in self.blocks]  # type: ignore[operator]
-        return torch.stack(layers, 1).unflatten(-1, (6, -1))
+    def context(self, encoded: Encoded, time: Tensor | None = None) -> Tensor:
+        """What the layers need of the observations (B, L, 6 + 2 N, D).
 
-    def tokens(self, chunk: Tensor, modulation: Tensor) -> Tensor:
-        """chunk (B, H, A), modulation (B, L, 6, D) -> token vectors (B, P, D)."""
+        time: (B,) in [0, 1] for the baselines. Without it this is computed once for each decision, outside of the descent loop.
+        """
+        vector = encoded.vector if self.time is None else encoded.vector + self.time(time)
+        vector = F.silu(vector)
+        return torch.stack([block.context(vector, encoded.tokens) for block in self.blocks], 1)  # type: ignore[operator]
+
+    def tokens(self, chunk: Tensor, context: Tensor) -> Tensor:
+        """chunk (B, H, A), context (B, L, 6 + 2 N, D) -> token vectors (B, P, D)."""
         x = self.embed(chunk.reshape(len(chunk), len(self.position), -1)) + self.position
-        for block, m in zip(self.blocks, modulation.unbind(1), strict=True):
-            x = block(x, m)
+        for block, c in zip(self.blocks, context.unbind(1), strict=True):
+            x = block(x, c)
         return self.norm(x)
 
-    def forward(self, chunk: Tensor, modulation: Tensor) -> Tensor:
-        """chunk (B, H, A), modulation (B, L, 6, D) -> (B, H, A)."""
-        return self.head(self.tokens(chunk, modulation)).reshape(-1, self.horizon, self.action_dim)
+    def forward(self, chunk: Tensor, context: Tensor) -> Tensor:
+        """chunk (B, H, A), context (B, L, 6 + 2 N, D) -> (B, H, A)."""
+        return self.head(self.tokens(chunk, context)).reshape(-1, self.horizon, self.action_dim)
 
 
 class TimeEmbedding(nn.Module):

@@ -106,8 +106,10 @@ def uses_bf16(recipe: TrainRecipe, device: torch.device, cameras: bool) -> bool:
     if recipe.precision == "auto":
         if device.type != "cpu":
             return True
-        # Without AVX-512 torch emulates bf16, about ten times slower than fp32 even for matrix products.
-        return not cameras and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        # Without AVX-512 torch emulates bf16, about ten times slower than fp32 even for matrix products. Convolutions also need
+        # the processor's own bf16 instructions; torch says so in a function that older versions lack.
+        has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and (not cameras or has_bf16())
     return recipe.precision == "bf16"
 
 

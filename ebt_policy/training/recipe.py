@@ -80,7 +80,7 @@ class TrainRecipe:
     warmup_steps: int = 500  # linear, then a cosine to zero
     grad_clip: float = 1.0  # on the norm over all parameters
     ema_decay: float = 0.999  # the average is what is evaluated, saved and shipped
-    # Of the forward pass. auto: bf16, but fp32 on CPUs that emulate it and for convolutions on any CPU.
+    # Of the forward pass. auto: bf16, but fp32 on CPUs that emulate it: for cameras on those without AVX512_BF16.
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     compile: bool = False  # torch.compile: slower start, faster steps
     seed: int = 0  # of the weights, the noise and the order of the data

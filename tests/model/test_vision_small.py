@@ -10,7 +10,7 @@ from lerobot.configs.policies import PreTrainedConfig
 
 import ebt_policy
 from ebt_policy.model.augmentation import random_shift
-from ebt_policy.model.encoders import CameraEncoder, PointsAndMean
+from ebt_policy.model.encoders import CameraEncoder, SpatialSoftmax
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.vision_small import small_backbone
 
@@ -41,17 +41,17 @@ def test_no_shift_leaves_pictures_as_they_are() -> None:
 def test_pictures_are_moved_in_training_only(shift: int, equal: bool) -> None:
     config = make_policy(features=FEATURES, vision="small", crop_shape=None, random_shift=shift).config
     encoder, pictures = CameraEncoder(config, 3), torch.rand(4, 3, 40, 48)
-    whole = encoder.eval()(pictures, (40, 48))
-    torch.testing.assert_close(encoder(pictures, (40, 48)), whole, rtol=0, atol=0)
-    assert torch.allclose(encoder.train()(pictures, (40, 48)), whole, atol=1e-6) == equal
+    whole = encoder.eval()(pictures, (40, 48))[0]
+    torch.testing.assert_close(encoder(pictures, (40, 48))[0], whole, rtol=0, atol=0)
+    assert torch.allclose(encoder.train()(pictures, (40, 48))[0], whole, atol=1e-6) == equal
 
 
 def test_points_follow_what_moves_and_the_mean_does_not() -> None:
-    pool = PointsAndMean(1, 1)
+    pool = SpatialSoftmax(1, 1)
     torch.nn.init.constant_(pool.heat.weight, 20)
     maps = torch.zeros(2, 1, 5, 9)
     maps[0, 0, 1, 2] = maps[1, 0, 3, 6] = 1
-    x, y, mean = pool(maps).T
+    x, y, mean = pool(maps)[0].T
     torch.testing.assert_close(x, torch.tensor([-0.5, 0.5]), atol=1e-3, rtol=0)
     torch.testing.assert_close(y, torch.tensor([-0.5, 0.5]), atol=1e-3, rtol=0)
     torch.testing.assert_close(mean, torch.full((2,), 1 / 45))

@@ -290,19 +290,21 @@ def test_metrics_cut_short_by_a_crash_are_read_up_to_the_last_whole_row(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("precision", "device", "cameras", "bf16"),
+    ("precision", "device", "cameras", "instructions", "bf16"),
     [
-        ("auto", "cpu", True, False),  # convolutions in bf16 are many times slower on most CPUs
-        ("auto", "cpu", False, True),
-        ("auto", "cuda", True, True),
-        ("bf16", "cpu", True, True),
-        ("fp32", "cuda", False, False),
+        ("auto", "cpu", True, False, False),  # convolutions in bf16 are many times slower there
+        ("auto", "cpu", True, True, True),
+        ("auto", "cpu", False, False, True),
+        ("auto", "cuda", True, False, True),
+        ("bf16", "cpu", True, False, True),
+        ("fp32", "cuda", False, True, False),
     ],
 )
-def test_cameras_on_a_cpu_train_in_fp32_unless_asked(
-    tiny_recipe, precision, device, cameras, bf16, monkeypatch
+def test_cameras_on_a_cpu_without_bf16_instructions_train_in_fp32_unless_asked(
+    tiny_recipe, precision, device, cameras, instructions, bf16, monkeypatch
 ):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions, raising=False)
     assert uses_bf16(tiny_recipe(precision=precision), torch.device(device), cameras) is bf16
 
 
