@@ -55,7 +55,9 @@ def test_jerk_at_borders_is_over_that_inside():
 def test_where_every_tick_is_a_border_there_is_jerk_and_no_ratio():
     """Ensembling with a policy that takes no time."""
     found = figures([{"success": True, "border": [6.0, 3], "inside": [0.0, 0]}] * 4)
-    assert found["jerk"] == 2.0 and math.isnan(found["jerk_ratio"]) and math.isnan(found["jerk_ratio_ci95"][0])
+    assert (
+        found["jerk"] == 2.0 and math.isnan(found["jerk_ratio"]) and math.isnan(found["jerk_ratio_ci95"][0])
+    )
 
 
 def test_the_shipped_file_is_read():
