@@ -108,6 +108,7 @@ class DeployConfig:
     control_hz: float | None = None
     deadline_s: float = 0.5
     blend_s: float = 0.1  # seconds over which a new plan takes over from the old one
+    smooth_s: float = 0.0  # commands are means of the plan from so many seconds before to as long after, .1 is enough; 0: off
     patience_s: float = 3.0  # seconds without a plan, or without joint readings, before the arm stops
     ask_timeout_s: float = 120.0
     episodes: int = 1  # how many, one after the other

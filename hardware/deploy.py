@@ -135,6 +135,8 @@ def deploying(
         # LeRobot would ask for a calibration on the terminal; a deployment says what to do and ends.
         arm.connect(calibrate=False)
         stack.callback(arm.disconnect)
+        if not 0 <= config.smooth_s <= 1:
+            raise UserError(f"--smooth_s is {config.smooth_s}; expected seconds from 0 (off) to 1.")
         if config.ask_timeout_s <= 0:
             raise UserError(f"--ask_timeout_s is {config.ask_timeout_s}; expected seconds above 0.")
         leader = make_leader(config, body, commands.post, teleop)
@@ -194,6 +196,7 @@ def deploying(
                 body.control_hz,
                 config.streams.actuation_s,
                 config.blend_s,
+                config.smooth_s,
                 np.inf if body.simulated_time else config.deadline_s,
                 config.patience_s,
                 config.ask_timeout_s,

@@ -29,7 +29,7 @@ from ebt_policy.eval.rollout.one_thread import one_thread
 from ebt_policy.eval.rollout.parallel import GROUP_SIZE
 from ebt_policy.eval.statistics.intervals import paired_success_difference, wilson
 from ebt_policy.inference.runner import Runner, load_runner
-from ebt_policy.provenance import run_record, write_atomic, write_json
+from ebt_policy.provenance import plain, run_record, write_atomic, write_json
 from ebt_policy.suggestions import did_you_mean
 
 _RESAMPLES = 1000
@@ -68,7 +68,8 @@ def latency_bench(
     if tasks or rows:
         return "The cells are there; run it without --tasks and --rows for the report."
     text = "\n".join(table.markdown() for table in tables)
-    write_json(folder / "results.json", run_record() | {"bench": dataclasses.asdict(bench), "tasks": results})
+    record = run_record() | {"bench": dataclasses.asdict(bench), "tasks": results}
+    write_json(folder / "results.json", plain(record))
     write_atomic(folder / "report.md", text)
     return text
 
@@ -84,8 +85,8 @@ def _cell(
             f"latencies_ms has {milliseconds}, which is no whole number of ticks at the {spec.fps} Hz of {task.env}."
         )
     if not latency and row.handover not in ("switch", "ensemble"):  # all the same without latency
-        plain = [other for other in bench.rows if other.handover == "switch"]
-        row = plain[0] if plain else row
+        switches = [other for other in bench.rows if other.handover == "switch"]
+        row = switches[0] if switches else row
     facts = {
         "task": dataclasses.asdict(task),
         "row": dataclasses.asdict(row),
@@ -128,21 +129,33 @@ def _cell(
 
 
 def figures(cell: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Success with Wilson's interval; jerk at borders over jerk inside with a bootstrap interval over episodes."""
+    """Success with Wilson's interval; mean jerk, and jerk at borders over jerk inside, with bootstrap intervals over episodes.
+
+    The ratio is not a number where no difference is inside, as with a new chunk at every tick.
+    """
     solved = [bool(episode["success"]) for episode in cell]
     sums = np.array([[*episode["border"], *episode["inside"]] for episode in cell])  # (episodes, 4)
     draws = np.random.default_rng(0).integers(0, len(cell), (_RESAMPLES, len(cell)))
-    low, high = np.nanpercentile(_ratio(sums[draws].sum(1)), [2.5, 97.5])
-    total = sums.sum(0)
+    drawn, total = sums[draws].sum(1), sums.sum(0)
+    ratios = _ratio(np.concatenate([total[None], drawn]))
+    jerks = (drawn[:, 0] + drawn[:, 2]) / np.maximum(drawn[:, 1] + drawn[:, 3], 1)
     return {
         "success": float(np.mean(solved)),
         "success_ci95": wilson(sum(solved), len(solved)),
         "episodes": len(cell),
-        "jerk_ratio": float(_ratio(total[None])[0]),
-        "jerk_ratio_ci95": (float(low), float(high)),
-        "jerk_inside": float(total[2] / max(total[3], 1)),
+        "jerk_ratio": float(ratios[0]),
+        "jerk_ratio_ci95": _interval(ratios[1:]),
+        "jerk": float((total[0] + total[2]) / max(total[1] + total[3], 1)),
+        "jerk_ci95": _interval(jerks),
         "solved": solved,
     }
+
+
+def _interval(draws: np.ndarray) -> tuple[float, float]:
+    """95 % of the bootstrap's draws (N,); not a number where none of them is one."""
+    known = draws[~np.isnan(draws)]
+    low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
+    return float(low), float(high)
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:
@@ -156,23 +169,23 @@ def _table(
 ) -> Table:
     rows = []
     none = next((r.name for r in bench.rows if r.handover == "switch"), bench.rows[0].name), 0
-    plain = figures(cells[none])["solved"] if none in cells else None
+    undelayed = figures(cells[none])["solved"] if none in cells else None
     for (name, milliseconds), cell in cells.items():
         found = figures(cell)
         low, high = found["success_ci95"]
         difference = ""
-        if plain is not None and milliseconds:
-            d = paired_success_difference(found["solved"], plain)
+        if undelayed is not None and milliseconds:
+            d = paired_success_difference(found["solved"], undelayed)
             difference = f"{100 * d.estimate:+.0f} [{100 * d.low:+.0f}, {100 * d.high:+.0f}]"
-        ratio = found["jerk_ratio_ci95"]
+        jerk, ratio = found["jerk_ci95"], found["jerk_ratio_ci95"]
         rows.append(
             (
                 f"{milliseconds}",
                 name,
                 f"{found['success']:.0%} [{low:.0%}, {high:.0%}]",
                 difference,
-                f"{found['jerk_ratio']:.2f} [{ratio[0]:.2f}, {ratio[1]:.2f}]",
-                f"{found['jerk_inside']:.4f}",
+                f"{found['jerk']:.4f} [{jerk[0]:.4f}, {jerk[1]:.4f}]",
+                "" if np.isnan(ratio[0]) else f"{found['jerk_ratio']:.2f} [{ratio[0]:.2f}, {ratio[1]:.2f}]",
             )
         )
     return Table(
@@ -181,8 +194,8 @@ def _table(
             "Handover",
             "Success",
             "Points from no latency",
+            "Jerk",
             "Jerk at borders / inside",
-            "Inside",
         ),
         tuple(rows),
         f"Latency on {task.env}, {task.episodes or bench.episodes} episodes a cell",

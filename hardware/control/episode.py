@@ -17,14 +17,16 @@ from ebt_policy.hardware.control.timing import Punctuality
 class LoopConfig:
     """fps: ticks a second of the policy, as in its training data; a lower rate plays its plans in slow motion. control_hz: of
     the loop. Times in seconds: actuation_s: commands are sent this much early, because the arm needs it to move. blend_s: longest
-    transition from one plan to the next. deadline_s: for one plan. patience_s: without a plan, or without the joints, for this
-    long, stop. ask_timeout_s: the episode ends when nobody answers for this long.
+    transition from one plan to the next. smooth_s: commands are means of the actions due so long before and after; 0: off.
+    deadline_s: for one plan. patience_s: without a plan, or without the joints, for this long, stop. ask_timeout_s: the episode
+    ends when nobody answers for this long.
     """
 
     fps: float = 30.0
     control_hz: float = 50.0
     actuation_s: float = 0.0
     blend_s: float = 0.1
+    smooth_s: float = 0.0
     deadline_s: float = 0.5
     patience_s: float = 3.0
     ask_timeout_s: float = np.inf

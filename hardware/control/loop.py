@@ -59,7 +59,7 @@ class ControlLoop:
         self._period = 1 / config.control_hz
         self._tick_s = 1 / config.fps
         # Of the present episode; `_begin` sets them.
-        self.schedule = Schedule(self._tick_s, config.blend_s)
+        self.schedule = Schedule(self._tick_s, config.blend_s, config.smooth_s)
         self._outcome = Outcome("", "", 0.0, Stopwatch().punctuality(), evaluations=0.0)
         self._ended = ("", "")
         self._plan: Plan | None = None  # the last one taken
@@ -131,7 +131,7 @@ class ControlLoop:
         target, stamp = self._operator(now)
         self._plan_next(now)
         if not (self._helped or self._hindrance):
-            target = self.schedule.at(now + self.config.actuation_s)
+            target = self.schedule.smoothed(now + self.config.actuation_s)
         measured = None if floats is None else [floats[f"{name}.pos"] for name in self.arm.joints]
         # While the arm is to be taken over, or neither reads nor sends work, nobody knows from where it would move.
         if not self._retake and (floats is not None or "send" not in self._failing):

@@ -19,8 +19,10 @@ class Schedule:
     time replaces it at once. The last action is due for one period; after it no action is due.
     """
 
-    def __init__(self, period_s: float, blend_s: float = 0.1) -> None:
-        self.period_s, self.blend_s = period_s, blend_s
+    def __init__(self, period_s: float, blend_s: float = 0.1, smooth_s: float = 0.0) -> None:
+        """smooth_s: of `smoothed`, seconds on either side."""
+        self.period_s, self.blend_s, self.smooth_s = period_s, blend_s, smooth_s
+        self._past: list[tuple[float, Array]] = []  # times and actions that `smoothed` was asked for
         self._times: Array = np.empty(0)
         self._actions: Array = np.empty((0, 0))
         self.end = -np.inf  # when there is nothing left to do; -inf where there never was
@@ -62,8 +64,26 @@ class Schedule:
             return self._actions[nearest].copy()
         return _between(np.array([time]), self._times, self._actions)[0]
 
+    def smoothed(self, time: float) -> Array | None:
+        """The mean (A,) of the actions due within smooth_s before `time`, as this was asked for them, and as long after it.
+
+        Before and after weigh the same, so a straight line is followed without delay. None where no action is due at `time`.
+        """
+        due = self.at(time)
+        if due is None:
+            self._past = []
+            return None
+        self._past = [(t, a) for t, a in self._past if time - self.smooth_s - _SAME_S <= t < time - _SAME_S]
+        around = [due]
+        for before, action in self._past:
+            later = self.at(2 * time - before)
+            around += [action, self._actions[-1] if later is None else later]
+        self._past.append((time, due))
+        return np.mean(around, axis=0) if len(around) > 1 else due
+
     def clear(self) -> None:
         """Forgets all plans."""
+        self._past = []
         self._times, self._actions, self.end = np.empty(0), np.empty((0, 0)), -np.inf
 
 

@@ -154,3 +154,5 @@ def test_the_operator_takes_over_and_an_interrupted_episode_is_saved(
 def test_an_answer_is_waited_for_at_least_a_moment(run):
     with pytest.raises(UserError, match="--ask_timeout_s is 0"):
         run(ask_timeout_s=0.0)
+    with pytest.raises(UserError, match=r"--smooth_s is -0\.1"):
+        run(smooth_s=-0.1)

@@ -1,5 +1,6 @@
 """The bench of latency: one cell for each row and latency, kept; mistakes in its file are named."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,15 @@ def test_jerk_at_borders_is_over_that_inside():
     found = figures(cell)
     assert found["jerk_ratio"] == 2.0 and found["jerk_ratio_ci95"] == (2.0, 2.0)
     assert found["success"] == 1.0 and found["episodes"] == 4
+    assert found["jerk"] == pytest.approx(16 / 13) and found["jerk_ci95"] == pytest.approx((16 / 13, 16 / 13))
+
+
+def test_where_every_tick_is_a_border_there_is_jerk_and_no_ratio():
+    """Ensembling with a policy that takes no time."""
+    found = figures([{"success": True, "border": [6.0, 3], "inside": [0.0, 0]}] * 4)
+    assert (
+        found["jerk"] == 2.0 and math.isnan(found["jerk_ratio"]) and math.isnan(found["jerk_ratio_ci95"][0])
+    )
 
 
 def test_the_shipped_file_is_read():

@@ -134,3 +134,46 @@ def test_plans_that_come_late_take_over_without_a_jump(arrivals: list[tuple[floa
         for t in times[times > now + BLEND]:
             line = [np.interp(t, now - lateness + PERIOD * np.arange(n), column) for column in rows.T]
             assert schedule.at(t) == pytest.approx(line, abs=1e-6)
+
+
+def played(schedule: Schedule, ticks: int) -> np.ndarray:
+    return np.array([schedule.smoothed(5.0 + k * PERIOD) for k in range(ticks)])
+
+
+def test_smoothing_is_the_mean_of_as_much_before_as_after():
+    """By hand: at both ends less is known, or the last action goes on."""
+    schedule = Schedule(PERIOD, smooth_s=2 * PERIOD)
+    schedule.merge(np.array([[0.0], [3.0], [0.0], [5.0], [2.0]]), 5.0, 5.0)
+    assert played(schedule, 5)[:, 0] == pytest.approx([0.0, 1.0, 2.0, (3 + 0 + 5 + 2 + 2) / 5, 11 / 5])
+
+
+@unhurried()
+@given(st.integers(2, 12), seeds, st.floats(0.0, 0.6))
+def test_smoothing_follows_a_straight_line_without_delay_and_stays_within_the_plan(
+    n: int, seed: int, smooth_s: float
+):
+    schedule, line = Schedule(PERIOD, smooth_s=smooth_s), np.linspace([0.0, 1.0], [1.0, -1.0], 3 * n)
+    schedule.merge(line, 5.0, 5.0)
+    reach = int(smooth_s / PERIOD) + 1
+    assert played(schedule, 3 * n)[: 3 * n - reach] == pytest.approx(line[: 3 * n - reach], abs=1e-6)
+    schedule.clear()
+    rows = plan(n, seed)
+    schedule.merge(rows, 5.0, 5.0)
+    found = played(schedule, n)
+    assert np.array_equal(found[0], rows[0])  # nothing of before `clear`
+    assert (found >= rows.min(0) - 1e-9).all() and (found <= rows.max(0) + 1e-9).all()
+    if smooth_s < PERIOD / 2:
+        assert np.array_equal(found, rows)
+
+
+def test_smoothing_takes_jerk_from_trembling_and_from_a_switch():
+    schedule, raw = Schedule(PERIOD, smooth_s=5 * PERIOD), Schedule(PERIOD)
+    sent = {}
+    for each in (schedule, raw):
+        sent[each] = []
+        for k in range(60):
+            if k % 20 == 0:
+                each.merge(plan(25, k), 5.0 + k * PERIOD, 5.0 + k * PERIOD)
+            sent[each].append(each.smoothed(5.0 + k * PERIOD))
+    smooth, rough = (np.abs(np.diff(sent[each], 3, axis=0)) for each in (schedule, raw))
+    assert smooth.mean() < 0.3 * rough.mean() and smooth.max() < 0.5 * rough.max()
