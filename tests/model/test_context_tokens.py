@@ -29,9 +29,9 @@ def test_a_token_holds_the_features_under_its_heat_map_and_where_it_lies() -> No
     pool.heat.weight.data[0, 0] = 50  # the heat map is the first channel
     pool.token = torch.nn.Identity()
     maps = torch.zeros(1, 2, 5, 9)
-    maps[0, 0, 1, 2], maps[0, 1, 1, 2], maps[0, 1, 4, 8] = 1, 3, 7
+    maps[0, 0, 1, 6], maps[0, 1, 1, 6], maps[0, 1, 4, 8] = 1, 3, 7
     tokens = pool(maps)[1]
-    torch.testing.assert_close(tokens, torch.tensor([[[1.0, 3.0, -0.5, -0.5]]]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(tokens, torch.tensor([[[1.0, 3.0, 0.5, -0.5]]]), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
