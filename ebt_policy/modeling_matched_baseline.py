@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ebt_policy.chunk_policy import ChunkPolicy
 from ebt_policy.configuration_matched_baseline import MatchedBaselineConfig
-from ebt_policy.model.encoders import Encoded, ObservationEncoder
+from ebt_policy.model.encoders import ObservationEncoder
 from ebt_policy.model.noise import Noise, with_noise
 from ebt_policy.model.overlap import Overlap
 from ebt_policy.model.trace import Decision, Trace
-from ebt_policy.model.trunk import Trunk
+from ebt_policy.model.trunk import Seen, Trunk
 
 TWO_PASS_LEVEL = 0.9  # arXiv 2512.01809, section 4
 
@@ -44,13 +44,17 @@ class MatchedBaselinePolicy(ChunkPolicy):
         )
         self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod.clone(), persistent=False)
 
-    def _predict(self, x: Tensor, encoded: Encoded, level: Tensor) -> Tensor:
+    def _seen(self, observations: dict[str, Tensor]) -> Seen:
+        """Encodes the observations, once for each decision."""
+        return self.trunk.seen(self.encoder.encoded(observations))
+
+    def _predict(self, x: Tensor, seen: Seen, level: Tensor) -> Tensor:
         """x (B, H, A), level (B,) in [0, 1] -> (B, H, A) float32."""
-        return self.trunk(x, self.trunk.context(encoded, level)).float()
+        return self.trunk(x, self.trunk.context(seen, level)).float()
 
     # -- training --------------------------------------------------------------------------------------------------
     def _loss(self, observations: dict[str, Tensor], chunk: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        encoded = self.encoder.encoded(observations)
+        seen = self._seen(observations)
         batch, method = len(chunk), self.config.method
         noise = torch.randn_like(chunk)
         if method == "diffusion":
@@ -69,7 +73,7 @@ class MatchedBaselinePolicy(ChunkPolicy):
             x = torch.where(refine[:, None, None], noisy, 0.0)
         else:
             level, x, target = torch.zeros(batch, device=chunk.device), torch.zeros_like(chunk), chunk
-        error = (self._predict(x, encoded, level) - target).square()
+        error = (self._predict(x, seen, level) - target).square()
         return error, {"mse": error.detach().mean()}
 
     # -- acting ----------------------------------------------------------------------------------------------------
@@ -84,24 +88,24 @@ class MatchedBaselinePolicy(ChunkPolicy):
         began = time.perf_counter()
         config = self.config
         with torch.no_grad():
-            encoded = self.encoder.encoded(observations)
-            batch = len(encoded.vector)
+            seen = self._seen(observations)
+            batch = len(seen.vector)
             steps = config.num_inference_steps if max_evaluations is None else max_evaluations
             if config.method in ("diffusion", "flow"):
-                chunk = self._generate(encoded, steps, noise, previous)
+                chunk = self._generate(seen, steps, noise, previous)
             else:
-                level = encoded.vector.new_zeros(batch)
-                zero = encoded.vector.new_zeros(batch, config.horizon, self.trunk.action_dim)
-                chunk, steps = self._predict(zero, encoded, level), 1
+                level = seen.vector.new_zeros(batch)
+                zero = seen.vector.new_zeros(batch, config.horizon, self.trunk.action_dim)
+                chunk, steps = self._predict(zero, seen, level), 1
                 if config.method == "two_pass":
-                    chunk, steps = self._predict(TWO_PASS_LEVEL * chunk, encoded, level + 1), 2
+                    chunk, steps = self._predict(TWO_PASS_LEVEL * chunk, seen, level + 1), 2
         seconds = time.perf_counter() - began
-        return Decision(chunk, Trace.without_steps(batch, evaluations=steps, seconds=seconds), encoded.vector)
+        return Decision(chunk, Trace.without_steps(batch, evaluations=steps, seconds=seconds), seen.vector)
 
-    def _generate(self, encoded: Encoded, steps: int, noise: Noise | None, previous: Tensor | None) -> Tensor:
+    def _generate(self, seen: Seen, steps: int, noise: Noise | None, previous: Tensor | None) -> Tensor:
         """Chunks (B, H, A) by diffusion or flow, in `steps` evaluations from wherever each row starts."""
         shape = (self.config.horizon, self.trunk.action_dim)
-        batch, device = len(encoded.vector), encoded.vector.device
+        batch, device = len(seen.vector), seen.vector.device
         drawn = (torch.randn(batch, *shape) if noise is None else noise.normal(shape)).to(device)
         warm = torch.zeros(batch, dtype=torch.bool, device=device)
         if self.config.start == "warm" and previous is not None:
@@ -113,11 +117,11 @@ class MatchedBaselinePolicy(ChunkPolicy):
             if len(rows):
                 part = None if noise is None else noise.rows(rows.tolist())
                 old = previous[rows] if begin and previous is not None else None
-                chunk[rows] = sample(drawn[rows], old, encoded.rows(rows), steps, part)
+                chunk[rows] = sample(drawn[rows], old, seen.rows(rows), steps, part)
         return chunk
 
     def _flow(
-        self, drawn: Tensor, previous: Tensor | None, encoded: Encoded, steps: int, noise: Noise | None
+        self, drawn: Tensor, previous: Tensor | None, seen: Seen, steps: int, noise: Noise | None
     ) -> Tensor:
         """Euler steps of equal length from noise, or from the previous chunk with noise, to level 1."""
         begin = 0.0 if previous is None else self.config.warm_start_share
@@ -125,11 +129,11 @@ class MatchedBaselinePolicy(ChunkPolicy):
         size = (1 - begin) / steps
         for k in range(steps):
             level = chunk.new_full((len(chunk),), begin + k * size)
-            chunk = chunk + size * self._predict(chunk, encoded, level)
+            chunk = chunk + size * self._predict(chunk, seen, level)
         return chunk
 
     def _diffuse(
-        self, drawn: Tensor, previous: Tensor | None, encoded: Encoded, steps: int, noise: Noise | None
+        self, drawn: Tensor, previous: Tensor | None, seen: Seen, steps: int, noise: Noise | None
     ) -> Tensor:
         """The reverse process with diffusers' schedule; each row draws from its own generator.
 
@@ -146,6 +150,6 @@ class MatchedBaselinePolicy(ChunkPolicy):
         generators = None if noise is None else noise.generators
         for t in timesteps:
             level = chunk.new_full((len(chunk),), float(t) / self.config.train_timesteps)
-            epsilon = self._predict(chunk, encoded, level)
+            epsilon = self._predict(chunk, seen, level)
             chunk = self.scheduler.step(epsilon, t, chunk, generator=generators).prev_sample
         return chunk

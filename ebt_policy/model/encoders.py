@@ -3,7 +3,7 @@
 Legend: B batch, T observation steps, D width, K image points of a camera, N tokens of width E, C/H/W camera channels, height, width.
 """
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 import torchvision
@@ -27,12 +27,6 @@ class Encoded(NamedTuple):
 
     vector: Tensor
     tokens: Tensor | None
-
-    def rows(self, rows: Tensor) -> Self:
-        """Those samples alone."""
-        return self._replace(
-            vector=self.vector[rows], tokens=None if self.tokens is None else self.tokens[rows]
-        )
 
 
 class SpatialSoftmax(nn.Module):

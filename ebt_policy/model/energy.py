@@ -52,7 +52,7 @@ class EnergyTransformer(nn.Module):
     def encoded_context(self, observations: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The context vector (B, D), and `context` (B, L, 6 + 2 N, D)."""
         encoded = self.encoder.encoded(observations)
-        return encoded.vector, self.trunk.context(encoded)
+        return encoded.vector, self.trunk.context(self.trunk.seen(encoded))
 
     def denoise(self, chunk: Tensor, context: Tensor) -> Tensor:
         """D(x, o): chunk (B, H, A), context (B, L, 6 + 2 N, D) -> (B, H, A). Residual head only."""

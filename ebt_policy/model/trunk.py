@@ -5,6 +5,7 @@ L layers.
 """
 
 import math
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +14,22 @@ from torch import Tensor, nn
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
 from ebt_policy.model.encoders import TOKEN_WIDTH, Encoded
 
-FEW_TOKENS = 8
-
-
+FEW_TOKENS = 8  # that ask
 MODULATION = 6  # vectors of adaLN in a layer: shift, scale and gate of attention and MLP
+
+
+class Seen(NamedTuple):
+    """What is computed once for each decision, whatever the noise level: context vector (B, D), and every layer's keys and values of
+    the context tokens (B, L, 2 N, D) where there are some."""
+
+    vector: Tensor
+    keys_values: Tensor | None
+
+    def rows(self, rows: Tensor) -> Self:
+        """Those samples alone."""
+        return self._replace(
+            vector=self.vector[rows], keys_values=None if self.keys_values is None else self.keys_values[rows]
+        )
 
 
 class Block(nn.Module):
@@ -41,13 +54,6 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulate.bias)
         self.context_kv = nn.Linear(token_width, 2 * width) if token_width else None
 
-    def context(self, vector: Tensor, tokens: Tensor | None) -> Tensor:
-        """Context vector (B, D) and tokens (B, N, E) -> modulation, keys and values (B, 6 + 2 N, D)."""
-        modulation = self.modulate(vector).unflatten(-1, (MODULATION, -1))
-        if self.context_kv is None:
-            return modulation
-        return torch.cat([modulation, *self.context_kv(tokens).chunk(2, -1)], 1)
-
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """x (B, P, D), context (B, 6 + 2 N, D) -> (B, P, D)."""
         modulation, rest = context[:, :MODULATION, None], context[:, MODULATION:]
@@ -65,10 +71,10 @@ class Block(nn.Module):
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention of queries (B, heads, P, d) to keys and values (B, heads, P + N, d) -> (B, heads, P, d)."""
-    if not torch.compiler.is_compiling() or k.shape[2] > FEW_TOKENS:
+    if not torch.compiler.is_compiling() or q.shape[2] > FEW_TOKENS:
         return F.scaled_dot_product_attention(q, k, v)
-    # Between a handful of tokens the products fuse into one pointwise kernel; the library's takes a quarter of a
-    # training step there.
+    # Where a handful of tokens ask, the products fuse into one pointwise kernel; the library's takes a quarter of a
+    # training step there, and more in bf16 with context tokens (docs/tools/step_time.py).
     scores = (q[:, :, :, None] * k[:, :, None]).float().sum(-1) * q.shape[-1] ** -0.5
     return (scores.softmax(-1)[..., None] * v[:, :, None]).sum(3).to(v.dtype)
 
@@ -92,14 +98,22 @@ class Trunk(nn.Module):
         self.head = nn.Linear(width, size)
         self.time = TimeEmbedding(width) if time_input else None
 
-    def context(self, encoded: Encoded, time: Tensor | None = None) -> Tensor:
-        """What the layers need of the observations (B, L, 6 + 2 N, D).
+    def seen(self, encoded: Encoded) -> Seen:
+        """What `context` needs of the observations at every noise level."""
+        if encoded.tokens is None:
+            return Seen(encoded.vector, None)
+        layers = [torch.cat(block.context_kv(encoded.tokens).chunk(2, -1), 1) for block in self.blocks]  # type: ignore[union-attr,operator]
+        return Seen(encoded.vector, torch.stack(layers, 1))
+
+    def context(self, seen: Seen, time: Tensor | None = None) -> Tensor:
+        """What the layers need: modulation, keys and values (B, L, 6 + 2 N, D).
 
         time: (B,) in [0, 1] for the baselines. Without it this is computed once for each decision, outside of the descent loop.
         """
-        vector = encoded.vector if self.time is None else encoded.vector + self.time(time)
-        vector = F.silu(vector)
-        return torch.stack([block.context(vector, encoded.tokens) for block in self.blocks], 1)  # type: ignore[operator]
+        vector = F.silu(seen.vector if self.time is None else seen.vector + self.time(time))
+        layers = [block.modulate(vector) for block in self.blocks]  # type: ignore[operator]
+        modulation = torch.stack(layers, 1).unflatten(-1, (MODULATION, -1))
+        return modulation if seen.keys_values is None else torch.cat([modulation, seen.keys_values], 2)
 
     def tokens(self, chunk: Tensor, context: Tensor) -> Tensor:
         """chunk (B, H, A), context (B, L, 6 + 2 N, D) -> token vectors (B, P, D)."""

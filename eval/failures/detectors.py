@@ -166,7 +166,7 @@ def _diffusion_loss(policy: str | Path, device: str) -> Detector:
 
     def values(episode: WatchedEpisode) -> np.ndarray:
         with torch.no_grad():
-            encoded = model.encoder.encoded(runner.normalised(episode.observations))
+            seen = model._seen(runner.normalised(episode.observations))
             chunk = torch.from_numpy(episode.chunks).float()
             total = torch.zeros(len(chunk))
             steps = torch.linspace(0, model.config.train_timesteps - 1, LEVELS + 2).long()[1:-1]
@@ -176,7 +176,7 @@ def _diffusion_loss(policy: str | Path, device: str) -> Detector:
                 alpha = alphas[t]
                 noised = alpha.sqrt() * chunk + (1 - alpha).sqrt() * noise
                 level = torch.full((len(chunk),), float(t) / model.config.train_timesteps)
-                total += (model._predict(noised, encoded, level) - noise).square().mean((1, 2))
+                total += (model._predict(noised, seen, level) - noise).square().mean((1, 2))
         return (total / LEVELS).numpy()
 
     return Detector("diffusion_loss", values)

@@ -140,7 +140,7 @@ def test_pictures_are_encoded_once_for_a_decision_with_its_alarms():
     net = Distillation(DistillationConfig(features=expected.shape[1], checkpoint_sha256=""))
     watched = WatchedRunner(runner, nets=LearnedSignals(rnd=net))
     calls = []
-    encoder.mix.register_forward_hook(lambda *_: calls.append(1))
+    encoder.camera_encoders[0].register_forward_hook(lambda *_: calls.append(1))
     watch = watched.watch()
     watched.decide(seen, Noise.from_seeds([0]), None, [watch])
     assert len(calls) == 1
