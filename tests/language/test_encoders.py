@@ -8,8 +8,8 @@ import pytest
 from two_tasks import LEFT, RIGHT, recipe_for
 
 from ebt_policy.errors import UserError
-from ebt_policy.language import encoders
 from ebt_policy.inference.runner import load_runner
+from ebt_policy.language import encoders
 from ebt_policy.language.encoders import check_name, encode, similarity
 from ebt_policy.model.noise import Noise
 from ebt_policy.training.train import train
