@@ -156,7 +156,8 @@ def sentence_energy(
         provenance.write_json(Path(json_path), dataclasses.asdict(result))
     if show:
         table = result.table()
-        Console().print(table.rich(), *table.notes, sep="\n", highlight=False)
+        Console().print(table.rich())
+        Console().print(*table.notes, sep="\n", highlight=False, markup=False)  # sentences may have brackets
     return result
 
 
