@@ -12,15 +12,17 @@ LEFT, RIGHT = "Move the block to the left", "Lift the red cup"
 FRAMES = 12
 
 
-def make_dataset(root: Path, sentences: Sequence[str]) -> None:
-    """One episode for each entry. The same states in all of them; the action is -1 under LEFT, else 1."""
+def make_dataset(root: Path, sentences: Sequence[str], done: Sequence[str] = ()) -> None:
+    """One episode for each entry. The same states in all of them; the action is -1 under LEFT, else 1. done: what is done, where
+    it is not what the sentence says; such episodes differ from those without it."""
     vector = {"dtype": "float32", "shape": (2,), "names": ["x", "y"]}
     features = {"observation.state": vector, "action": vector}
     dataset = LeRobotDataset.create("tests/two_tasks", fps=10, root=root, features=features)
     for episode, sentence in enumerate(sentences):
-        rng = np.random.default_rng(episode // 2)
+        rng = np.random.default_rng(episode // 2 + 100 * bool(done))
         for _ in range(FRAMES):
-            action = np.full(2, -1.0 if sentence == LEFT else 1.0, np.float32) + 0.01 * rng.normal(size=2)
+            left = (done or sentences)[episode] == LEFT
+            action = np.full(2, -1.0 if left else 1.0, np.float32) + 0.01 * rng.normal(size=2)
             state = rng.normal(size=2).astype(np.float32)
             dataset.add_frame(
                 {"observation.state": state, "action": action.astype(np.float32), "task": sentence}

@@ -225,9 +225,10 @@ def energy(
     sentences: bool = False,
     json: Path | None = None,
 ) -> None:
-    """Compare the energy of expert chunks with that of the same chunks with noise, on held-out episodes.
+    """Compare the energy of expert chunks with that of the same chunks with noise, on episodes that were not trained on.
 
-    With --sentences: with that of the same chunks under the sentences of other tasks.
+    With --sentences: with that of the same chunks under the sentences of other tasks. Episodes that another sentence explains
+    better than their own are listed: what was done in them may not be what their sentence says.
 
     Args:
         policy: A run or checkpoint folder, USER/NAME[@REVISION] on the Hub, or shipped:NAME.

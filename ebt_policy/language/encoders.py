@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -110,4 +110,4 @@ def _hub(model_id: str) -> Callable[[list[str]], Any]:
             f"task_encoder=hub:{model_id}: the model cannot be loaded. Is the name right, and is there a network? Or use "
             f"task_encoder=static. Cause: {cause}"
         ) from error
-    return model.encode
+    return partial(model.encode, show_progress_bar=False)  # it has one while LeRobot logs

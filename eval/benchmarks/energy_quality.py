@@ -25,7 +25,7 @@ from ebt_policy.inference.runner import Runner, load_runner
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import Trace
 from ebt_policy.modeling_ebt import EBTPolicy
-from ebt_policy.training.trained_on import held_out_episodes, training_data
+from ebt_policy.training.trained_on import training_data, unseen_episodes
 
 if TYPE_CHECKING:
     from lerobot.processor import PolicyProcessorPipeline
@@ -96,7 +96,7 @@ def energy_quality(
 ) -> EnergyQuality:
     """Measure the energy of `policy` on demonstrations that it was not trained on.
 
-    dataset: LeRobot repo id; None: the training dataset. episodes: None: those held out in training.
+    dataset: LeRobot repo id; None: the training dataset. episodes: None: those that the policy was not trained on.
     noise: standard deviation in normalised action units. Windows that reach beyond their episode are not used.
     Raises UserError for a policy without an energy.
     """
@@ -151,7 +151,6 @@ def held_out_windows(
     """
     from lerobot.policies.factory import make_pre_post_processors
 
-    from ebt_policy.data.open_dataset import open_metadata
     from ebt_policy.data.windows import Windows
 
     runner, folder = load_runner(policy, device=device), find_checkpoint(policy)
@@ -165,7 +164,7 @@ def held_out_windows(
     if dataset is None:
         raise UserError(f"{folder} does not say what it was trained on. Name the dataset.")
     if episodes is None:
-        episodes = held_out_episodes(open_metadata(dataset, root).total_episodes, trained_on)
+        episodes = unseen_episodes(folder, dataset, root)
     windows = Windows.from_lerobot(
         dataset,
         root,

@@ -1,4 +1,5 @@
-"""`ebt-policy energy --sentences`: has what was done less energy under its own sentence than under the others?
+"""`ebt-policy energy --sentences`: has what was done less energy under its own sentence than under the others? And which
+episodes have not: is what was done what their sentence says?
 
 Legend: n observations, N sentences, B batch, H horizon, A action dimension.
 """
@@ -25,6 +26,9 @@ from ebt_policy.eval.statistics.intervals import auc
 from ebt_policy.language.encoders import OBS_TASK
 from ebt_policy.language.task_step import TaskProcessorStep
 
+WINDOWS = 8  # of an episode, at least so many on average
+_FLOOR = 1e-6  # of an energy, before its logarithm
+
 
 @dataclass(frozen=True)
 class TaskEnergy:
@@ -39,17 +43,30 @@ class TaskEnergy:
 
 
 @dataclass(frozen=True)
+class DoubtedEpisode:
+    """An episode that a sentence other than its own explains better, and how much: the difference of the mean logarithms of the
+    energy of its windows."""
+
+    episode: int
+    task: str
+    likely: str
+    difference: float
+
+
+@dataclass(frozen=True)
 class SentenceEnergy:
     """The results; the field names are those of the JSON file.
 
     window_auc, episode_auc: as in TaskEnergy, means over the tasks. pooled_auc: energies under the own sentences against those
-    under others, all windows together. noise: standard deviation of what is added to the chunks, normalised units.
+    under others, all windows together. noise: standard deviation of what is added to the chunks, normalised units. doubted: the
+    most doubtful first.
     """
 
     window_auc: float
     episode_auc: float
     pooled_auc: float
     tasks: list[TaskEnergy]
+    doubted: list[DoubtedEpisode]
     noise: float
     observations: int
     episodes: list[int]
@@ -69,10 +86,16 @@ class SentenceEnergy:
         ]
         rows.append(("mean", f"{self.window_auc:.3f}", f"{self.episode_auc:.3f}", ""))
         note = (
-            f"{self.observations} windows of {len(self.episodes)} held-out episodes, each under its own sentence and all others; "
-            f"noise {self.noise:g}. All windows pooled: {self.pooled_auc:.3f}."
+            f"{self.observations} windows of {len(self.episodes)} episodes not trained on, each under its own sentence and all "
+            f"others; noise {self.noise:g}. All windows pooled: {self.pooled_auc:.3f}."
         )
-        return Table(("Task", "AUC, windows", "AUC, episodes", "Hardest sentence"), tuple(rows), "", (note,))
+        notes = (note, f"Episodes that another sentence explains better: {len(self.doubted) or 'none'}.")
+        doubts = tuple(
+            f"  episode {one.episode}: '{one.task}' looks like '{one.likely}' (by {one.difference:.2f})"
+            for one in self.doubted
+        )
+        header = ("Task", "AUC, windows", "AUC, episodes", "Hardest sentence")
+        return Table(header, tuple(rows), "", notes + doubts)
 
 
 def sentence_energy(
@@ -89,9 +112,9 @@ def sentence_energy(
     json_path: Path | str | None = None,
     show: bool = True,
 ) -> SentenceEnergy:
-    """Energies of held-out demonstrations under every sentence that the policy knows.
+    """Energies of demonstrations under every sentence that the policy or the dataset knows.
 
-    episodes: None: those held out in training. noise: standard deviation of noise on the chunks, the same under all sentences, and the mean over `draws` of it. Raises UserError
+    episodes: None: those that the policy was not trained on. noise: standard deviation of noise on the chunks, the same under all sentences, and the mean over `draws` of it. Raises UserError
     for a policy that is not told its task, or has no energy.
     """
     runner, windows, preprocess, used = held_out_windows(policy, dataset, root, episodes, device)
@@ -101,9 +124,9 @@ def sentence_energy(
         raise UserError(
             f"'{policy}' is not told its task: there are no sentences to compare. Train on several tasks."
         )
-    sentences = list(step.sentences)
     generator = torch.Generator().manual_seed(seed)
-    samples = whole_windows(windows, max_observations)
+    samples = whole_windows(windows, max(max_observations, WINDOWS * len(used)))
+    sentences = list(dict.fromkeys([*step.sentences, *windows.sentences(samples)]))
     vectors = step.vectors(sentences).to(device)  # (N, E)
     energies, own = [], []
     for indices in samples.split(BATCH):
@@ -112,7 +135,7 @@ def sentence_energy(
         own += [sentences.index(sentence) for sentence in windows.sentences(indices)]
     energy, right = np.concatenate(energies), np.array(own)
     owner = windows.episode_index[samples].cpu().numpy()
-    tasks = _by_task(energy, right, owner, sentences)
+    tasks, doubted = _by_task(energy, right, owner, sentences), _doubted(energy, right, owner, sentences)
     mine = energy[np.arange(len(energy)), right]
     others = energy[right[:, None] != np.arange(len(sentences))]
     result = SentenceEnergy(
@@ -120,6 +143,7 @@ def sentence_energy(
         episode_auc=float(np.mean([one.episodes for one in tasks])),
         pooled_auc=auc(others, mine),
         tasks=tasks,
+        doubted=doubted,
         noise=noise,
         observations=len(energy),
         episodes=[int(e) for e in used],
@@ -132,7 +156,8 @@ def sentence_energy(
         provenance.write_json(Path(json_path), dataclasses.asdict(result))
     if show:
         table = result.table()
-        Console().print(table.rich(), *table.notes, sep="\n", highlight=False)
+        Console().print(table.rich())
+        Console().print(*table.notes, sep="\n", highlight=False, markup=False)  # sentences may have brackets
     return result
 
 
@@ -175,6 +200,23 @@ def _by_task(
             )
         )
     return found
+
+
+def _doubted(
+    energy: NDArray[np.float64], right: NDArray[np.int64], owner: NDArray[np.int64], sentences: Sequence[str]
+) -> list[DoubtedEpisode]:
+    """The episodes whose mean logarithm of the energy is least under another sentence. Arguments as of `_by_task`.
+
+    Logarithms, so that a few windows that no sentence explains do not outweigh all others."""
+    found = []
+    for episode in np.unique(owner):
+        mine = owner == episode
+        means = np.log(energy[mine] + _FLOOR).mean(0)  # (N,)
+        own, likely = int(right[mine][0]), int(means.argmin())
+        if means[likely] < means[own]:
+            difference = float(means[own] - means[likely])
+            found.append(DoubtedEpisode(int(episode), sentences[own], sentences[likely], difference))
+    return sorted(found, key=lambda one: -one.difference)
 
 
 def _above(energy: NDArray[np.float64], number: int, others: Sequence[int]) -> NDArray[np.float64]:

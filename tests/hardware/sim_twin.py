@@ -13,6 +13,7 @@ import pytest
 from ebt_policy.envs import environment
 from ebt_policy.envs.aloha import TASKS
 from ebt_policy.envs.simulated import Score, SimulatedEnv
+from ebt_policy.envs.spec import EnvSpec
 from ebt_policy.hardware.sim.config_sim_robot import SimRobotConfig
 from ebt_policy.hardware.sim.sim_robot import SimRobot
 
@@ -58,19 +59,23 @@ class Quick:
         self.closed = True
 
 
+def quick_environment(quick: Quick, max_ticks: int = 400) -> EnvSpec:
+    """The task of the twin with this simulator."""
+
+    def env(names=(), size=(96, 96)) -> gym.Env:
+        inner = SimulatedEnv(TASKS["transfer_cube"], lambda: quick, cameras=names, image_size=size)
+        return gym.wrappers.TimeLimit(inner, max_ticks)
+
+    return dataclasses.replace(environment(TASK), make=lambda render: env(), make_with_cameras=env)
+
+
 def twins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., SimRobot]]:
     """A connected twin; with quick=, of a world without physics."""
     made = []
 
     def make(quick: Quick | None = None, max_ticks: int = 400, **options) -> SimRobot:
         if quick is not None:
-            spec = environment(TASK)
-
-            def env(names=(), size=(96, 96)) -> gym.Env:
-                inner = SimulatedEnv(TASKS["transfer_cube"], lambda: quick, cameras=names, image_size=size)
-                return gym.wrappers.TimeLimit(inner, max_ticks)
-
-            fake = dataclasses.replace(spec, make=lambda render: env(), make_with_cameras=env)
+            fake = quick_environment(quick, max_ticks)
             monkeypatch.setattr("ebt_policy.hardware.sim.sim_robot.environment", lambda name: fake)
         else:
             pytest.importorskip("gym_aloha")

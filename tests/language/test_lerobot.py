@@ -1,6 +1,7 @@
 """LeRobot's own commands hand the sentence of the task over to our policies."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import torch
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot.policies.utils import prepare_observation_for_inference
+from sim_twin import Quick, quick_environment
 from test_lerobot_commands import lerobot_here, train_arguments
 from two_tasks import LEFT, RIGHT
 
 from ebt_policy.configuration_ebt import EBTConfig
+from ebt_policy.errors import UserError
 from ebt_policy.language.choose import condition_on
 from ebt_policy.language.task_step import TaskProcessorStep
 from ebt_policy.modeling_ebt import EBTPolicy
@@ -83,13 +86,47 @@ def test_lerobot_rollout_hands_one_observation_and_one_sentence_over(told):
         assert action.shape == (1, 2) and np.sign(action.mean().item()) == sign
 
 
-def save_untrained(folder: Path, sentences: list[str]) -> None:
+@pytest.mark.parametrize("inference", ["sync", "rtc"])
+def test_lerobot_rollout_tells_the_policy_its_task(tmp_path, heard, monkeypatch, inference):
+    printed = roll_out(tmp_path, monkeypatch, f"--task={RIGHT}", f"--inference.type={inference}")
+    assert heard and set(heard) == {RIGHT}
+    ticks = re.search(r"The simulated episode: (\d+) ticks", printed)
+    assert ticks is not None and int(ticks[1]) > 10 and "inference error" not in printed
+
+
+def test_lerobot_rollout_without_a_task_lists_the_known_ones(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=f"nothing says which.*{LEFT}.*{RIGHT}"):
+        roll_out(tmp_path, monkeypatch)
+
+
+def roll_out(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """`lerobot-rollout` for a second, by an untrained policy of two tasks on a twin without physics; what it printed."""
+    monkeypatch.setattr("ebt_policy.hardware.sim.sim_robot.environment", lambda _: quick_environment(Quick()))
+    save_untrained(folder / "policy", [LEFT, RIGHT], (14, 7, 14))
+    return lerobot_here(
+        "rollout",
+        f"--policy.path={folder / 'policy'}",
+        "--policy.device=cpu",
+        "--robot.type=ebt_sim",
+        "--robot.poses_in_state=true",
+        f"--robot.calibration_dir={folder}",
+        "--return_to_initial_position=false",
+        "--fps=50",
+        "--duration=1",
+        "--play_sounds=false",
+        *arguments,
+    )
+
+
+def save_untrained(folder: Path, sentences: list[str], sizes: tuple[int, int, int] = (4, 17, 4)) -> None:
+    """A policy of these tasks. sizes: of observation.state, observation.environment_state and the action."""
+    state, objects, action = sizes
     config = EBTConfig(
         input_features={
-            "observation.state": PolicyFeature(FeatureType.STATE, (4,)),
-            "observation.environment_state": PolicyFeature(FeatureType.ENV, (17,)),
+            "observation.state": PolicyFeature(FeatureType.STATE, (state,)),
+            "observation.environment_state": PolicyFeature(FeatureType.ENV, (objects,)),
         },
-        output_features={"action": PolicyFeature(FeatureType.ACTION, (4,))},
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (action,))},
         device="cpu",
         width=16,
         layers=1,
