@@ -52,6 +52,17 @@ def left(poses: Vector, goal: Vector) -> Vector:
     return np.sqrt(((poses[..., :2] - goal[:2]) ** 2).sum(-1) + (SPREAD * turn) ** 2)
 
 
+def put(env: Any, agent: Vector, pose: Vector) -> None:
+    """Set the pusher's position (2,) and the T's pose (3,)."""
+    block = env.block
+    block.angle = float(pose[2])
+    block.position = tuple(map(float, pose[:2] - rotated(pose[2], np.array([0.0, CENTRE]))))
+    block.velocity, block.angular_velocity = (0.0, 0.0), 0.0
+    env.agent.position = tuple(map(float, agent))
+    for body in (block, env.agent):
+        env.space.reindex_shapes_for_body(body)
+
+
 class Physics:
     """A private PushT simulator."""
 
@@ -60,19 +71,13 @@ class Physics:
 
         self._env: Any = make_pusht("environment_state_agent_pos").unwrapped
         self._env.reset(seed=0)
-        self._agent, self._block, self._space = self._env.agent, self._env.block, self._env.space
-        for shape in self._block.shapes:
+        self._agent, self._space = self._env.agent, self._env.space
+        for shape in self._env.block.shapes:
             shape.collision_type = 1  # gym-pusht counts contacts of type 0 in Python, which is slow
 
     def set(self, agent: Vector, pose: Vector) -> None:
         """The pusher's position (2,) and the T's pose (3,)."""
-        block = self._block
-        block.angle = float(pose[2])
-        block.position = tuple(map(float, pose[:2] - rotated(pose[2], np.array([0.0, CENTRE]))))
-        block.velocity, block.angular_velocity = (0.0, 0.0), 0.0
-        self._agent.position = tuple(map(float, agent))
-        self._space.reindex_shapes_for_body(block)
-        self._space.reindex_shapes_for_body(self._agent)
+        put(self._env, agent, pose)
 
     def pose(self) -> Vector:
         """The T's pose (3,)."""

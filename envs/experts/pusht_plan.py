@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ebt_policy.envs.experts.pusht_physics import OUTLINE, Vector, left, rotated
+from ebt_policy.envs.experts.pusht_physics import OUTLINE, Physics, Vector, distance, left, rotated
 from ebt_policy.envs.experts.pusht_pushes import LENGTHS, REACH, Pushes, pushes, starts, ways
 
 GOOD = 1.8  # what is left at most where coverage exceeds 95 %
@@ -33,7 +33,7 @@ class Push:
 
 
 def plan(pose: Vector, goal: Vector, way: Vector) -> Push | None:
-    """The first push of the best plan found, None where no push is possible. pose, goal (3,); way (N,): pixels from the pusher to each start."""
+    """The first push of the best plan found, None where no push moves the T. pose, goal (3,); way (N,): pixels from the pusher to each start."""
     known = pushes()
     # Where the T is in a wall already, it may stay as far in it.
     free = max(0.0, float(_outside(pose)) + 1.0)
@@ -62,7 +62,7 @@ def plan(pose: Vector, goal: Vector, way: Vector) -> Push | None:
         reach = np.where(short, here[known.ends[p, n]], anywhere[known.ends[p, n]])
         poses, spent = after[w, p, n], ticks[w, p, n]
     if chosen is None:
-        return None
+        return _at_the_wall(pose, goal, _reachable(pose[None], way[None])[0], free + 3)
     p, n = chosen
     start = pose[:2] + rotated(pose[2], known.start[p])
     return Push(
@@ -71,6 +71,23 @@ def plan(pose: Vector, goal: Vector, way: Vector) -> Push | None:
         float(LENGTHS[n]),
         _moved(pose[None], known)[0, p, n],
     )
+
+
+def _at_the_wall(pose: Vector, goal: Vector, reach: Vector, free: float) -> Push | None:
+    """The reachable push that leaves least, simulated with the walls (half a second). reach (N,): pixels to each start, or inf. free: how far beyond the walls the T may be."""
+    known, physics = pushes(), Physics()
+    best, chosen = np.inf, None
+    for p in np.flatnonzero(np.isfinite(reach[known.place])):
+        start, along = pose[:2] + rotated(pose[2], known.start[p]), rotated(pose[2], known.direction[p])
+        physics.set(start, pose)
+        for length in range(1, SHORT + 1):
+            physics.slide(along)
+            if length in LENGTHS:
+                after = physics.pose()
+                rest = float(left(after, goal))
+                if rest < best and distance(after, pose) > 2 and _outside(after) < free:
+                    best, chosen = rest, Push(start, along, float(length), after)
+    return chosen
 
 
 def _ticks_to_go(rest: Vector) -> Vector:

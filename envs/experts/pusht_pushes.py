@@ -20,7 +20,7 @@ GAP, SPACING = 3.0, 7.0  # between pusher and T where a push starts; between sta
 RING, RING_SPACING, MARGIN = 11.0, 12.0, 6.0  # the same on the way around, and the least gap there
 ANGLES = np.deg2rad([-50, -35, -20, -10, 0, 10, 20, 35, 50])  # of a push, from the inward normal
 LENGTHS = np.array([4, 6, 8, 10, 12, 14, 17, 20, 24, 28, 33, 39, 46, 54, 64, 76, 90, 106, 125, 150])
-REACH = (8.0, 504.0)  # of the pusher, in the plane of 512 x 512
+REACH = (3.0, 509.0)  # of the pusher, in the plane of 512 x 512
 NEAR = 15.0  # that far the pusher goes straight
 
 
