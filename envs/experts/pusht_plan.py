@@ -17,7 +17,8 @@ from ebt_policy.envs.experts.pusht_pushes import LENGTHS, REACH, Pushes, pushes,
 GOOD = 1.8  # what is left at most where coverage exceeds 95 %
 WIDTH, DEPTH = 40, 3
 SMALLEST = 1 / 8  # motion of a push, of what is left: many small pushes look cheap to the estimate of ticks
-TRAVEL, PUSH, STOPS = 11.0, 9.0, 7.0  # pixels a tick around the T and pushing, ticks to stop before and after a push
+TRAVEL, PUSH = 11.0, 9.0  # pixels a tick around the T and pushing
+STOPS = 7.0  # ticks to stop before and after a push
 SHORT = 30  # a push after which the walls stand where they stood, seen from the T
 INSIDE = (8.0, 503.0)  # of the T's corners: within the walls
 

@@ -26,16 +26,20 @@ NEAR = 15.0  # that far the pusher goes straight
 
 @dataclass(frozen=True)
 class Pushes:
-    """start, direction (P, 2). place (P,): number of the start's point. motion (P, L, 3): of the T. size (P, L): of the motion, see
-    `distance`. ends (P, L): number of the point nearest to the pusher after the push.
+    """start, direction (P, 2). place (P,): number of the start's point. motion (P, L, 3): of the T. ends (P, L): number of the point
+    nearest to the pusher after the push.
     """
 
     start: Vector
     direction: Vector
     place: Any
     motion: Vector
-    size: Vector
     ends: Any
+
+    @property
+    def size(self) -> Vector:
+        """Of the motions (P, L), see `distance`."""
+        return distance(self.motion, np.zeros(3))
 
 
 @cache
@@ -61,10 +65,8 @@ def pushes() -> Pushes:
             place.append(number)
             motion.append(poses)
             ends.append(last)
-    made = np.array(motion)
-    return Pushes(
-        np.array(start), np.array(direction), np.array(place), made, distance(made, np.zeros(3)), np.array(ends)
-    )
+    arrays = (np.array(values) for values in (start, direction, place, motion, ends))
+    return Pushes(*arrays)
 
 
 @cache
