@@ -5,7 +5,7 @@ A pose of the T is (3,): its centre of gravity x, y and its angle. The T stops a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,8 +69,9 @@ class Physics:
     def __init__(self) -> None:
         from ebt_policy.envs.pusht import make_pusht
 
-        self._env: Any = make_pusht("environment_state_agent_pos").unwrapped
-        self._env.reset(seed=0)
+        made = make_pusht("environment_state_agent_pos")
+        made.reset(seed=0)
+        self._env: Any = cast(Any, made.unwrapped)
         self._agent, self._space = self._env.agent, self._env.space
         for shape in self._env.block.shapes:
             shape.collision_type = 1  # gym-pusht counts contacts of type 0 in Python, which is slow

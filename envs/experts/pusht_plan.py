@@ -116,7 +116,7 @@ def _best(total: Vector) -> tuple[Any, Any, Any]:
     lowest = lowest[np.argsort(flat[lowest], kind="stable")]
     w, p, n = np.unravel_index(lowest[np.isfinite(flat[lowest])], total.shape)
     count: dict[tuple[int, int], int] = {}
-    kept = []
+    kept: list[int] = []
     for i, key in enumerate(zip(w.tolist(), p.tolist(), strict=True)):
         count[key] = count.get(key, 0) + 1
         if count[key] <= 2 and len(kept) < WIDTH:
