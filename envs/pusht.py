@@ -65,6 +65,7 @@ def make_pusht(observation_type: str, video_size: int = VIDEO_SIZE, max_ticks: i
     env.task = "PushT"
     env.task_description = "Push the T-shaped block onto the target."
     env.disturbable = PushTObjects(env)
+    env.simulator = env  # what an expert reads, as in the other envs
     return gym.wrappers.TimeLimit(env, max_ticks)
 
 

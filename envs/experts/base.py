@@ -50,10 +50,12 @@ class Actions:
     """The layout of an environment's actions.
 
     grippers: indices of gripper entries, to which no noise is added. targets: the others are targets; False: displacements.
+    keeps: share of an error in targets that is left after a tick.
     """
 
     grippers: tuple[int, ...]
     targets: bool
+    keeps: float = 0.95
 
 
 class Expert:
@@ -94,6 +96,6 @@ class Expert:
         # proportion to its own motion, and decay within half a second.
         change = np.abs(action - (action if self._last is None else self._last))
         self._last = action
-        error = 0.95 * self._error + noise * change
+        error = self._actions.keeps * self._error + noise * change
         self._error = error
         return error

@@ -22,10 +22,12 @@ def expert(env_name: str, disturbance: float = 0.0) -> Expert:
 
 
 def _registry() -> dict[str, tuple[Callable[..., Script], Actions]]:
-    from ebt_policy.envs.experts import aloha_scripts, metaworld_scripts, robosuite_scripts
+    from ebt_policy.envs.experts import aloha_scripts, metaworld_scripts, pusht_scripts, robosuite_scripts
 
     return {
         **{name: (script, Actions((6,), False)) for name, script in robosuite_scripts.SCRIPTS.items()},
         **{name: (script, Actions((6, 13), True)) for name, script in aloha_scripts.SCRIPTS.items()},
+        # Ten ticks a second: an error decays within as many seconds as with ALOHA's fifty.
+        **{name: (script, Actions((), True, 0.75)) for name, script in pusht_scripts.SCRIPTS.items()},
         **{name: (script, Actions((3,), False)) for name, script in metaworld_scripts.SCRIPTS.items()},
     }

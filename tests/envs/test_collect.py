@@ -89,8 +89,8 @@ def test_parts_of_other_settings_are_not_mixed_in(tmp_path, monkeypatch):
 
 
 def test_mistakes_are_named_before_anything_is_written(tmp_path):
-    with pytest.raises(UserError, match="no expert for 'pusht_keypoints'"):
-        collect(Collection("pusht_keypoints", 3, 0, 0.0), tmp_path / "a", "local/a")
+    with pytest.raises(UserError, match="no expert for 'adroit_door'"):
+        collect(Collection("adroit_door", 3, 0, 0.0), tmp_path / "a", "local/a")
     with pytest.raises(UserError, match="no camera 'top'.*agentview"):
         collect(replace(LIFT, cameras=("top",)), tmp_path / "a", "local/a")
     assert not any(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from ebt_policy.errors import UserError
 def test_pusht_runs_and_is_written_down(tmp_path):
     console = Console(record=True, width=120)
     (env,) = overview(["pusht_keypoints"], 0.05, tmp_path / "envs.json", console)
-    assert env.ticks_per_second > 10 and env.action_size == 2 and not env.has_expert
+    assert env.ticks_per_second > 10 and env.action_size == 2 and env.has_expert
     assert json.loads((tmp_path / "envs.json").read_text())[0]["name"] == "pusht_keypoints"
     assert "pusht_keypoints" in console.export_text()
 

@@ -94,6 +94,17 @@ def test_it_records_what_it_saw_before_each_of_its_actions(lifted):
     env.close()
 
 
+def test_the_operator_solves_disturbed_pusht():
+    spec = environment("pusht_keypoints+teleport")
+    env = spec.make(False)
+    seen, _ = env.reset(seed=50003)
+    operator = ScriptedOperator("pusht_keypoints+teleport", trigger("start", USUAL), 300)
+    operator.drive(spec, env, 50003, spec.to_policy(seen))
+    (found,) = operator.interventions
+    assert found.solved and found.frames["action"].shape == (found.ticks, 2)
+    env.close()
+
+
 @pytest.mark.slow
 def test_the_time_limit_does_not_hold_for_the_operator():
     pytest.importorskip("robosuite")
