@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
 from ebt_policy.model.encoders import TOKEN_WIDTH, Encoded
 
-FEW_TOKENS = 8  # that ask
+FEW_TOKENS, FEW_TOKENS_CPU = 8, 32  # that ask
 MODULATION = 6  # vectors of adaLN in a layer: shift, scale and gate of attention and MLP
 
 
@@ -71,10 +71,11 @@ class Block(nn.Module):
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention of queries (B, heads, P, d) to keys and values (B, heads, P + N, d) -> (B, heads, P, d)."""
-    if not torch.compiler.is_compiling() or q.shape[2] > FEW_TOKENS:
+    few = FEW_TOKENS_CPU if q.device.type == "cpu" else FEW_TOKENS
+    if not torch.compiler.is_compiling() or q.shape[2] > few:
         return F.scaled_dot_product_attention(q, k, v)
     # Where a handful of tokens ask, the products fuse into one pointwise kernel; the library's takes a quarter of a
-    # training step there, and more in bf16 with context tokens (docs/tools/step_time.py).
+    # training step there, and more in bf16 (docs/tools/step_time.py, docs/tools/cost.py).
     scores = (q[:, :, :, None] * k[:, :, None]).float().sum(-1) * q.shape[-1] ** -0.5
     return (scores.softmax(-1)[..., None] * v[:, :, None]).sum(3).to(v.dtype)
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ebt_policy.model.trunk import FEW_TOKENS, attention
+from ebt_policy.model.trunk import FEW_TOKENS_CPU, attention
 
 
 @pytest.mark.parametrize("context", [0, 3, 40])
-@pytest.mark.parametrize("tokens", [1, 4, FEW_TOKENS, FEW_TOKENS + 1])
+@pytest.mark.parametrize("tokens", [1, 4, FEW_TOKENS_CPU, FEW_TOKENS_CPU + 1])
 def test_the_fused_form_equals_the_librarys(
     tokens: int, context: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
