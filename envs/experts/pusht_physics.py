@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 Vector = NDArray[np.float64]
 
 CENTRE = 45.0  # of gravity, and mean of the keypoints: on the T's axis, pixels below the top of its bar
-SPREAD = 62.75  # root mean square distance of the eight keypoints from the centre
 PUSHER = 15.0  # radius
 OUTLINE = np.array(
     [(-60, 0), (60, 0), (60, 30), (15, 30), (15, 120), (-15, 120), (-15, 30), (-60, 30)], float
-) - (0, CENTRE)  # corners of the T relative to its centre at angle 0
+) - (0, CENTRE)  # corners of the T, which are its eight keypoints, relative to its centre at angle 0
+SPREAD = float(np.sqrt((OUTLINE**2).sum(1).mean()))  # root mean square distance of them from the centre
 _DT = 0.01  # seconds, a step of gym-pusht's physics
 
 
