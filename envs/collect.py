@@ -97,8 +97,7 @@ def demonstrate(wanted: Collection, seed: int) -> Demonstration | None:
         recorded, executed = (np.clip(action, low, high) for action in chosen)
         vectors = {name: value for name, value in observation.items() if name != "pixels"}
         seen = spec.to_policy(vectors) | {"action": recorded.astype(np.float32)}
-        # Pictures stay uint8: `to_policy` would convert them to float.
-        seen |= {f"observation.images.{k}": v for k, v in observation.get("pixels", {}).items()}
+        seen |= _pictures(observation)
         for name, value in seen.items():
             frames.setdefault(name, []).append(value)
         observation, _, terminated, truncated, info = env.step(executed)
@@ -110,6 +109,14 @@ def demonstrate(wanted: Collection, seed: int) -> Demonstration | None:
         if terminated or truncated:
             return None
     return None
+
+
+def _pictures(observation: dict[str, Any]) -> dict[str, NDArray]:
+    """The cameras' pictures as features, uint8 (H, W, 3): `to_policy` would convert them to float."""
+    pixels = observation.get("pixels", {})
+    if isinstance(pixels, dict):
+        return {f"observation.images.{camera}": picture for camera, picture in pixels.items()}
+    return {"observation.image": pixels}  # LeRobot's name of an env's only camera
 
 
 @cache

@@ -12,11 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from lerobot.configs.types import FeatureType, PolicyFeature
+from untrained import PUSHER, random_batch, training_step, untrained
 
-import ebt_policy
 from ebt_policy.model.noise import Noise
-from ebt_policy.modeling_ebt import EBTPolicy
 from ebt_policy.training.loop import uses_bf16
 from ebt_policy.training.recipe import load_recipe
 
@@ -43,34 +41,15 @@ def seconds(run: Callable[[], object], times: int) -> float:
 
 def measured(width: int, horizon: int, batch: int, cameras: int) -> tuple[float, float, float]:
     """Millions of parameters, seconds of a training step, and of a decision with two evaluations for one robot."""
-    shapes = {"observation.state": (2,), "observation.environment_state": (16,)}
-    kinds = {"observation.state": FeatureType.STATE, "observation.environment_state": FeatureType.ENV}
-    for i in range(cameras):
-        name = f"observation.images.{i}"
-        shapes[name], kinds[name] = (3, 96, 96), FeatureType.VISUAL
-    config = ebt_policy.EBTConfig(
-        input_features={n: PolicyFeature(kinds[n], s) for n, s in shapes.items()},
-        output_features={"action": PolicyFeature(FeatureType.ACTION, (2,))},
-        device="cpu",
-        n_obs_steps=1,
-        noise_levels=(0.15, 2.0),
-        vision="small",
-        width=width,
-        horizon=horizon,
-    )
-    policy = EBTPolicy(config)
-    rows = {n: torch.rand(batch, config.n_obs_steps, *s) for n, s in shapes.items()}
-    rows["action"] = torch.rand(batch, horizon, 2) * 2 - 1
+    shapes = PUSHER | {"observation.environment_state": (16,)}
+    shapes |= {f"observation.images.{i}": (3, 96, 96) for i in range(cameras)}
+    policy = untrained(shapes, n_obs_steps=1, width=width, horizon=horizon)
+    rows = random_batch(policy, shapes, batch)
     torch.compiler.reset()  # it stops compiling a function after eight versions of it
-    loss = torch.compile(policy.train().loss)
+    step = training_step(policy, rows)
     bf16 = uses_bf16(load_recipe("pusht_keypoints"), torch.device("cpu"), cameras > 0)
 
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            value, _ = loss(rows)
-        value.backward()
-
-    trained = seconds(step, STEPS)
+    trained = seconds(lambda: step(bf16), STEPS)
     policy.eval()
     one = {n: value[:1] for n, value in rows.items() if n != "action"}
     decided = seconds(lambda: policy.decide(one, Noise.from_seeds([0]), max_evaluations=2), DECISIONS)

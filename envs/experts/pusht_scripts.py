@@ -62,4 +62,7 @@ def _along(corners: Vector, speed: float, wait: int) -> Iterator[Vector]:
         yield corners[-1].copy()
 
 
-SCRIPTS: dict[str, Callable[[Any, Style, np.random.Generator], Script]] = {"pusht_keypoints": push_t}
+# It reads the simulator, so it plays with keypoints and with pictures alike.
+SCRIPTS: dict[str, Callable[[Any, Style, np.random.Generator], Script]] = dict.fromkeys(
+    ("pusht_keypoints", "pusht_pixels"), push_t
+)

@@ -81,6 +81,21 @@ def test_a_demonstration_follows_from_its_seed_and_is_a_success():
     assert speed.max() < 29.2, "pixels a tick; 99 % of the human demonstrations' ticks are slower"
 
 
+def test_with_pictures_it_acts_as_with_keypoints_and_the_pictures_are_recorded():
+    seed = 50002
+    keypoints, pixels = (
+        demonstrate(Collection(env, episodes=1, seed=seed, disturbance=0.1), seed)
+        for env in ("pusht_keypoints", "pusht_pixels")
+    )
+    assert keypoints is not None and pixels is not None
+    assert pixels.keys() == {"observation.state", "observation.image", "action"}
+    assert np.array_equal(pixels["action"], keypoints["action"])
+    pictures = pixels["observation.image"]
+    assert (pictures.dtype, pictures.shape[1:]) == (np.uint8, (96, 96, 3))
+    env = environment("pusht_pixels").make(False)
+    assert np.array_equal(pictures[0], env.reset(seed=seed)[0]["pixels"])
+
+
 def test_somebody_who_takes_over_in_the_middle_finishes():
     env = started(50003)
     rng = np.random.default_rng(3)
