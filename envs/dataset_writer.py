@@ -77,9 +77,11 @@ def _write_episodes(
     episodes: Iterable[Episode],
     names: Mapping[str, Sequence[str]],
 ) -> int:
+    import av
     import datasets
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+    av.logging.set_libav_level(av.logging.WARNING)  # it would tell of each video in the user's terminal
     dataset, had_bars = None, not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()  # LeRobot would show one per episode
     try:

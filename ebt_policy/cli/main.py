@@ -3,6 +3,7 @@
 Nothing heavy is imported before a sub-command runs, so `--help` answers at once.
 """
 
+import logging
 import os
 import sys
 import warnings
@@ -59,6 +60,7 @@ def main() -> None:
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     warnings.formatwarning = _warning
+    logging.getLogger("lerobot.utils.import_utils").addFilter(_short_decoder_warning)
     try:
         first = sys.argv[1] if len(sys.argv) > 1 else "--help"
         if first in ("--version", "-V"):
@@ -96,6 +98,14 @@ def _warning(
     if _PACKAGE in Path(filename).parts:
         return f"ebt-policy: {message}\n"
     return _usual_warning(message, category, filename, lineno, line)
+
+
+def _short_decoder_warning(record: logging.LogRecord) -> bool:
+    """LeRobot prints torchcodec's tracebacks, a hundred lines, where FFmpeg is missing. One says as much."""
+    if "torchcodec" in record.getMessage():
+        record.msg = "torchcodec cannot be loaded (it needs FFmpeg's shared libraries), so PyAV decodes videos."
+        record.args = ()
+    return True
 
 
 def _version() -> str:

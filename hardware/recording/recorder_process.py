@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import av
+
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.recording.episode_writer import DatasetSpec, EpisodeWriter
 
@@ -31,6 +33,7 @@ def record(
     # Ctrl-C reaches all processes of a terminal; this one ends when the pipe does, with what was finished on the disk.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder would write into the operator's terminal
+    av.logging.set_libav_level(av.logging.WARNING)  # so would FFmpeg, of each video
     if hasattr(os, "nice"):
         os.nice(NICENESS)
 

@@ -1,5 +1,6 @@
 """The command line: quick help, errors without traceback."""
 
+import logging
 import subprocess
 import sys
 import warnings
@@ -54,6 +55,23 @@ def test_a_warning_of_ours_is_told_without_its_place_and_others_with_it(
     ours, others, *_ = capsys.readouterr().err.splitlines()
     assert ours.startswith("ebt-policy: The task 'Please open that door' is not in the training data.")
     assert others.endswith("other.py:7: UserWarning: not ours")
+
+
+def test_a_missing_video_decoder_is_told_in_one_line(monkeypatch, caplog) -> None:
+    lerobots = logging.getLogger("lerobot.utils.import_utils")
+
+    def command() -> None:
+        lerobots.warning("Could not load libtorchcodec.\n" + 99 * "Traceback\n" + "Falling back to 'pyav'.")
+        lerobots.warning("%s is not available", "another package")
+
+    monkeypatch.setitem(COMMANDS, "envs", command)
+    monkeypatch.setattr(sys, "argv", ["ebt-policy", "envs"])
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(lerobots, "filters", [])  # put back afterwards
+    cli.main()
+    decoder, other = caplog.messages
+    assert "torchcodec" in decoder and "PyAV" in decoder and "\n" not in decoder
+    assert other == "another package is not available"
 
 
 def test_a_mistake_is_told_without_traceback(monkeypatch, capsys) -> None:
