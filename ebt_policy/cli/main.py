@@ -103,7 +103,9 @@ def _warning(
 def _short_decoder_warning(record: logging.LogRecord) -> bool:
     """LeRobot prints torchcodec's tracebacks, a hundred lines, where FFmpeg is missing. One says as much."""
     if "torchcodec" in record.getMessage():
-        record.msg = "torchcodec cannot be loaded (it needs FFmpeg's shared libraries), so PyAV decodes videos."
+        record.msg = (
+            "torchcodec cannot be loaded (it needs FFmpeg's shared libraries), so PyAV decodes videos."
+        )
         record.args = ()
     return True
 
