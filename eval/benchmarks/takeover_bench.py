@@ -23,7 +23,7 @@ from ebt_policy.envs import environment
 from ebt_policy.envs.experts import expert
 from ebt_policy.eval.benchmarks.bench_file import slug
 from ebt_policy.eval.benchmarks.takeover_config import Arm, TakeoverBench, load_takeover_bench
-from ebt_policy.eval.benchmarks.takeover_operator import trigger
+from ebt_policy.eval.benchmarks.takeover_operator import foresight
 from ebt_policy.eval.benchmarks.takeover_page import write_round_page
 from ebt_policy.eval.benchmarks.takeover_report import UNDISTURBED, Measured, write_takeover_report
 from ebt_policy.eval.benchmarks.takeover_rounds import Round, collect_round
@@ -98,7 +98,7 @@ def _collected(
         partial(watched_runner, policy, config.env, calibration=calibration),
         config.env,
         seeds,
-        trigger(arm.trigger, environment(config.env).usual_ticks),
+        foresight(arm.trigger, environment(config.env).usual_ticks),
         config.operator_ticks,
         None if ticks else config.interventions,
         ticks,
@@ -121,7 +121,7 @@ def _page(bench: _Bench, arm: Arm, number: int, before: str, after: str, found: 
         config.shown,
         partial(watched_runner, before, config.env, calibration=calibration),
         partial(watched_runner, after, config.env),
-        trigger(arm.trigger, environment(config.env).usual_ticks),
+        foresight(arm.trigger, environment(config.env).usual_ticks),
         config.operator_ticks,
     )
 

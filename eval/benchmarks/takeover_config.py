@@ -16,14 +16,14 @@ from ebt_policy.suggestions import did_you_mean
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to choose when the operator takes over. trigger: see `takeover_operator.trigger`.
+    """One way to choose when the operator takes over. trigger: see `takeover_operator.foresight`.
 
     ticks_of: name of an arm before; then each round ends when the operator has driven as many ticks as in that arm's, and not
     after so many interventions.
     """
 
     name: str
-    trigger: Literal["alarm", "random", "fixed", "start"]
+    trigger: Literal["alarm", "random", "fixed", "start", "oracle"]
     ticks_of: str | None = None
 
 

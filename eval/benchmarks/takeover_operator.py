@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from ebt_policy.envs import EnvSpec
 from ebt_policy.envs.experts import Expert, expert
 from ebt_policy.errors import UserError
+from ebt_policy.eval.rollout.episodes import Episode
+from ebt_policy.eval.rollout.one_thread import one_thread
+from ebt_policy.eval.rollout.rollout import WatchedDecider, rollout
 
 NOISE = 0.1  # on the expert's executed actions, as in the demonstrations that `ebt-policy collect` makes
 _RANDOM = (
@@ -21,6 +24,39 @@ _RANDOM = (
 
 # (seed, tick, watch) -> whether to take over before this decision
 Trigger = Callable[[int, int, Any], bool]
+# (policy, env, seeds) -> the trigger for these episodes
+Foresight = Callable[[WatchedDecider, str, Sequence[int]], Trigger]
+
+
+def foresight(kind: str, usual_ticks: int) -> Foresight:
+    """The kinds of `trigger`, and oracle: see there. Raises UserError for another kind."""
+    if kind == "oracle":
+        return oracle
+    usual = trigger(kind, usual_ticks)
+    return lambda policy, env, seeds: usual
+
+
+def oracle(policy: WatchedDecider, env: str, seeds: Sequence[int]) -> Trigger:
+    """Sees failures coming: the policy plays each episode alone first. Where it fails, the operator takes over after the last tick of
+    its highest coverage, from which on it got no further, but not before the disturbance; elsewhere never. An upper bound: no
+    operator knows this.
+    """
+    with one_thread():
+        alone = rollout(policy, env, seeds)
+    return at_ticks({one.seed: _got_no_further(one) for one in alone if not one.success})
+
+
+def at_ticks(ticks: Mapping[int, int]) -> Trigger:
+    """From the given tick of each given seed on; in other episodes never."""
+    return lambda seed, tick, watch: seed in ticks and tick >= ticks[seed]
+
+
+def _got_no_further(episode: Episode) -> int:
+    assert episode.coverages  # the policy acted alone
+    last = len(episode.coverages) - int(np.argmax(episode.coverages[::-1]))
+    begin = int((episode.disturbance or {}).get("begin", 0))
+    # The last decision of the episode may come before either.
+    return min(max(last, begin), (episode.decisions - 1) * episode.n_action_steps)
 
 
 def trigger(kind: str, usual_ticks: int) -> Trigger:
@@ -35,7 +71,7 @@ def trigger(kind: str, usual_ticks: int) -> Trigger:
         return lambda seed, tick, watch: tick >= usual_ticks // 2
     if kind == "start":
         return lambda seed, tick, watch: True
-    raise UserError(f"There is no trigger '{kind}'. Triggers: alarm, random, fixed, start.")
+    raise UserError(f"There is no trigger '{kind}'. Triggers: alarm, random, fixed, start, oracle.")
 
 
 def _drawn(seed: int, ticks: int) -> int:

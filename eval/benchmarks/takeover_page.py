@@ -9,7 +9,7 @@ from typing import Any
 
 from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
-from ebt_policy.eval.benchmarks.takeover_operator import ScriptedOperator, Trigger
+from ebt_policy.eval.benchmarks.takeover_operator import Foresight, ScriptedOperator
 from ebt_policy.eval.report.pages import write_html
 from ebt_policy.eval.report.side_by_side import Column, side_by_side
 from ebt_policy.eval.rollout.episodes import Episode
@@ -29,7 +29,7 @@ def write_round_page(
     each: int,
     make_before: Callable[[], WatchedDecider],
     make_after: Callable[[], WatchedDecider],
-    wants: Trigger,
+    wants: Foresight,
     operator_ticks: int,
 ) -> Path:
     """Plays the first `each` interventions of every disturbance again, with pictures, and writes them to `path`.
@@ -46,7 +46,7 @@ def write_round_page(
     helped: list[Film] = []
     alone: list[Film] = []
     for env, seeds in chosen.items():
-        operator = ScriptedOperator(env, wants, operator_ticks, film=True)
+        operator = ScriptedOperator(env, wants(before, env, seeds), operator_ticks, film=True)
         with one_thread():
             helped += _helped(rollout(before, env, seeds, record=seeds, operator=operator), operator)
             alone += [_alone(episode) for episode in rollout(after, env, seeds, record=seeds)]

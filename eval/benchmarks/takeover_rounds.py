@@ -19,7 +19,7 @@ from rich.console import Console
 from ebt_policy.envs import environment
 from ebt_policy.envs.dataset_writer import staged, write_episodes
 from ebt_policy.errors import UserError
-from ebt_policy.eval.benchmarks.takeover_operator import Intervention, ScriptedOperator, Trigger
+from ebt_policy.eval.benchmarks.takeover_operator import Foresight, Intervention, ScriptedOperator
 from ebt_policy.eval.rollout.one_thread import one_thread
 from ebt_policy.eval.rollout.rollout import WatchedDecider, rollout
 from ebt_policy.provenance import write_json
@@ -46,7 +46,7 @@ def collect_round(
     make_runner: Callable[[], WatchedDecider],
     env: str,
     seeds: Mapping[str, int],
-    wants: Trigger,
+    wants: Foresight,
     operator_ticks: int,
     interventions: int | None = None,
     ticks: int | None = None,
@@ -69,7 +69,7 @@ def _collect(
     runner: WatchedDecider,
     env: str,
     seeds: Mapping[str, int],
-    wants: Trigger,
+    wants: Foresight,
     operator_ticks: int,
     interventions: int | None,
     ticks: int | None,
@@ -88,9 +88,10 @@ def _collect(
                     f"{name}: {len(found)} interventions in {GIVE_UP} episodes, too few. Ask for fewer, or let the operator take "
                     "over at other times."
                 )
-            operator = ScriptedOperator(name, wants, operator_ticks)
+            group = range(first, first + GROUP)
+            operator = ScriptedOperator(name, wants(runner, name, group), operator_ticks)
             with one_thread():
-                rollout(runner, name, range(first, first + GROUP), operator=operator)
+                rollout(runner, name, group, operator=operator)
             for one in sorted(operator.interventions, key=lambda one: one.seed):
                 if not _enough(found, quota):
                     found.append(one)

@@ -27,7 +27,7 @@ class Episode:
     decisions; NaN for policies without an energy.
     task: the sentence that the env gives for it; "" where it gives none.
     Not stored: frames, the picture before the first tick and after each tick, uint8 (H, W, 3), if recorded; coverages, the
-    coverage after each tick, if recorded; disturbance, the plan of a disturbed env and `acted`, whether it did; decision_ticks, the tick of each
+    coverage after each tick; disturbance, the plan of a disturbed env and `acted`, whether it did; decision_ticks, the tick of each
     decision; watch, the Watch of a WatchedRunner.
     """
 

@@ -150,7 +150,7 @@ class RunningEpisode:
             final_energy_max=float(known.max()) if len(known) else float("nan"),
             traces=self.traces,
             frames=self.frames,
-            coverages=None if self.frames is None else self.coverages,
+            coverages=self.coverages,
             disturbance=self.disturbance and self.disturbance | {"acted": self.disturbed},
             task=self.task,
             decision_ticks=self.decision_ticks,

@@ -12,10 +12,16 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.benchmarks import takeover_bench as bench_module
-from ebt_policy.eval.benchmarks import takeover_rounds
+from ebt_policy.eval.benchmarks import takeover_operator, takeover_rounds
 from ebt_policy.eval.benchmarks.takeover_bench import takeover_bench
 from ebt_policy.eval.benchmarks.takeover_config import load_takeover_bench
-from ebt_policy.eval.benchmarks.takeover_operator import Intervention, ScriptedOperator, trigger
+from ebt_policy.eval.benchmarks.takeover_operator import (
+    Intervention,
+    ScriptedOperator,
+    foresight,
+    oracle,
+    trigger,
+)
 from ebt_policy.eval.benchmarks.takeover_rounds import collect_round
 from ebt_policy.eval.rollout.episodes import Episode, write_parquet
 from ebt_policy.eval.rollout.rollout import rollout
@@ -58,6 +64,65 @@ class Still:
             seconds=0.0,
         )
         return RunnerDecision(np.zeros((size, 8, 7)), np.zeros((size, 16, 7)), trace, None)
+
+
+def alone(seed: int, coverages: list[float], success: bool = False, begin: int | None = None) -> Episode:
+    """An episode of a policy that decides every 8 ticks."""
+    ticks, top = len(coverages), max(coverages)
+    decisions = -(-ticks // 8)
+    plan = None if begin is None else {"begin": begin}
+    episode = Episode(
+        seed,
+        "e",
+        success,
+        top,
+        coverages[-1],
+        ticks,
+        None,
+        8,
+        decisions,
+        1.0,
+        1.0,
+        0.0,
+        0.0,
+        [],
+        disturbance=plan,
+    )
+    episode.coverages = coverages
+    return episode
+
+
+def test_the_oracle_takes_over_where_a_failing_policy_gets_no_further(monkeypatch):
+    rising = [0.1] * 10 + [0.5] * 20 + [0.2] * 70  # the last tick of .5 is the 30th
+    played = [
+        alone(1, rising),
+        alone(2, rising, success=True),
+        alone(3, rising, begin=55),
+        alone(4, [0.0] * 100),  # level to the end: before the last decision, at tick 96
+    ]
+    monkeypatch.setattr(takeover_operator, "rollout", lambda *_: played)
+    wants = oracle(Still(), "e", range(1, 5))
+    begins = {seed: next((t for t in range(0, 100, 8) if wants(seed, t, None)), None) for seed in range(1, 6)}
+    assert begins == {1: 32, 2: None, 3: 56, 4: 96, 5: None}
+
+
+class StillPusher(Still):
+    """It never moves, in PushT."""
+
+    def decide(self, observations, noise, previous=None) -> RunnerDecision:
+        decision = super().decide(observations, noise, previous)
+        here = observations["observation.state"][:, -1:, :2]
+        return RunnerDecision(np.repeat(here, 8, 1), decision.chunk, decision.trace, None)
+
+
+def test_the_oracle_plays_each_episode_before_it_is_helped(monkeypatch, tmp_path):
+    monkeypatch.setattr(takeover_rounds, "GROUP", 2)
+    found = collect_round(
+        tmp_path, StillPusher, "pusht_keypoints", {"start": 50003}, foresight("oracle", USUAL), 300, 1
+    )
+    (fact,) = found.facts
+    assert fact["solved"] and fact["seed"] == 50003
+    assert fact["tick"] == 296  # nothing changes coverage, so its highest one lasts until the last decision
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +212,7 @@ def acted(monkeypatch) -> list[int]:
 def collected(folder, seeds=None, **budget):
     starts = seeds or {"teleport": 100, "gripper": 1000, "start": 5000}
     return collect_round(
-        folder, lambda: None, "robosuite_lift", starts, trigger("start", USUAL), 50, **budget
+        folder, lambda: None, "robosuite_lift", starts, foresight("start", USUAL), 50, **budget
     )
 
 
@@ -225,7 +290,7 @@ def test_the_shipped_file_is_right():
 
     config = load_takeover_bench(shipped("bench_takeover", "bench file", prefix="bench_"))
     for arm in config.arms:
-        trigger(arm.trigger, USUAL)
+        foresight(arm.trigger, USUAL)
 
 
 @pytest.fixture
