@@ -77,7 +77,7 @@ def _write_episodes(
     episodes: Iterable[Episode],
     names: Mapping[str, Sequence[str]],
 ) -> int:
-    import av
+    import av.logging
     import datasets
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 

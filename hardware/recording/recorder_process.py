@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import av
+import av.logging
 
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.recording.episode_writer import DatasetSpec, EpisodeWriter
