@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -66,7 +67,10 @@ def collect(wanted: Collection, output: Path, repo_id: str, processes: int = 1) 
     parts = output.with_name(output.name + ".parts")
     _open_attempts(parts, wanted)
     spec = environment(wanted.env)
-    found = [_attempts(wanted, parts, processes, turn) for turn in range(max(len(spec.tasks), 1))]
+    try:
+        found = [_attempts(wanted, parts, processes, turn) for turn in range(max(len(spec.tasks), 1))]
+    finally:
+        _close()
     seeds = [seed for succeeded, _ in found for seed in succeeded]
     record = {
         **wanted.settings(),
@@ -119,6 +123,9 @@ def _pictures(observation: dict[str, Any]) -> dict[str, NDArray]:
     return {"observation.image": pixels}  # LeRobot's name of an env's only camera
 
 
+_open: list[gym.Env] = []  # environments of this process
+
+
 @cache
 def _setup(
     env_name: str, disturbance: float, cameras: tuple[str, ...], image_size: tuple[int, int]
@@ -130,7 +137,15 @@ def _setup(
         env = spec.make_with_cameras(cameras, image_size)
     else:
         env = spec.make(False)
+    _open.append(env)
     return spec, env, expert(env_name, disturbance)
+
+
+def _close() -> None:
+    """Frees the environments while the interpreter still runs: a renderer of dm_control that is freed at its end prints errors."""
+    while _open:
+        _open.pop().close()
+    _setup.cache_clear()
 
 
 def _open_attempts(parts: Path, wanted: Collection) -> None:

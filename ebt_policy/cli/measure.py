@@ -154,6 +154,7 @@ def bench(
     processes: int | None = None,
     ray: str | None = None,
     trainings: int = 1,
+    plan: bool = False,
 ) -> None:
     """A table of policies: trains what is missing, evaluates all on the same seeds, writes report.md and .html.
 
@@ -171,11 +172,14 @@ def bench(
         ray: Run the episodes on this Ray cluster instead (training stays here), with the same results: auto, host:port or
             ray://host:port; local starts one on this machine.
         trainings: Policies trained at once, each in a process of its own. A small policy leaves most of a GPU idle: 8 to 16 of them fill one.
+        plan: Train and evaluate nothing: print what is left, with parameters, FLOPs and an estimate of the time (benches of policies).
     """
     from ebt_policy.eval.benchmarks.bench_file import bench_kind
 
     file = config_file(config, "bench file", prefix="bench_")
     kind = bench_kind(file)
+    if plan and kind is not None:
+        raise UserError(f"{file}: --plan is for benches of policies, not for one of kind '{kind}'.")
     if kind == "monitor":
         from ebt_policy.eval.benchmarks.monitor_bench import monitor_bench
 
@@ -214,7 +218,16 @@ def bench(
     from ebt_policy.eval.rollout.ray_backend import Cluster
 
     cluster = Cluster(ray, processes) if ray else None
-    run(file, output, rows=rows, tasks=tasks, processes=processes, cluster=cluster, trainings=trainings)
+    run(
+        file,
+        output,
+        rows=rows,
+        tasks=tasks,
+        processes=processes,
+        cluster=cluster,
+        trainings=trainings,
+        plan=plan,
+    )
 
 
 def energy(

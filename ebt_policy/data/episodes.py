@@ -1,7 +1,7 @@
 """Which episodes to use: the ones asked for, checked, and their split into training and held-out ones."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,6 +23,26 @@ def choose_episodes(total: int, wanted: Sequence[int] | None) -> list[int]:
     if twice:
         raise UserError(f"dataset.episodes: {twice[:5]} named more than once. Name each episode once.")
     return list(wanted)
+
+
+def first_of_each_task(sentences: Mapping[int, str], count: int) -> list[int]:
+    """The first `count` episodes of each task, in the order of `sentences` (episode -> its task's sentence).
+
+    Raises UserError for a task with fewer, and for a count below one.
+    """
+    if count < 1:
+        raise UserError(f"dataset.episodes_per_task must be at least 1, found {count}.")
+    seen: Counter[str] = Counter()
+    chosen = []
+    for episode, sentence in sentences.items():
+        seen[sentence] += 1
+        if seen[sentence] <= count:
+            chosen.append(episode)
+    if short := [f"'{sentence}' has {found}" for sentence, found in seen.items() if found < count]:
+        raise UserError(
+            f"dataset.episodes_per_task is {count}; {'; '.join(short[:3])}. Take fewer, or record more."
+        )
+    return chosen
 
 
 def split_episodes(n_episodes: int, held_out_fraction: float, seed: int) -> tuple[list[int], list[int]]:

@@ -29,15 +29,25 @@ def dataset_sentences(meta: LeRobotDatasetMetadata, episodes: Sequence[int] | No
     if meta.tasks is None:
         return []
     known = [str(sentence) for sentence in meta.tasks.index]
-    if episodes is None:
+    if episodes is None or (of_episode := _sentences(meta)) is None:
         return known
+    used = {sentence for number in episodes for sentence in of_episode[number]}
+    return [sentence for sentence in known if sentence in used]
+
+
+def episode_sentences(meta: LeRobotDatasetMetadata, episodes: Sequence[int]) -> dict[int, str]:
+    """Episode -> its first sentence; "" for all where the dataset does not say."""
+    of_episode = _sentences(meta) or {}
+    return {number: next(iter(of_episode.get(number, ())), "") for number in episodes}
+
+
+def _sentences(meta: LeRobotDatasetMetadata) -> dict[int, list[str]] | None:
+    """Episode -> its sentences; None where the dataset does not say."""
     rows = meta.episodes
     if rows is None or "tasks" not in rows.column_names:
-        return known
-    columns, wanted = rows.select_columns(["episode_index", "tasks"])[:], set(episodes)
-    pairs = zip(columns["episode_index"], columns["tasks"], strict=True)
-    used = {sentence for number, texts in pairs if number in wanted for sentence in texts}
-    return [sentence for sentence in known if sentence in used]
+        return None
+    columns = rows.select_columns(["episode_index", "tasks"])[:]
+    return dict(zip(columns["episode_index"], columns["tasks"], strict=True))
 
 
 def condition_on(config: TaskOptions, sentences: Sequence[str]) -> None:

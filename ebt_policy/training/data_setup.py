@@ -7,10 +7,8 @@ from typing import Any
 
 import torch
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.utils.constants import ACTION
-from lerobot.utils.feature_utils import dataset_to_policy_features
 from rich.console import Console
 from safetensors import safe_open
 from torch import Tensor
@@ -22,7 +20,6 @@ from ebt_policy.data.feature_maps import Maps
 from ebt_policy.data.goal_alignment import find_goal_alignment
 from ebt_policy.data.open_dataset import open_metadata
 from ebt_policy.data.symmetry import Symmetry, find_symmetry
-from ebt_policy.data.usable_features import choose_observations, observation_features, why_unusable
 from ebt_policy.data.windows import Windows
 from ebt_policy.errors import UserError
 from ebt_policy.language.choose import add_sentences, condition_on, dataset_sentences
@@ -31,7 +28,8 @@ from ebt_policy.language.task_step import listed
 from ebt_policy.model.augmentation import View
 from ebt_policy.model.vision_frozen import FrozenBackbone
 from ebt_policy.training.corrections import Mixture, check_features, check_units, describe, located
-from ebt_policy.training.policy_setup import AUTO, match_features, policy_config, user_errors
+from ebt_policy.training.described_data import describe_data
+from ebt_policy.training.policy_setup import AUTO, user_errors
 from ebt_policy.training.recipe import DatasetRecipe, TrainRecipe
 from ebt_policy.training.trained_on import SPLIT_SEED
 
@@ -46,6 +44,7 @@ class TrainingData:
     rename_map: dict[str, str]  # dataset's name -> policy's name, where they differ
     corrections: tuple[Windows, ...] = ()
     lineage: tuple[dict[str, Any], ...] = ()  # what run.json says of each dataset of corrections
+    episodes: tuple[int, ...] | None = None  # that the recipe chose, held-out ones included; None: all
 
     def samples(self, recipe: TrainRecipe) -> Windows | Mixture:
         """What batches are drawn from."""
@@ -67,17 +66,12 @@ def prepare_data(recipe: TrainRecipe, device: torch.device) -> TrainingData:
 
     Raises UserError for a recipe that does not fit the dataset, and where the doctor finds an error in the part in use.
     """
-    wanted = recipe.dataset
-    config = policy_config(recipe, device.type)
-    meta = open_metadata(wanted.repo_id, wanted.root)
-    episodes = choose_episodes(meta.total_episodes, wanted.episodes)
+    wanted, described = recipe.dataset, describe_data(recipe, device)
+    config, meta, sources, episodes = described.config, described.meta, described.sources, described.episodes
     train_part, held_out_part = (
         [episodes[i] for i in part]
         for part in split_episodes(len(episodes), wanted.held_out_fraction, SPLIT_SEED)
     )
-    sources = _set_features(config, meta, wanted)
-    with user_errors("Policy"):
-        config.validate_features()
     if wanted_vision := _announcement(recipe, config, device):
         Console().print(wanted_vision, soft_wrap=True, highlight=False)
     modes = getattr(config, "normalization_mapping", {})
@@ -143,6 +137,7 @@ def prepare_data(recipe: TrainRecipe, device: torch.device) -> TrainingData:
         rename_map={source: name for name, source in sources.items() if source != name},
         corrections=corrections,
         lineage=tuple(describe(name, one) for name, one in zip(names, corrections, strict=True)),
+        episodes=None if wanted.episodes is wanted.episodes_per_task is None else tuple(episodes),
     )
 
 
@@ -204,34 +199,6 @@ def _maps(config: PreTrainedConfig, variants: int, device: torch.device) -> Maps
                 {key.split(prefix)[1]: stored.get_tensor(key) for key in stored.keys() if prefix in key}  # noqa: SIM118
             )
     return Maps(backbone.to(device), config.frozen_backbone, View.of(config), variants)
-
-
-def _set_features(
-    config: PreTrainedConfig, meta: LeRobotDatasetMetadata, wanted: DatasetRecipe
-) -> dict[str, str]:
-    """Sets the config's features, and returns policy's input -> the dataset's observation for it."""
-    if config.pretrained_path is None:
-        if wanted.rename_map:
-            raise UserError("dataset.rename_map is for fine-tuning: it needs policy.pretrained_path.")
-        observations = choose_observations(meta, wanted.observations)
-    elif wanted.observations:
-        observations = choose_observations(meta, wanted.observations)
-    else:  # the checkpoint says what it takes; what it does not take may be of any kind
-        observations = [name for name in observation_features(meta) if why_unusable(meta, name) is None]
-    usable = dataset_to_policy_features(
-        {key: meta.features[key] for key in [*observations, ACTION] if key in meta.features}
-    )
-    if config.pretrained_path is None:
-        config.input_features = {name: usable[name] for name in observations}
-        sources = {name: name for name in observations}
-    else:
-        sources = match_features(config, usable, wanted.rename_map)
-    config.output_features = _actions(usable)
-    return sources
-
-
-def _actions(features: dict[str, PolicyFeature]) -> dict[str, PolicyFeature]:
-    return {name: feature for name, feature in features.items() if feature.type is FeatureType.ACTION}
 
 
 def _examine(wanted: DatasetRecipe, features: list[str], episodes: list[int], held_out: list[int]) -> None:

@@ -21,6 +21,7 @@ class DatasetRecipe:
     repo_id: str  # on the Hub or in LeRobot's cache
     root: str | None = None  # a local folder instead of LeRobot's cache
     episodes: tuple[int, ...] | None = None  # None: all
+    episodes_per_task: int | None = None  # of these, the first so many of each task; None: all
     observations: tuple[str, ...] | None = None  # names of observation features; None: all of them
     held_out_fraction: float = 0.05  # of the episodes, never trained on: their loss shows over-fitting
     symmetry: dict[str, Any] | str | None = None  # a name, or the fields of ebt_policy.data.symmetry.Symmetry

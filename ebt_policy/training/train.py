@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,12 @@ def _train(
     marks = episode_fingerprints(recipe.dataset.repo_id, recipe.dataset.root, used) if main else {}
     fingerprints = [*marks.values(), *(mark for one in data.lineage for mark in one["fingerprints"])]
 
+    # LeRobot, should it resume this, knows no episodes_per_task.
+    chosen = replace(recipe, dataset=replace(recipe.dataset, episodes=data.episodes))
+
     def save() -> None:
         if main:
-            save_checkpoint(run, trainer, recipe, preprocessor, postprocessor, fingerprints)
+            save_checkpoint(run, trainer, chosen, preprocessor, postprocessor, fingerprints)
         accelerator.wait_for_everyone()
 
     with disk_errors(run):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,13 @@ def bench(
     show_progress: bool = True,
     cluster: Cluster | None = None,
     trainings: int = 1,
+    plan: bool = False,
 ) -> Path | None:
     """Run the bench described by the YAML file `config`; returns the path of report.html.
 
     output: default runs/<name of the file>; results in it that still fit are kept. rows, tasks: train and evaluate only
     these; then no report is written and None is returned, and several processes can share the work in one folder. processes,
-    cluster: see `evaluate`. trainings: how many policies to train at once. Raises UserError for mistakes in the file or a recipe.
+    cluster: see `evaluate`. trainings: how many policies to train at once. plan: only print what is left and what it will cost. Raises UserError for mistakes in the file or a recipe.
     """
     suite = load_suite(config)
     _check_names(config, "row", rows, [row.name for row in suite.benches[0].rows])
@@ -80,8 +82,14 @@ def bench(
         _Bench(one, folder / one.env if suite.several else folder, processes, console, cluster)
         for one in chosen
     ]
+    planned = [training for run in runs for training in _trainings(run, rows)]
+    if plan:
+        from ebt_policy.eval.benchmarks.bench_plan import print_plan
+
+        print_plan(planned, [file for run in runs for file in _episodes(run, rows)], console)
+        return None
     if trainings > 1:
-        train_at_once([t for run in runs for t in _trainings(run, rows)], trainings, console)
+        train_at_once(planned, trainings, console)
     for one, run in zip(chosen, runs, strict=True):
         results[one.env], trained = _run(run, rows)
         if not rows:
@@ -89,6 +97,18 @@ def bench(
     if rows or tasks:
         return None
     return write_overview(folder, suite, results) if suite.several else pages[0]
+
+
+def _episodes(run: _Bench, rows: Sequence[str]) -> Iterator[tuple[Path, int]]:
+    """The files of episodes of this bench, of all rows or of those named, and how many each holds."""
+    for row in run.config.rows:
+        if not rows or row.name in rows:
+            for setting, seed in product(row.settings, row.training_seeds):
+                yield _episode_file(run, setting, seed), run.config.episodes
+
+
+def _episode_file(run: _Bench, setting: Setting, seed: int) -> Path:
+    return run.output / "rows" / f"{slug(setting.name)}-seed{seed}.parquet"
 
 
 def _run(run: _Bench, rows: Sequence[str]) -> tuple[list[Result], list[TrainedRow]]:
@@ -161,7 +181,7 @@ def _policy(run: _Bench, row: Row, seed: int) -> Path:
 def _result(run: _Bench, row: Row, setting: Setting, policies: dict[int, Path]) -> Result:
     episodes, latencies = {}, []
     for seed, policy in policies.items():
-        file = run.output / "rows" / f"{slug(setting.name)}-seed{seed}.parquet"
+        file = _episode_file(run, setting, seed)
         episodes[seed], metadata = _evaluated(run, setting, policy, file, run.config.episodes)
         latencies.append(metadata["latency_ms"])
     p50, p95 = (sum(measured[p] for measured in latencies) / len(latencies) for p in ("p50", "p95"))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ebt_policy.data.open_dataset import open_metadata
 from ebt_policy.data.windows import Windows
-from ebt_policy.eval.benchmarks.energy_quality import whole_windows
+from ebt_policy.eval.benchmarks.unseen_windows import whole_windows
 from ebt_policy.eval.rollout.evaluate import evaluate
 from ebt_policy.inference.checkpoints import find_checkpoint
 from ebt_policy.inference.plan_memory import PlanMemory

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ebt_policy import provenance
 from ebt_policy.errors import UserError
+from ebt_policy.eval.benchmarks.unseen_windows import BATCH, unseen_windows, whole_windows
 from ebt_policy.eval.report.report import Table
 from ebt_policy.eval.statistics.intervals import auc
 from ebt_policy.inference.checkpoints import find_checkpoint
@@ -25,14 +26,11 @@ from ebt_policy.inference.runner import Runner, load_runner
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import Trace
 from ebt_policy.modeling_ebt import EBTPolicy
-from ebt_policy.training.trained_on import training_data, unseen_episodes
 
 if TYPE_CHECKING:
     from lerobot.processor import PolicyProcessorPipeline
 
     from ebt_policy.data.windows import Windows
-
-BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -145,40 +143,13 @@ def held_out_windows(
     episodes: Sequence[int] | None = None,
     device: str = "cpu",
 ) -> tuple[Runner, Windows, PolicyProcessorPipeline, Sequence[int]]:
-    """A policy with an energy, demonstrations that it was not trained on, its preprocessor, and the episodes' numbers.
-
-    As `energy_quality`, which see. Raises UserError for a policy without an energy.
-    """
-    from lerobot.policies.factory import make_pre_post_processors
-
-    from ebt_policy.data.windows import Windows
-
-    runner, folder = load_runner(policy, device=device), find_checkpoint(policy)
-    model, config = runner.policy, runner.config
-    if not isinstance(model, EBTPolicy):
+    """As `unseen_windows`, of a policy with an energy. Raises UserError for one without."""
+    runner = load_runner(policy, device=device)
+    if not isinstance(runner.policy, EBTPolicy):
         raise UserError(
-            f"'{policy}' is a '{config.type}' policy: it has no energy to measure. Give an 'ebt' policy."
+            f"'{policy}' is a '{runner.config.type}' policy: it has no energy to measure. Give an 'ebt' policy."
         )
-    trained_on = training_data(folder)
-    dataset = dataset or trained_on.get("repo_id")
-    if dataset is None:
-        raise UserError(f"{folder} does not say what it was trained on. Name the dataset.")
-    if episodes is None:
-        episodes = unseen_episodes(folder, dataset, root)
-    windows = Windows.from_lerobot(
-        dataset,
-        root,
-        features=[*(config.input_features or ()), *(config.output_features or ())],
-        observation_delta_indices=config.observation_delta_indices,
-        action_delta_indices=config.action_delta_indices,
-        episodes=list(episodes),
-        device=device,
-        resize_shape=model.config.resize_shape,
-    )
-    preprocess, _ = make_pre_post_processors(
-        config, pretrained_path=str(folder), preprocessor_overrides={"device_processor": {"device": device}}
-    )
-    return runner, windows, preprocess, episodes
+    return runner, *unseen_windows(runner, find_checkpoint(policy), dataset, root, episodes)
 
 
 def _measure(
@@ -209,10 +180,3 @@ def descent_steps(trace: Trace) -> np.ndarray:
     """(B, 2) counts of steps: all of them, and those that lowered the energy."""
     change = np.diff(trace.energy, axis=1)
     return np.stack([np.isfinite(change).sum(1), (change < 0).sum(1)], 1)
-
-
-def whole_windows(windows: Windows, at_most: int) -> Tensor:
-    """At most `at_most` evenly spaced indices of samples whose chunk lies inside its episode."""
-    everything = torch.arange(len(windows))
-    whole = torch.cat([i[~windows.batch(i)["action_is_pad"].any(1).cpu()] for i in everything.split(BATCH)])
-    return whole[torch.linspace(0, len(whole) - 1, min(at_most, len(whole))).long()]

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ebt_policy import provenance
 from ebt_policy.errors import UserError
-from ebt_policy.eval.benchmarks.energy_quality import BATCH, held_out_windows, whole_windows
+from ebt_policy.eval.benchmarks.energy_quality import held_out_windows
+from ebt_policy.eval.benchmarks.unseen_windows import BATCH, whole_windows
 from ebt_policy.eval.report.report import Table
 from ebt_policy.eval.statistics.intervals import auc
 from ebt_policy.language.encoders import OBS_TASK

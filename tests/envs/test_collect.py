@@ -103,3 +103,15 @@ def test_an_expert_that_never_succeeds_ends_with_an_error(tmp_path, monkeypatch)
     monkeypatch.setattr(module, "demonstrate", lambda *_: None)
     with pytest.raises(UserError, match="failed 40 times in a row"):
         collect(LIFT, tmp_path / "lift", "local/lift")
+
+
+def test_environments_are_closed_while_the_interpreter_still_runs(tmp_path, monkeypatch):
+    closed = []
+
+    class Env:
+        def close(self) -> None:
+            closed.append(self)
+
+    monkeypatch.setattr(module, "_open", [Env(), Env()])
+    collect(replace(LIFT, episodes=1), tmp_path / "lift", "local/lift")
+    assert len(closed) == 2 and not module._open
