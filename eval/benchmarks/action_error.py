@@ -36,13 +36,14 @@ def squared_errors(
     runner = load_runner(policy, max_evaluations=max_evaluations, overrides=overrides)
     windows, preprocess, _ = unseen_windows(runner, find_checkpoint(policy), dataset, root, episodes)
     samples, executed = whole_windows(windows, max_observations), runner.n_action_steps
+    model: Any = runner.policy
     generator = torch.Generator().manual_seed(seed)
     errors = []
     for indices in samples.split(BATCH):
         raw = windows.samples(indices)
         shown = raw["action"][:, :executed].cpu().numpy().astype(float)
         noise = Noise([generator] * len(indices))
-        decision = runner.policy.decide(preprocess(raw), noise=noise, max_evaluations=max_evaluations)
+        decision = model.decide(preprocess(raw), noise=noise, max_evaluations=max_evaluations)
         planned = runner.actions(decision.chunk)[:, :executed]
         errors.append(np.square(planned - shown).mean((1, 2)))
     owner = windows.episode_index[samples].cpu().numpy()

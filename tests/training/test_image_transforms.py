@@ -1,9 +1,12 @@
 """LeRobot's image transforms in our own training: what they change, what they leave alone, and what is refused."""
 
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from ebt_policy.errors import UserError
 from ebt_policy.training.image_transforms import BatchTransforms, batch_transforms
@@ -35,6 +38,17 @@ def test_named_transforms_replace_lerobots_list() -> None:
     before = batch()
     after = BatchTransforms({"enable": True, "tfs": invert})(before, [CAMERA])
     torch.testing.assert_close(after[CAMERA], 1 - before[CAMERA])
+
+
+def test_the_blur_of_the_guide_takes_away_what_is_fine() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "train.md").read_text()
+    (example,) = re.findall(r"^    dataset:\n(?:      .*\n)+", guide, re.M)
+    options = yaml.safe_load(textwrap.dedent(example))["dataset"]["image_transforms"]
+    assert set(options["tfs"]) == {"blur", "colour"}
+    before = batch()
+    blurred = BatchTransforms(options | {"tfs": {"blur": options["tfs"]["blur"]}})(before, [CAMERA])[CAMERA]
+    assert (blurred.diff(dim=-1).abs().mean() < 0.9 * before[CAMERA].diff(dim=-1).abs().mean()).item()
+    BatchTransforms(options)  # both are known
 
 
 @pytest.mark.parametrize(
