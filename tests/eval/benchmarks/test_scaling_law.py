@@ -21,20 +21,22 @@ EPISODES, STEPS, BATCH = 60, 100, 8
 
 
 def cell(
-    method: str, demonstrations: int, parameters: int, power: float, steps: int = STEPS, seeds: int = 1
+    method: str, demonstrations: int, parameters: int, power: float, seeds: int = 1, spread: float = 0.0
 ) -> Cell:
-    """The error falls with demonstrations to that power, and with parameters to the power -.1; episodes differ in difficulty."""
-    difficulty = np.random.default_rng(0).uniform(0.5, 2.0, (seeds, EPISODES))
-    error = demonstrations**power * parameters**-0.1 * difficulty
+    """The error falls with demonstrations to that power, and with parameters to the power -.1; episodes differ in difficulty, and with
+    `spread` in the power."""
+    steps, rng = STEPS, np.random.default_rng(0)
+    difficulty = rng.uniform(0.5, 2.0, (seeds, EPISODES))
+    powers = power + spread * rng.uniform(-1, 1, (seeds, EPISODES))
+    error = demonstrations**powers * parameters**-0.1 * difficulty
     squared = dict.fromkeys(BUDGETS, error**2)
     return Cell(method, demonstrations, parameters, steps, steps * BATCH, squared)
 
 
-def grid(method: str, power: float) -> list[Cell]:
+def grid(method: str, power: float, **options: float) -> list[Cell]:
     """One thing changed at a time, the base cell in both."""
-    return [cell(method, n, 100, power) for n in (5, 10, 50)] + [
-        cell(method, 50, p, power) for p in (10, 1000)
-    ]
+    changed = [(5, 100), (10, 100), (50, 100), (50, 10), (50, 1000)]
+    return [cell(method, n, size, power, **options) for n, size in changed]
 
 
 def test_slopes_are_those_of_the_errors_along_each_axis_alone():
@@ -46,8 +48,16 @@ def test_slopes_are_those_of_the_errors_along_each_axis_alone():
         assert found["parameters", budget, "flow"].slope.estimate == pytest.approx(-0.1)
         assert found["FLOPs", budget, "EBT"].slope.estimate == pytest.approx(-0.1)
         more = found["demonstrations", budget, "flow"].more
-        assert more.estimate == pytest.approx(0.2) and more.low > 0  # paired: the same episodes for both
+        assert more.estimate == pytest.approx(0.2) and more.low > 0
         assert found["demonstrations", budget, "EBT"].more is None
+
+
+def test_what_episodes_do_to_all_methods_alike_does_not_widen_their_difference():
+    cells = grid("EBT", -0.5, spread=0.4) + grid("flow", -0.3, spread=0.4)
+    found = {(s.axis, s.budget, s.method): s for s in slopes(cells, "EBT")}
+    own, more = found["demonstrations", 2, "flow"].slope, found["demonstrations", 2, "flow"].more
+    assert own.high - own.low > 0.01
+    assert (more.low, more.high) == (pytest.approx(0.2), pytest.approx(0.2))
 
 
 def test_episodes_that_a_method_alone_finds_hard_widen_the_difference():
