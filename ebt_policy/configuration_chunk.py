@@ -53,6 +53,10 @@ class ChunkPolicyConfig(PreTrainedConfig):
     actions_per_token: int = 4
     """[actions] Actions in one token. Attention is cheap, so fewer and wider tokens give more capacity per FLOP."""
 
+    dropout: float = 0.0
+    """[share] Of what attention and MLP of each layer add, set to zero in training. For trainings of many epochs: see docs/results.md,
+    "Three times the training"."""
+
     vision: str = "resnet18"
     """[name] Camera encoder. small: five convolutions trained from scratch, for pictures of about 84 to 128 pixels and for
     CPUs; resnet18: for larger pictures and GPUs; frozen: maps of a pretrained backbone, which is not trained."""
@@ -147,7 +151,7 @@ class ChunkPolicyConfig(PreTrainedConfig):
             raise ValueError(f"vision must be one of {VISIONS}, found {self.vision!r}.")
         if self.random_shift < 0:
             raise ValueError(f"random_shift must be 0 or more pixels, found {self.random_shift}.")
-        for name in ("random_colour", "feature_dropout"):
+        for name in ("random_colour", "feature_dropout", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, found {getattr(self, name)}.")
         if self.frozen_backbone not in FROZEN_BACKBONES:

@@ -38,9 +38,10 @@ class Block(nn.Module):
     Action tokens attend to themselves and to the context tokens, where there are some.
     """
 
-    def __init__(self, width: int, heads: int, token_width: int) -> None:
+    def __init__(self, width: int, heads: int, token_width: int, dropout: float = 0.0) -> None:
         """token_width: of context tokens; 0: there are none."""
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.heads = heads
         self.norm_attention = nn.LayerNorm(width, elementwise_affine=False)
         self.norm_mlp = nn.LayerNorm(width, elementwise_affine=False)
@@ -64,9 +65,9 @@ class Block(nn.Module):
             seen = rest.unflatten(-1, (self.heads, -1)).transpose(1, 2).chunk(2, 2)
             k, v = torch.cat([k, seen[0]], 2), torch.cat([v, seen[1]], 2)
         y = attention(q, k, v).transpose(1, 2).flatten(2)
-        x = x + (1 + gate_a) * self.project(y)
+        x = x + (1 + gate_a) * self.dropout(self.project(y))
         y = self.norm_mlp(x) * (1 + scale_m) + shift_m
-        return x + (1 + gate_m) * self.mlp(y)
+        return x + (1 + gate_m) * self.dropout(self.mlp(y))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -92,7 +93,7 @@ class Trunk(nn.Module):
         self.embed = nn.Linear(size, width)
         self.position = nn.Parameter(0.02 * torch.randn(tokens, width))
         self.blocks = nn.ModuleList(
-            Block(width, config.attention_heads, TOKEN_WIDTH if config.has_tokens else 0)
+            Block(width, config.attention_heads, TOKEN_WIDTH if config.has_tokens else 0, config.dropout)
             for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(width)

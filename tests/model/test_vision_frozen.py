@@ -148,6 +148,7 @@ def test_a_missing_package_of_efficientnet_says_what_to_install(monkeypatch) -> 
         ({"vision": "frozen", "pretrained_backbone_weights": "vgg"}, "set frozen_backbone"),
         ({"vision": "frozen", "frozen_backbone": "vgg"}, "must be one of"),
         ({"vision": "frozen", "feature_dropout": 1.0}, "feature_dropout must be"),
+        ({"vision": "frozen", "dropout": 1.0}, "dropout must be"),
         ({"vision": "frozen", "random_colour": -0.1}, "random_colour must be"),
         ({"vision": "small", "pretrained_backbone_weights": "mobilenet_v2"}, "vision='frozen'"),
         ({"vision": "resnet18", "pretrained_backbone_weights": "mobilenet_v2"}, "vision='frozen'"),
