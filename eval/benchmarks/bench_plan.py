@@ -15,7 +15,7 @@ from ebt_policy.configuration_chunk import ChunkPolicyConfig
 from ebt_policy.eval.benchmarks.parallel_training import Training
 from ebt_policy.eval.report.report import Table
 from ebt_policy.language.choose import condition_on, dataset_sentences
-from ebt_policy.training.data_setup import describe_data
+from ebt_policy.training.described_data import describe_data
 from ebt_policy.training.recipe import TrainRecipe
 from ebt_policy.training.run_log import read_metrics
 
