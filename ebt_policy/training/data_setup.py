@@ -137,7 +137,7 @@ def prepare_data(recipe: TrainRecipe, device: torch.device) -> TrainingData:
         rename_map={source: name for name, source in sources.items() if source != name},
         corrections=corrections,
         lineage=tuple(describe(name, one) for name, one in zip(names, corrections, strict=True)),
-        episodes=None if wanted.episodes is wanted.episodes_per_task is None else tuple(episodes),
+        episodes=tuple(episodes) if len(episodes) < meta.total_episodes else wanted.episodes,
     )
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
 from ebt_policy.eval.benchmarks.parallel_training import Training
+from ebt_policy.eval.benchmarks.training_cost import flops
 from ebt_policy.eval.report.report import Table
 from ebt_policy.language.choose import condition_on, dataset_sentences
 from ebt_policy.training.described_data import describe_data
@@ -59,7 +60,7 @@ def training_plan(trainings: Iterable[Training]) -> Table:
                 training.name,
                 f"{size / 1e6:.2f} M",
                 f"{samples / 1e6:.2f} M",
-                f"{6 * size * samples:.1e}",
+                f"{flops(size, samples):.1e}",
                 left,
             )
         )

@@ -17,11 +17,11 @@ from rich.progress import track
 from ebt_policy.errors import UserError
 from ebt_policy.eval.benchmarks.action_error import squared_errors
 from ebt_policy.eval.benchmarks.parallel_training import Training
+from ebt_policy.eval.benchmarks.training_cost import flops
 from ebt_policy.training.recipe import TrainRecipe
 from ebt_policy.training.run_folder import started_recipe
 
 BUDGETS = (2, 10)  # evaluations of a decision
-FLOPS = 6.0  # for each parameter and sample, as Kaplan et al. count (arXiv 2001.08361); a constant factor changes no slope
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Cell:
 
     @property
     def flops(self) -> float:
-        return FLOPS * self.parameters * self.samples
+        return flops(self.parameters, self.samples)
 
 
 def method_name(recipe: TrainRecipe) -> str:

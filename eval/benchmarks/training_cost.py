@@ -11,6 +11,11 @@ from ebt_policy.eval.report.report import Result
 from ebt_policy.training.run_log import read_metrics
 
 
+def flops(parameters: int, samples: int) -> float:
+    """Of a training: 6 for each parameter and sample, as Kaplan et al. count (arXiv 2001.08361)."""
+    return 6.0 * parameters * samples
+
+
 @dataclass(frozen=True)
 class LearningPoint:
     """Success of one setting after so many training samples and seconds (mean over seeds)."""

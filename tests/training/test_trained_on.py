@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from two_tasks import LEFT, RIGHT, make_dataset, recipe_for
 
 from ebt_policy.data.fingerprints import episode_fingerprints
 from ebt_policy.errors import UserError
+from ebt_policy.inference.checkpoints import find_checkpoint
 from ebt_policy.training.train import train
-from ebt_policy.training.trained_on import EPISODES, held_out_episodes, unseen_episodes
+from ebt_policy.training.trained_on import EPISODES, held_out_episodes, training_data, unseen_episodes
 
 
 @pytest.fixture
@@ -66,3 +69,11 @@ def test_training_leaves_the_fingerprints_in_its_checkpoints(
     folder = run / "checkpoints" / "last" / "pretrained_model"
     config = json.loads((folder / "train_config.json").read_text())["dataset"]
     assert unseen_episodes(folder, *tiny_dataset) == sorted(held_out_episodes(4, config))
+
+
+def test_a_checkpoint_names_the_episodes_that_were_chosen_so_that_lerobot_trains_on_no_others(tmp_path):
+    make_dataset(tmp_path / "data", [LEFT, LEFT, LEFT, RIGHT, RIGHT])
+    recipe = replace(recipe_for(tmp_path / "data"), steps=1)
+    two = replace(recipe, dataset=replace(recipe.dataset, episodes_per_task=2))
+    assert training_data(find_checkpoint(train(two, tmp_path / "two")))["episodes"] == [0, 1, 3, 4]
+    assert training_data(find_checkpoint(train(recipe, tmp_path / "all")))["episodes"] is None
