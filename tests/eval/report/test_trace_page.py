@@ -106,12 +106,15 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def look(browser) -> Iterator[Callable[..., Seen]]:
-    """look(path, width): the file in a fresh browser; at the end, nothing may have gone wrong or left the page."""
+    """look(path, width, script): the file in a fresh browser, where the script has run first; at the end, nothing may
+    have gone wrong or left the page."""
     opened = []
 
-    def at(path: Path, width: int = 1100) -> Seen:
+    def at(path: Path, width: int = 1100, script: str = "") -> Seen:
         context = browser.new_context(viewport={"width": width, "height": 800})
         context.set_default_timeout(PATIENCE)
+        if script:
+            context.add_init_script(script)
         seen = Seen(context.new_page())
         seen.page.on("console", lambda message: seen.complaints.append(message.text))
         seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
@@ -171,6 +174,13 @@ def test_video_and_chart_move_together(look, tmp_path):
     until(page, "+chart.getAttribute('aria-valuenow') > 33")
     until(page, "document.getElementById('readout').innerText.includes('5 of 5')")
     until(page, "video.ended && document.getElementById('play').textContent === 'Play'")
+
+
+def test_the_chart_can_be_read_before_the_first_frame(look, tmp_path):
+    late = "window.ResizeObserver = class { observe() {} }"  # it speaks with the first frame, after the pointer may have
+    page = look(write_pages(write(tmp_path, timeline(), VIDEO)), script=late).page
+    page.mouse.move(*tick_to_pixel(page, 26.5))
+    assert "4 of 5" in page.locator("#readout").inner_text()
 
 
 def test_marks_are_where_things_happened(look, tmp_path):
