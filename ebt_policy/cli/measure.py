@@ -117,11 +117,8 @@ def evaluate(
         f"success {result.success_rate:.3f} (95 % {low:.3f} to {high:.3f}, {episodes} episodes), "
         f"coverage {result.mean_max_coverage:.3f} max, {result.mean_final_coverage:.3f} final"
     )
-    spared = sum(not row.disturbance["acted"] for row in result.rows if row.disturbance)
-    if spared:
-        print(
-            f"In {spared} of {episodes} episodes the disturbance did not come: they ended before it, or no place was free for the object."
-        )
+    if spared := result.spared():
+        print(spared)
     for one in result.tasks:
         low, high = one.success_ci95
         print(f"  {one.success_rate:.2f} ({low:.2f} to {high:.2f}, {one.episodes} episodes)  {one.task}")

@@ -263,6 +263,8 @@ def _evaluated(
         parquet_path=file,
         show_progress=not run.console.quiet,
     )
+    if spared := measured.spared():
+        run.console.print(spared, highlight=False)
     return [replace(row, traces=[]) for row in measured.rows], measured.to_dict()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -44,7 +45,13 @@ def training_plan(trainings: Iterable[Training]) -> Table:
     cameras are only estimated from finished trainings of their own.
     """
     rows, total, unknown = [], 0.0, 0
-    sized = [(training, *parameters(training.recipe)) for training in trainings]
+    seedless: dict[str, tuple[int, bool]] = {}  # trainings that differ in their seed alone are equally large
+    sized = []
+    for training in trainings:
+        key = repr(replace(training.recipe, seed=0))
+        if key not in seedless:
+            seedless[key] = parameters(training.recipe)
+        sized.append((training, *seedless[key]))
     speeds = {cameras: _speed(sized, cameras) for cameras in (False, True)}
     for training, size, cameras in sized:
         samples, speed = training.recipe.steps * training.recipe.batch_size, speeds[cameras]

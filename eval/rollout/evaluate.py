@@ -76,6 +76,16 @@ class EvaluationResult:
     tasks: list[TaskResult]
     rows: list[Episode] = dataclasses.field(repr=False)
 
+    def spared(self) -> str | None:
+        """A sentence that says in how many episodes the disturbance did not come; None where it always came or there is none."""
+        n = sum(not row.disturbance["acted"] for row in self.rows if row.disturbance)
+        if not n:
+            return None
+        return (
+            f"In {n} of {self.episodes} episodes the disturbance did not come: they ended before it, or no place was free for the "
+            "object."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON object: all fields but the rows."""
         kept = [field.name for field in dataclasses.fields(self) if field.name != "rows"]

@@ -98,3 +98,19 @@ def test_mistakes_are_reported_before_anything_runs(checkpoint, tmp_path):
         evaluate(checkpoint("ebt"), "push", episodes=1)
     with pytest.raises(UserError, match="does not give 'observation.environment_state'"):
         evaluate(checkpoint("ebt"), "pusht_pixels", episodes=1, show_progress=False)
+
+
+def test_episodes_without_their_disturbance_are_counted(checkpoint):
+    result = evaluate(
+        checkpoint("ebt"),
+        "pusht_keypoints+start:1",
+        episodes=2,
+        seed=7,
+        max_evaluations=2,
+        processes=1,
+        latency=False,
+        show_progress=False,
+    )
+    assert result.spared() is None
+    result.rows[1].disturbance["acted"] = False
+    assert "In 1 of 2 episodes the disturbance did not come" in result.spared()
