@@ -54,7 +54,7 @@ class ChunkPolicyConfig(PreTrainedConfig):
     """[actions] Actions in one token. Attention is cheap, so fewer and wider tokens give more capacity per FLOP."""
 
     dropout: float = 0.0
-    """[share] Of what attention and MLP of each layer add, set to zero in training. For trainings of many epochs: see docs/results.md,
+    """[share] Of what attention and MLP of each layer add, set to zero in training. For trainings of many epochs: see docs/results/pusht_keypoints.md,
     "Three times the training"."""
 
     vision: str = "resnet18"

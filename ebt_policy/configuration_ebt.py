@@ -24,7 +24,7 @@ class EBTConfig(FormerOptions, ChunkPolicyConfig):
     """[name] How the network gives an energy. residual: half the squared change that the denoiser D(x, o) makes to the
     chunk; scalar: one output. Residual needs no autograd to act."""
     objective: str = "denoise"
-    """[name] What is trained: denoise, matching or unrolled. Denoise costs what a diffusion policy costs; docs/results.md
+    """[name] What is trained: denoise, matching or unrolled. Denoise costs what a diffusion policy costs; docs/results/pusht_keypoints.md
     compares them."""
 
     noise_levels: tuple[float, float] | None = None
@@ -67,7 +67,7 @@ class EBTConfig(FormerOptions, ChunkPolicyConfig):
     """[evaluations] No stopping rule fires before so many."""
     stop_settled: float | None = None
     """[normalised action units] Stop when the RMS change of the answer since the last evaluation is below this. .03 is the
-    adaptive row of docs/results.md. None: rule off."""
+    adaptive row of docs/results/pusht_keypoints.md. None: rule off."""
     stop_energy: float | None = None
     """[energy] Stop where the energy of the last plan under the present observation is at most this: what was planned is still
     right. `deploy --policy.stop=energy` takes it from a calibration. None: rule off."""

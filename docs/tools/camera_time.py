@@ -1,6 +1,6 @@
 """Wall-clock time of one decision of two evaluations with cameras, encoders measured in turn; weights are random.
 
-python docs/tools/camera_time.py          # prints the table that stands in docs/results.md
+python docs/tools/camera_time.py          # prints the table that stands in docs/results/pusht_pixels.md
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Wall-clock time of one decision for every method of the PushT table, measured in turn.
 
-    python docs/tools/decision_time.py          # prints the table that stands in docs/results.md
+    python docs/tools/decision_time.py          # prints the table that stands in docs/results/speed.md
 
 Beside them stand the parts of EBT-2: its two passes of the network alone (the first with the old plan as a second row), and
 the whole decision with alarms on: all signals and the calibrated score.
@@ -35,7 +35,7 @@ PASSES, ALARMS = "The network's work in EBT-2 alone", "EBT-2, alarms on"
 
 
 def runners() -> Iterator[tuple[str, Runner]]:
-    """(name of the row in docs/results.md, runner) for each method and number of function evaluations."""
+    """(name of the row in docs/results/speed.md, runner) for each method and number of function evaluations."""
     for steps in (1, 2, 3, 4, 8):
         yield f"EBT-{steps}", load_runner(EBT, max_evaluations=steps)
     for steps in (1, 2, 4, 10):

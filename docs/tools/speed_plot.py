@@ -1,6 +1,6 @@
 """The plot of the README: success on PushT against the wall-clock time of one decision.
 
-python docs/tools/speed_plot.py            # reads docs/results.md, writes docs/success_by_time.svg
+python docs/tools/speed_plot.py            # reads docs/results/, writes docs/success_by_time.svg
 """
 
 from __future__ import annotations
@@ -43,13 +43,15 @@ class Point:
         return self.name.split("-")[0] if self.name.startswith(("EBT", "Flow")) else self.name.split(" (")[0]
 
 
-def read_points(results: str) -> list[Point]:
-    """The rows that have both a success rate and a time. Raises ValueError when a table is not found."""
-    sections = {text.split("\n", 1)[0]: text for text in re.split(r"^##+ ", results, flags=re.M)}
-    success = {m["name"]: m for m in SUCCESS.finditer(_section(sections, "PushT keypoints, 500 episodes"))}
-    times = {m["name"]: m for m in TIME.finditer(_section(sections, "Time of a decision"))}
+def read_points() -> list[Point]:
+    """The rows of docs/results/ that have both a success rate and a time. Raises ValueError when a table is not found."""
+    success = {
+        m["name"]: m
+        for m in SUCCESS.finditer(_section("pusht_keypoints.md", "PushT keypoints, 500 episodes"))
+    }
+    times = {m["name"]: m for m in TIME.finditer(_section("speed.md", "Time of a decision"))}
     if set(times) - set(success) or not times:
-        raise ValueError(f"No success rate in docs/results.md for {sorted(set(times) - set(success))}.")
+        raise ValueError(f"No success rate in docs/results/ for {sorted(set(times) - set(success))}.")
     return [
         Point(name, float(s["rate"]), float(s["low"]), float(s["high"]), float(times[name]["milliseconds"]))
         for name, s in success.items()
@@ -57,9 +59,11 @@ def read_points(results: str) -> list[Point]:
     ]
 
 
-def _section(sections: dict[str, str], title: str) -> str:
+def _section(page: str, title: str) -> str:
+    text = (DOCS / "results" / page).read_text()
+    sections = {part.split("\n", 1)[0]: part for part in re.split(r"^#+ ", text, flags=re.M)}
     if title not in sections:
-        raise ValueError(f"docs/results.md has no section '{title}'.")
+        raise ValueError(f"docs/results/{page} has no section '{title}'.")
     return sections[title]
 
 
@@ -118,6 +122,6 @@ def draw(points: list[Point]) -> str:
 
 
 if __name__ == "__main__":
-    points = read_points((DOCS / "results.md").read_text())
+    points = read_points()
     (DOCS / "success_by_time.svg").write_text(draw(points))
     print(f"{DOCS / 'success_by_time.svg'}: {len(points)} points")

@@ -1,6 +1,6 @@
 """CPU time of one training step of `pusht_pixels` (256 samples), with and without context tokens, in fp32 and bf16, measured in turn.
 
-python docs/tools/step_time.py            # prints the table that stands in docs/results.md; weights and pictures are random
+python docs/tools/step_time.py            # prints the table that stands in docs/results/pusht_pixels.md; weights and pictures are random
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Recovery actions: what to do about an alarm, one after the other, each tried for a few decisions.
 
 A recovery action never edits a robot action: it holds, or stops. The state machine here is of one episode and knows neither
-policy nor robot. More evaluations, several starts and shorter chunks were tried and gained nothing (docs/results.md).
+policy nor robot. More evaluations, several starts and shorter chunks were tried and gained nothing (docs/results/failures.md).
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
         overrides |= {"stop_energy": calibration.usual_energy, "min_evaluations": 1}
     elif options.stop != "budget":
         raise UserError(f"--policy.stop is '{options.stop}'; expected budget or energy.")
-    # Trying again gained nothing where it was measured (docs/results.md): an alarm holds, and one that stays asks.
+    # Trying again gained nothing where it was measured (docs/results/failures.md): an alarm holds, and one that stays asks.
     ladder = Ladder(actions=("hold", "ask") if options.ladder is None else tuple(options.ladder))
     watched = WatchedRunner(
         load_runner(

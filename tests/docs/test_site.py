@@ -66,7 +66,7 @@ def test_the_reference_has_every_room_and_module() -> None:
 
 
 def test_the_plot_is_that_of_the_results() -> None:
-    points = speed_plot.read_points((ROOT / "docs" / "results.md").read_text())
+    points = speed_plot.read_points()
     assert {"EBT-2", "DDIM-10", "DDPM-100", "Flow-10", "Two-pass regression (MIP)"} <= {
         p.name for p in points
     }

@@ -13,7 +13,7 @@ from ebt_policy.hardware.config_deploy import DeployConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
 REPOSITORY = re.compile(
     r"https://(?:github\.com|raw\.githubusercontent\.com)/ebt-policy/ebt-policy/(?:blob/|tree/)?main/(.+)"
 )
