@@ -26,14 +26,20 @@ BUDGETS = (2, 10)  # evaluations of a decision
 
 @dataclass(frozen=True)
 class Cell:
-    """One method trained in one way. demonstrations: of all tasks. squared: budget -> squared errors (K, n), those of K trainings on the same n episodes."""
+    """One method trained in one way. demonstrations: of all tasks. width: of the network, 0 where the recipe leaves it open. squared: budget -> squared errors (K, n), those of K trainings on the same n episodes."""
 
     method: str
     demonstrations: int
+    width: int
     parameters: int
     steps: int
     samples: int
     squared: Mapping[int, NDArray[np.float64]]
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """What a cell of another method must share to be its counterpart; parameters differ a little between methods."""
+        return self.demonstrations, self.width, self.steps
 
     @property
     def flops(self) -> float:
@@ -61,7 +67,9 @@ def read_cells(folder: Path, held_out: str, console: Console) -> tuple[list[Cell
     }
     if not runs:
         raise UserError(f"{folder}/train has no finished training. Run the bench first.")
-    trained: dict[tuple[str, int, int, int, int], list[dict[int, NDArray[np.float64]]]] = defaultdict(list)
+    trained: dict[tuple[str, int, int, int, int, int], list[dict[int, NDArray[np.float64]]]] = defaultdict(
+        list
+    )
     records = []
     for run, recipe in track(runs.items(), "Errors on held-out demonstrations", console=console):
         shown = json.loads((run / "run.json").read_text())
@@ -70,10 +78,11 @@ def read_cells(folder: Path, held_out: str, console: Console) -> tuple[list[Cell
             for budget in BUDGETS
         }
         samples = recipe.steps * recipe.batch_size
-        key = (method_name(recipe), shown["episodes"], shown["parameters"], recipe.steps, samples)
+        width = int(recipe.policy.get("width", 0))
+        key = (method_name(recipe), shown["episodes"], width, shown["parameters"], recipe.steps, samples)
         trained[key].append(errors)
         rms = {f"error_{budget}": f"{np.sqrt(e.mean()):.5g}" for budget, e in errors.items()}
-        names = ("method", "demonstrations", "parameters", "steps", "samples")
+        names = ("method", "demonstrations", "width", "parameters", "steps", "samples")
         records.append(dict(zip(names, key, strict=True)) | {"seed": recipe.seed} | rms)
     cells = []
     for key, every in trained.items():

@@ -85,11 +85,21 @@ class Slope:
     more: Interval | None
 
 
+def shared(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells whose demonstrations, width and steps every method has: slopes over different ranges cannot be compared."""
+    places: dict[str, set[tuple[int, int, int]]] = defaultdict(set)
+    for cell in cells:
+        places[cell.method].add(cell.place)
+    common = set.intersection(*places.values())
+    return [cell for cell in cells if cell.place in common]
+
+
 def slopes(cells: Sequence[Cell], reference: str) -> list[Slope]:
-    """Along every axis that the cells have. Raises UserError for cells that cannot be compared."""
+    """Along every axis that the cells have, over those that all methods have. Raises UserError for cells that cannot be compared."""
     methods = list(dict.fromkeys(cell.method for cell in cells))
     if reference not in methods:
         raise UserError(f"There is no training of '{reference}'; found {', '.join(methods)}.")
+    cells = shared(cells)
     shapes = {errors.shape for cell in cells for errors in cell.squared.values()}
     if len(shapes) > 1:
         raise UserError(f"Trainings and episodes must be as many in every cell; found {sorted(shapes)}.")
@@ -192,6 +202,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     write_csv(given.folder / "scaling.csv", records)
     write_csv(given.folder / "scaling_slopes.csv", [_record(one) for one in found])
+    if left := len(cells) - len(shared(cells)):
+        console.print(
+            f"{left} of {len(cells)} cells are in no slope: not every method has them.", highlight=False
+        )
     for table in (error_table(cells), slope_table(found, given.reference)):
         console.print(table.rich(), *table.notes, sep="\n", highlight=False)
 

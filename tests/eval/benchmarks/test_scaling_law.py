@@ -30,7 +30,7 @@ def cell(
     powers = power + spread * rng.uniform(-1, 1, (seeds, EPISODES))
     error = demonstrations**powers * parameters**-0.1 * difficulty
     squared = dict.fromkeys(BUDGETS, error**2)
-    return Cell(method, demonstrations, parameters, steps, steps * BATCH, squared)
+    return Cell(method, demonstrations, parameters, parameters, steps, steps * BATCH, squared)
 
 
 def grid(method: str, power: float, **options: float) -> list[Cell]:
@@ -50,6 +50,11 @@ def test_slopes_are_those_of_the_errors_along_each_axis_alone():
         more = found["demonstrations", budget, "flow"].more
         assert more.estimate == pytest.approx(0.2) and more.low > 0
         assert found["demonstrations", budget, "EBT"].more is None
+
+
+def test_a_slope_is_over_the_cells_that_every_method_has():
+    more = [*grid("EBT", -0.5), cell("EBT", 2, 100, -5.0), *grid("flow", -0.5)]
+    assert slopes(more, "EBT") == slopes(grid("EBT", -0.5) + grid("flow", -0.5), "EBT")
 
 
 def test_what_episodes_do_to_all_methods_alike_does_not_widen_their_difference():
