@@ -110,6 +110,17 @@ def make_body(
     return fitted(body, contract, config.other_fps)
 
 
+def connect(arm: SafeRobot) -> None:
+    """LeRobot would ask for a calibration on the terminal; a deployment says what to do and ends. Raises UserError for that, and where
+    the arm cannot be reached."""
+    try:
+        arm.connect(calibrate=False)
+    except ConnectionError as error:
+        raise UserError(
+            f"{arm.name} cannot be reached: {error} Is it plugged in and powered, and is --robot.port right (lerobot-find-port)?"
+        ) from error
+
+
 def fitted(body: Body, contract: RobotContract, other_fps: bool = False) -> Body:
     """The body with names in the order of the policy; when connected, the arm compares the rest with the policy's data.
 

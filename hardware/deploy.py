@@ -19,7 +19,7 @@ from lerobot.teleoperators.teleoperator import Teleoperator
 
 from ebt_policy import provenance
 from ebt_policy.errors import UserError
-from ebt_policy.hardware.body import fitted, make_body
+from ebt_policy.hardware.body import connect, fitted, make_body
 from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions
 from ebt_policy.hardware.control.clock import Clock
 from ebt_policy.hardware.control.commands import (
@@ -132,8 +132,7 @@ def deploying(
         told = getattr(planner, "contract", None)  # a server tells only now what its policy expects
         if told is not None:
             body = fitted(body, named(told, config.policy), config.other_fps)
-        # LeRobot would ask for a calibration on the terminal; a deployment says what to do and ends.
-        arm.connect(calibrate=False)
+        connect(arm)
         stack.callback(arm.disconnect)
         if not 0 <= config.smooth_s <= 1:
             raise UserError(f"--smooth_s is {config.smooth_s}; expected seconds from 0 (off) to 1.")
@@ -145,6 +144,11 @@ def deploying(
             if not (config.policy.calibration or config.policy.server):
                 print(
                     "Without --policy.calibration the policy raises no alarms: it asks only where it has no plan, or you press t."
+                )
+            if config.record.root and not body.simulated_time and body.speed < 1:
+                print(
+                    f"--speed is {body.speed:g}: what you correct is recorded as if the arm had been {1 / body.speed:g} times as fast. "
+                    "Move as slowly as the policy does, or give --speed=1."
                 )
         announcer = Announcer(leader is not None)
         stack.callback(announcer.close)

@@ -18,7 +18,12 @@ from ebt_policy.eval.benchmarks.training_cost import flops
 DOCS = Path(__file__).parents[1]
 PANEL, HEIGHT, LEFT, GAP, TOP, BOTTOM = 230, 330, 58, 34, 46, 84
 COLOURS = {"EBT": "#0072b2", "flow": "#009e73", "diffusion": "#d55e00", "two_pass": "#cc79a7"}
-NAMES = {"EBT": "EBT", "flow": "Flow matching", "diffusion": "Diffusion (DDIM)", "two_pass": "Two-pass regression"}
+NAMES = {
+    "EBT": "EBT",
+    "flow": "Flow matching",
+    "diffusion": "Diffusion (DDIM)",
+    "two_pass": "Two-pass regression",
+}
 BUDGETS = {2: "", 10: "5 4"}  # evaluations -> dashes of the line
 
 

@@ -1,8 +1,9 @@
 """Command of `ebt-policy` that runs a policy on an arm: deploy."""
 
 import contextlib
+import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def deploy(*options: str) -> None:
         arms = Path(str(resources.files("ebt_policy"))) / "configs" / "arms"
         print(HELP.format(arms=", ".join(sorted(file.stem for file in arms.glob("*.yaml")))))
         return
-    options = tuple(_lerobots(option) for option in options)
+    options = tuple(_lerobots(option) for option in _joined(options))
     import lerobot.cameras.opencv
     import lerobot.cameras.realsense  # noqa: F401
     import lerobot.robots as robots
@@ -99,8 +100,10 @@ def deploy(*options: str) -> None:
         "keyboard",
     ):
         __import__(f"{teleoperators.__name__}.{name}")
-    for name in ("so_follower", "koch_follower", "omx_follower", "bi_so_follower"):
-        __import__(f"{robots.__name__}.{name}")
+    for module in pkgutil.iter_modules(robots.__path__):
+        if module.ispkg:
+            with contextlib.suppress(ImportError):  # some need a package of their maker
+                __import__(f"{robots.__name__}.{module.name}")
     register_third_party_plugins()
 
     wrap: Any = parser.wrap()  # untyped: it fills in the argument from sys.argv
@@ -133,13 +136,25 @@ def deploy(*options: str) -> None:
         sys.argv = before
 
 
+def _joined(options: Sequence[str]) -> list[str]:
+    """`--config_path FILE` as one option: LeRobot's parser takes it with "=" alone."""
+    found = list(options)
+    if "--config_path" in found[:-1]:
+        at = found.index("--config_path")
+        found[at : at + 2] = [f"--config_path={found[at + 1]}"]
+    return found
+
+
 def _lerobots(option: str) -> str:
     """One option as LeRobot's parser wants it: arm files by name, and --help for the full list."""
     if option == "--help_all":
         return "--help"
     if option.startswith("--config_path="):
         name = option.removeprefix("--config_path=")
-        return f"--config_path={config_file(name, 'arm file', folder='arms')}"
+        path = config_file(name, "arm file", folder="arms")
+        if path != Path(name):
+            print(f"{name}: there is no such file here, so the one of the package is used: {path}")
+        return f"--config_path={path}"
     return option.replace("--measure-latency", "--measure_latency")
 
 

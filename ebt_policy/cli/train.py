@@ -54,7 +54,9 @@ def improve(
     resume: bool = False,
     overrides: Overrides = (),
 ) -> None:
-    """Learn from corrections: go on training a policy on its demonstrations and on what an operator showed. Minutes.
+    """Learn from corrections: go on training a policy on its demonstrations and on what an operator showed.
+
+    It takes minutes on joints alone; with cameras the pictures of the whole recording are prepared first.
 
     Starts from the run's averaged weights and keeps its normalisation. Of recordings with a column `intervention` (deploy
     with --teleop.type, or LeRobot's DAgger strategy) only the operator's frames are learned; without one, all are. With
@@ -76,17 +78,21 @@ def improve(
         resume: Continue the new run in that folder; the other options must be as before.
         overrides: Any option of the recipe, e.g. --set optimizer.lr=1e-4 --set dataset.root=data/demonstrations
     """
-    from ebt_policy.eval.benchmarks.improvement import improvement, recalibrate
+    from ebt_policy.eval.benchmarks.improvement import check_source, improvement, recalibrate
     from ebt_policy.training.improve import improve as train_on
 
+    known = calibration or run / "calibration.json"
+    if calibration or known.is_file():
+        check_source(known)
     folder = output or run.with_name(f"{run.name}_improved")
     made = train_on(
         run, corrections, folder, steps=steps, share=share, resume=resume, overrides=key_values(overrides)
     )
     print(f"Policy: {made}/checkpoints/last/pretrained_model")
-    known = calibration or run / "calibration.json"
     if calibration or known.is_file():
         print(recalibrate(known, made, calibration_episodes, processes))
+    else:
+        print(f"Not calibrated: there is no {known}. For alarms: ebt-policy calibrate --policy {made} ...")
     if env:
         print(f"{env}: {improvement(run, made, env, episodes, seed, processes)}")
 

@@ -20,8 +20,10 @@ def calibrate(
     alpha: float = 0.1,
     signals: tuple[str, ...] = (),
     max_evaluations: int | None = None,
+    n_action_steps: int | None = None,
     processes: int | None = None,
     device: str = "cpu",
+    overrides: Overrides = (),
 ) -> None:
     """Set the threshold above which a policy's score is an alarm, from successful episodes.
 
@@ -31,9 +33,10 @@ def calibrate(
     Args:
         policy: A run or checkpoint folder, USER/NAME[@REVISION] on the Hub, or shipped:NAME.
         env: Run new episodes in this environment. Give either this or --dataset.
-        dataset: Use the recorded, successful episodes of this dataset (repo id), for example of your arm.
-        root: A local folder of the dataset instead of LeRobot's cache.
-        output: Where to write the calibration (default: runs/calibration.json).
+        dataset: Use the recorded episodes of this dataset (repo id), for example of your arm. All have to be successful; those
+            that `deploy` recorded as failures, or with a takeover, are left out.
+        root: A local folder of the dataset instead of LeRobot's cache; enough without --dataset.
+        output: Where to write the calibration (default: calibration.json in the run folder, else runs/calibration.json).
         episodes: Number of episodes to run in the environment; failed ones are not used.
         seed: Seed of the first episode.
         alpha: Accepted rate of false alarms: the fraction of successful episodes with an alarm.
@@ -41,13 +44,16 @@ def calibrate(
             an observation differs from the demonstrations. It found more failures where that was measured; it needs --env
             and the dataset that the policy was trained on.
         max_evaluations: Largest number of network evaluations for one decision.
+        n_action_steps: Number of actions executed after each decision (default: as trained).
         processes: Number of worker processes.
         device: Torch device of the policy.
+        overrides: Options of the policy, e.g. --set start=zero. The policy must act in this way later, too.
     """
     from ebt_policy.eval.failures.calibrate import calibrate as run
     from ebt_policy.monitoring.signals import DEFAULT_SIGNALS
 
-    path = output or Path("runs/calibration.json")
+    run_folder = (Path(policy) / "checkpoints").is_dir()
+    path = output or (Path(policy) if run_folder else Path("runs")) / "calibration.json"
     made = run(
         policy,
         path,
@@ -59,6 +65,8 @@ def calibrate(
         alpha=alpha,
         signals=signals or DEFAULT_SIGNALS,
         max_evaluations=max_evaluations,
+        n_action_steps=n_action_steps,
+        overrides=key_values(overrides),
         processes=processes,
         device=device,
     )

@@ -22,6 +22,11 @@ NEEDED: dict[str, type | tuple[type, ...]] = {
 }
 
 
+def local_name(root: str | Path) -> str:
+    """The repo id of a dataset that is given by its folder alone."""
+    return f"local/{Path(root).expanduser().resolve().name}"
+
+
 def open_metadata(repo_id: str, root: str | Path | None = None) -> LeRobotDatasetMetadata:
     """Metadata of dataset `repo_id`, from the folder `root`, HF_LEROBOT_HOME, or the Hub unless offline.
 

@@ -65,7 +65,7 @@ class Calibration:
 
     statistic: how signals become a running score. horizon: decisions of an episode that count; its score is the
     largest among them. scores: of the calibration episodes, ascending. source: the environment or dataset they came
-    from. acting: options that the scores depend on, such as max_evaluations; a policy that acts otherwise needs a
+    from; root: the dataset's folder, where it was given. acting: options that the scores depend on, such as max_evaluations; a policy that acts otherwise needs a
     calibration of its own. usual_energy: median energy of the last plan at their decisions; None where unknown.
     """
 
@@ -75,6 +75,7 @@ class Calibration:
     scores: tuple[float, ...]
     checkpoint_sha256: str
     source: str
+    root: str | None = None
     acting: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     git_hash: str | None = None

@@ -14,7 +14,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
 from ebt_policy.data.fingerprints import episode_fingerprints
-from ebt_policy.data.open_dataset import INFO
+from ebt_policy.data.open_dataset import INFO, local_name
 from ebt_policy.data.statistics import Statistics
 from ebt_policy.data.windows import Windows
 from ebt_policy.errors import UserError
@@ -24,12 +24,13 @@ from ebt_policy.training.optimise import balanced_order, sample_order
 OTHER_UNITS = (
     20.0  # times the size of the demonstrations' numbers, or less than the inverse: not the same unit
 )
+FILTERED = "ebt_safe"  # what recordings through the safety filter once said in place of their robot
 
 
 def located(dataset: str) -> tuple[str, str | None]:
     """(repo id, root) of a dataset given by its folder or its repo id."""
     folder = Path(dataset).expanduser()
-    return (f"local/{folder.name}", str(folder)) if (folder / INFO).is_file() else (dataset, None)
+    return (local_name(folder), str(folder)) if (folder / INFO).is_file() else (dataset, None)
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def check_features(
             "An action would last another time. Record with --fps of the demonstrations.",
         )
     kinds = demonstrations.robot_type, corrections.robot_type
-    if all(kinds) and kinds[0] != kinds[1]:
+    if all(kinds) and kinds[0] != kinds[1] and FILTERED not in kinds:
         refuse("robot type", *kinds, same_robot)
 
 

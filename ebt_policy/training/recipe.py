@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from ebt_policy.data.open_dataset import local_name
 from ebt_policy.errors import UserError
 from ebt_policy.suggestions import did_you_mean
 
@@ -150,9 +151,12 @@ def decode_recipe(data: Mapping[str, Any]) -> TrainRecipe:
             raise UserError(f"Recipe: '{key}' is missing.")
     _check_keys(data, TrainRecipe, "")
     if not data["dataset"].get("repo_id"):
-        raise UserError(
-            "Recipe: name the dataset, for example with --set dataset.repo_id=lerobot/pusht_keypoints."
-        )
+        if not data["dataset"].get("root"):
+            raise UserError(
+                "Recipe: name the dataset, for example with --set dataset.repo_id=lerobot/pusht_keypoints, or with --set "
+                "dataset.root=FOLDER."
+            )
+        data = {**data, "dataset": {**data["dataset"], "repo_id": local_name(data["dataset"]["root"])}}
     try:
         return draccus.decode(TrainRecipe, dict(data))
     except DecodingError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ebt_policy.data.open_dataset import open_metadata
 from ebt_policy.envs import environments
 from ebt_policy.eval.failures.calibrate import calibrate
 from ebt_policy.eval.report.report import percent, points, verdict
@@ -12,6 +13,7 @@ from ebt_policy.eval.rollout.evaluate import evaluate
 from ebt_policy.eval.statistics.intervals import Interval, paired_success_difference, wilson
 from ebt_policy.monitoring.calibration import read_calibration
 
+RATES = ("max_evaluations", "n_action_steps")  # of `acting`; the others are options of the policy
 SEED = 200_000  # of neither `eval` (100000) nor `calibrate` (300000): choosing by these episodes spoils no later figure
 
 
@@ -49,6 +51,13 @@ def improvement(
     return Improvement(before, after, paired_success_difference(solved[1], solved[0]))
 
 
+def check_source(known: Path) -> None:
+    """Raises UserError where a calibration, or the dataset that it was made from, is not there: before a training, not after it."""
+    before = read_calibration(known)
+    if before.source.partition("+")[0] not in environments():
+        open_metadata(before.source, before.root)
+
+
 def recalibrate(known: Path, run: Path, episodes: int, processes: int | None = None) -> str:
     """Calibrates the policy of `run` as the file `known` was: the same source, signals and alpha, into run/calibration.json.
 
@@ -62,10 +71,13 @@ def recalibrate(known: Path, run: Path, episodes: int, processes: int | None = N
         output,
         env=before.source if simulated else None,
         dataset=None if simulated else before.source,
+        root=Path(before.root) if before.root else None,
         episodes=episodes,
         alpha=before.alpha,
         signals=before.statistic.signals,
         max_evaluations=before.acting.get("max_evaluations"),
+        n_action_steps=before.acting.get("n_action_steps"),
+        overrides={name: value for name, value in before.acting.items() if name not in RATES},
         processes=processes,
     )
     return f"Calibrated on {made.source}, {len(made.scores)} episodes: {output}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ebt_policy import provenance
+from ebt_policy.data.open_dataset import local_name, open_metadata
+from ebt_policy.data.outcomes import corrected_episodes, failed_episodes
 from ebt_policy.envs import environment
 from ebt_policy.errors import UserError
 from ebt_policy.eval.failures.recorded import recorded_signals
@@ -37,18 +40,32 @@ def calibrate(
     alpha: float = 0.1,
     signals: Sequence[str] = DEFAULT_SIGNALS,
     max_evaluations: int | None = None,
+    n_action_steps: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
     processes: int | None = None,
     device: str = "cpu",
 ) -> Calibration:
     """Calibrate on new episodes in `env`, or on recorded successful ones in the LeRobot `dataset`; writes `output`.
 
-    Recorded episodes that the policy was trained on are left out: its scores there are too low. Of the successful episodes
+    dataset, root: a repo id, a folder, or both. max_evaluations, n_action_steps, overrides: how the policy acts, as in `load_runner`.
+    Recorded episodes that the policy was trained on are left out: its scores there are too low. So are those that the recording
+    calls failures or in which an operator took over. Of the successful episodes
     every fifth sets the location and scale of the score, the others its threshold. Raises UserError if there are too few
     for alpha, with the number that is missing.
     """
+    if dataset is None and root is not None:
+        dataset = local_name(root)
     if (env is None) == (dataset is None):
-        raise UserError("Give either --env, to run episodes, or --dataset, with recorded successful ones.")
-    runner = load_runner(policy, max_evaluations=max_evaluations, device=device)
+        raise UserError(
+            "Give either --env, to run episodes, or --dataset (or --root, a folder), with recorded successful ones."
+        )
+    acts: dict[str, Any] = {
+        "max_evaluations": max_evaluations,
+        "n_action_steps": n_action_steps,
+        "overrides": overrides,
+        "device": device,
+    }
+    runner = load_runner(policy, **acts)
     nets = beside(output) if learned(signals) else None
     if nets is not None:
         if env is None:
@@ -63,16 +80,15 @@ def calibrate(
             range(seed, seed + episodes),
             processes=processes or usable_cores(),
             title=f"{policy}, {env}",
-            max_evaluations=max_evaluations,
-            device=device,
             nets=nets,
             signals=signals,
+            **acts,
         )
         seen = [episode.watch.signals for episode in ran if episode.success]
         horizon = -(-environment(env).max_ticks // runner.n_action_steps)
         print(f"{len(seen)} of {episodes} episodes succeeded; only these count.")
     else:
-        unseen = unseen_episodes(find_checkpoint(policy), str(dataset), root)
+        unseen = _successful(unseen_episodes(find_checkpoint(policy), str(dataset), root), str(dataset), root)
         print(
             f"Calibrating on {len(unseen)} recorded episodes that the policy was not trained on.", flush=True
         )
@@ -86,6 +102,7 @@ def calibrate(
         alpha=alpha,
         checkpoint_sha256=runner.checkpoint_sha256,
         source=env or str(dataset),
+        root=str(root.resolve()) if root else None,
         acting=acting(runner),
         versions=provenance.versions(),
         git_hash=provenance.git_hash(),
@@ -93,6 +110,25 @@ def calibrate(
     )
     made.write(output)
     return made
+
+
+def _successful(unseen: Sequence[int], dataset: str, root: Path | None) -> list[int]:
+    """Without the episodes of which the recording says that they failed or were helped. Raises UserError where none is left."""
+    meta = open_metadata(dataset, root)
+    failed = failed_episodes(meta) & set(unseen)
+    helped = corrected_episodes(meta, unseen) - failed
+    kept = [episode for episode in unseen if episode not in failed | helped]
+    if failed or helped:
+        print(
+            f"Left out: {len(failed)} episodes that failed, {len(helped)} in which an operator took over.",
+            flush=True,
+        )
+    if not kept:
+        raise UserError(
+            f"Of the {len(unseen)} episodes of '{dataset}' that the policy was not trained on, {len(failed)} failed and an operator took "
+            f"over in {len(helped)}: none shows the policy's task done. Record successful ones."
+        )
+    return kept
 
 
 def _usual_energy(episodes: Sequence[Values]) -> float | None:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ebt_policy.data.outcomes import RECORDING
 from ebt_policy.errors import UserError
 
 INFO = Path("meta/info.json")
-EPISODES = Path("meta/recording.jsonl")  # a line for each episode: success, gaps, times
 
 
 def checked(root: Path, fps: int, features: Mapping[str, Mapping[str, Any]]) -> int:
@@ -54,13 +54,13 @@ def _tidy(root: Path, episodes: int) -> None:
         for path in sorted((root / folder).glob("*/*.parquet"))[-1:]:
             if min(pq.read_table(path, columns=["episode_index"])["episode_index"].to_pylist()) >= episodes:
                 path.unlink()
-    if (root / EPISODES).exists():
-        lines = (root / EPISODES).read_text().splitlines(keepends=True)
+    if (root / RECORDING).exists():
+        lines = (root / RECORDING).read_text().splitlines(keepends=True)
         known = [line for line in lines if json.loads(line)["episode"] < episodes]
         if known != lines:
-            draft = root / EPISODES.with_suffix(".draft")
+            draft = root / RECORDING.with_suffix(".draft")
             draft.write_text("".join(known))
-            os.replace(draft, root / EPISODES)
+            os.replace(draft, root / RECORDING)
 
 
 def publish(staging: Path, root: Path) -> None:

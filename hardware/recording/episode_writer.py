@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from ebt_policy.data.outcomes import RECORDING
 from ebt_policy.errors import UserError
-from ebt_policy.hardware.recording.episode_files import EPISODES, INFO, checked, publish
+from ebt_policy.hardware.recording.episode_files import INFO, checked, publish
 
 LOGS = "logs"  # episode_000000.jsonl: a line for each frame, decision and event
 LOCK_S = 30.0  # an earlier process may still be saving
@@ -124,7 +125,7 @@ class EpisodeWriter:
             "ended": self._last,
             "wall": time.time(),
         }
-        with open(self._staging / EPISODES, "a") as file:
+        with open(self._staging / RECORDING, "a") as file:
             file.write(json.dumps(record) + "\n")
         if self._log is not None:
             self._log.close()

@@ -61,6 +61,9 @@ class SafeRobot(Robot):
         super().__init__(config)
         self.config, self._clock = config, clock
         self.robot = _made(config.robot) if robot is None else robot
+        self.name = (
+            self.robot.name
+        )  # LeRobot writes it into datasets: the arm is the same with and without the filter
         self.filter: SafetyFilter | None = None
         self.events: deque[SafetyEvent] = deque(maxlen=100)
         self._on_event, self._options = on_event, options

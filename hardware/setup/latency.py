@@ -17,7 +17,7 @@ from lerobot.robots.robot import Robot
 
 from ebt_policy import provenance
 from ebt_policy.errors import UserError
-from ebt_policy.hardware.body import ARM_SPEED, Body, make_body
+from ebt_policy.hardware.body import ARM_SPEED, Body, connect, make_body
 from ebt_policy.hardware.config_deploy import DeployConfig
 from ebt_policy.hardware.control.commands import Command, Commands, from_keys, from_signals
 from ebt_policy.hardware.safety.arms import joint_ranges
@@ -72,7 +72,7 @@ def measure_latency(config: DeployConfig, robot: Robot | None = None, joint: str
     streams = dataclasses.replace(config.streams, latency_s={})
     speed = min(config.speed or ARM_SPEED, ARM_SPEED)
     body = make_body(dataclasses.replace(config, streams=streams, speed=speed), robot=robot)
-    body.arm.connect()
+    connect(body.arm)
     try:
         with body.streams:
             found = _measured(body, joint, config.seed)

@@ -181,6 +181,21 @@ def test_files_are_found_by_name_and_a_wrong_name_is_told_the_right_one() -> Non
         config_file("bench_push", "bench file", prefix="bench_")
 
 
+def test_an_arm_file_may_follow_after_a_space_and_the_packages_own_is_named(tmp_path, capsys) -> None:
+    from ebt_policy.cli.deploy import _joined, _lerobots
+
+    own = tmp_path / "mine.yaml"
+    own.touch()
+    assert _joined(["--check", "--config_path", str(own), "--fps=30"]) == [
+        "--check",
+        f"--config_path={own}",
+        "--fps=30",
+    ]
+    assert _lerobots(f"--config_path={own}") == f"--config_path={own}" and capsys.readouterr().out == ""
+    assert _lerobots("--config_path=so101.yaml").endswith("configs/arms/so101.yaml")
+    assert "of the package is used" in capsys.readouterr().out
+
+
 def test_a_missing_calibration_says_how_to_make_one(tmp_path) -> None:
     from ebt_policy.monitoring.calibration import read_calibration
 

@@ -1,6 +1,7 @@
 """`deploy` on an arm: between episodes, after stops and faults, and refusals before it moves."""
 
 import io
+import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,6 +112,15 @@ def test_the_rate_of_the_data_is_taken_or_refused(run):
     assert len(run(trained)) == 1
 
 
+def test_an_arm_that_does_not_answer_is_a_sentence(run, arm: FakeArm, monkeypatch):
+    def unplugged(calibrate: bool = True) -> None:
+        raise ConnectionError("Could not open port '/dev/ttyACM0'.")
+
+    monkeypatch.setattr(arm, "connect", unplugged)
+    with pytest.raises(UserError, match="cannot be reached: Could not open port .*lerobot-find-port"):
+        run()
+
+
 def test_names_of_joints_can_be_given_by_hand():
     contract = contract_of(PolicyOptions(path="shipped:pusht_keypoints_ebt", joints=["y", "x"]))
     assert contract.action_names == ("y", "x")
@@ -148,7 +158,12 @@ def test_the_operator_takes_over_and_an_interrupted_episode_is_saved(
         "intervention"
     ]
     assert np.asarray(flags).sum() >= 2
-    assert "YOU DRIVE" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert (
+        "YOU DRIVE" in said and "recorded as if the arm had been 4 times as fast" in said
+    )  # at a quarter, the default
+    info = json.loads((tmp_path / "data" / "meta" / "info.json").read_text())
+    assert info["robot_type"] == arm.name  # not the filter's: the same arm without it has the same data
 
 
 def test_an_answer_is_waited_for_at_least_a_moment(run):

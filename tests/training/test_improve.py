@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from ebt_policy.data.windows import Windows
 from ebt_policy.errors import UserError
 from ebt_policy.provenance import sha256
 from ebt_policy.training.checkpoint import last_checkpoint
-from ebt_policy.training.corrections import Mixture
+from ebt_policy.training.corrections import Mixture, check_features
 from ebt_policy.training.improve import improve, improving_recipe
 from ebt_policy.training.recipe import load_recipe
 from ebt_policy.training.train import train
@@ -210,6 +211,21 @@ def test_corrections_of_another_kind_are_refused_before_anything_is_written(pare
     with pytest.raises(UserError, match=message):
         improve(parent, [str(root)], tmp_path / "run", steps=2)
     assert not (tmp_path / "run").exists()
+
+
+def test_recordings_through_the_filter_are_of_the_arm_behind_it():
+    def meta(robot: str | None) -> SimpleNamespace:
+        return SimpleNamespace(repo_id="a/b", features={}, fps=TINY_FPS, robot_type=robot)
+
+    for pair in (
+        ("so_follower", "so_follower"),
+        ("so_follower", "ebt_safe"),
+        ("ebt_safe", "koch_follower"),
+        (None, "koch_follower"),
+    ):
+        check_features(*map(meta, pair), [])
+    with pytest.raises(UserError, match="robot type: .* so_follower, the corrections koch_follower"):
+        check_features(meta("so_follower"), meta("koch_follower"), [])
 
 
 def test_recordings_without_a_correction_are_refused(parent, tmp_path):

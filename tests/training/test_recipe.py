@@ -20,6 +20,13 @@ def test_shipped_recipes_describe_registered_policies(name):
     assert config.type == "ebt" and not config.push_to_hub
 
 
+def test_a_dataset_can_be_given_by_its_folder_alone(tmp_path):
+    data = {"policy": {"type": "ebt"}, "dataset": {"root": str(tmp_path / "my_arm")}}
+    assert decode_recipe(data).dataset.repo_id == "local/my_arm"
+    with pytest.raises(UserError, match=r"dataset\.root=FOLDER"):
+        decode_recipe({"policy": {"type": "ebt"}, "dataset": {}})
+
+
 def test_written_recipe_reads_back_equal(tmp_path):
     recipe = load_recipe("pusht_keypoints", {"dataset.episodes": [0, 3], "policy.width": 64, "device": "cpu"})
     path = tmp_path / "recipe.yaml"

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ebt_policy.errors import UserError
 from ebt_policy.eval.benchmarks import improvement as module
 from ebt_policy.eval.benchmarks.improvement import improvement, recalibrate
 from ebt_policy.monitoring.calibration import calibrated
@@ -53,7 +54,8 @@ def test_the_new_policy_is_calibrated_as_the_old_one_was(source, tmp_path, monke
         alpha=0.2,
         checkpoint_sha256="old",
         source=source,
-        acting={"max_evaluations": 4},
+        acting={"max_evaluations": 4, "n_action_steps": 3, "start": "noise"},
+        root=str(tmp_path / "recorded"),
     )
     old.write(tmp_path / "old.json")
     asked = {}
@@ -68,4 +70,17 @@ def test_the_new_policy_is_calibrated_as_the_old_one_was(source, tmp_path, monke
     assert asked["env"] == (source if simulated else None)
     assert asked["dataset"] == (None if simulated else source)
     assert (asked["alpha"], asked["signals"], asked["max_evaluations"]) == (0.2, ("old_plan",), 4)
+    assert (asked["n_action_steps"], asked["overrides"]) == (3, {"start": "noise"})
+    assert asked["root"] == tmp_path / "recorded"
     assert asked["output"] == tmp_path / "new" / "calibration.json"
+
+
+def test_a_calibration_whose_dataset_is_gone_is_told_before_training(tmp_path):
+    statistic = Statistic(("old_plan",), (0.0,), (1.0,))
+    facts = {"horizon": 9, "alpha": 0.2, "checkpoint_sha256": "old", "source": "local/gone"}
+    made = calibrated(
+        [float(i) for i in range(30)], statistic=statistic, root=str(tmp_path / "gone"), **facts
+    )
+    made.write(tmp_path / "old.json")
+    with pytest.raises(UserError, match="gone"):
+        module.check_source(tmp_path / "old.json")
