@@ -28,7 +28,9 @@ def calibrate(
     """Set the threshold above which a policy's score is an alarm, from successful episodes.
 
     Guarantee: of new successful episodes of the same kind at most the fraction alpha raises an alarm, on average over
-    calibrations (split conformal prediction). The file is valid for this checkpoint and these options only.
+    calibrations (split conformal prediction). It holds up to the length that was calibrated: as many decisions as the environment
+    allows, or the longest recorded episode took. In a longer episode false alarms become more frequent; `deploy` says so.
+    The file is valid for this checkpoint and these options only.
 
     Args:
         policy: A run or checkpoint folder, USER/NAME[@REVISION] on the Hub, or shipped:NAME.
@@ -74,7 +76,7 @@ def calibrate(
     print(
         f"Alarm above {made.threshold:.3f}: rank {made.rank} of {len(made.scores)} episodes. With this calibration the "
         f"rate of false alarms lies between {low:.1%} and {high:.1%} (90 %), {made.alpha:.0%} on average over "
-        f"calibrations. Written to {path}."
+        f"calibrations. It holds for the first {made.covers} of an episode. Written to {path}."
     )
 
 
