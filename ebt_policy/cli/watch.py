@@ -49,7 +49,8 @@ def calibrate(
         n_action_steps: Number of actions executed after each decision (default: as trained).
         processes: Number of worker processes.
         device: Torch device of the policy.
-        overrides: Options of the policy, e.g. --set start=zero. The policy must act in this way later, too.
+        overrides: Options of the policy, e.g. --set start=zero. The policy must act in this way later, too. For `deploy
+            --policy.stop=energy`: --set stop_energy=ENERGY --set min_evaluations=1, as its message says.
     """
     from ebt_policy.eval.failures.calibrate import calibrate as run
     from ebt_policy.monitoring.signals import DEFAULT_SIGNALS
