@@ -43,7 +43,7 @@ def test_one_dataset_or_all_are_cleared(filled) -> None:
     with pytest.raises(UserError, match="nothing of dataset 'tests/other'. It has: tests/camera"):
         entries("tests/other")
     remove(entries("tests/camera"))
-    assert entries() == [] and [path.name for path in cache_folder().iterdir()] == [".lock"]
+    assert entries() == [] and [path.name for path in cache_folder().iterdir()] == [".tests--camera.lock"]
 
 
 def test_what_was_not_used_for_long_is_cleared_and_use_keeps(filled) -> None:
