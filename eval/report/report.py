@@ -221,17 +221,22 @@ def _ends(low: str, high: str) -> str:
     return "[one episode: no interval]" if "inf" in low or "inf" in high else f"[{low}, {high}]"
 
 
+def number(result: Result) -> str:
+    """n: trainings times episodes, or the episodes of one training."""
+    seeds, episodes = result.matrix("success").shape
+    return f"{seeds} × {episodes}" if seeds > 1 else str(episodes)
+
+
 def milliseconds(value: float) -> str:
     """With one decimal below 100."""
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def _cells(result: Result) -> tuple[str, ...]:
-    seeds, episodes = result.matrix("success").shape
     return (
         result.name,
         percent(result.success),
-        f"{seeds} × {episodes}" if seeds > 1 else str(episodes),
+        number(result),
         f"{result.mean('max_coverage'):.3f}",
         f"{result.mean('evaluations_per_decision'):.2f}",
         " / ".join(map(milliseconds, result.latency_ms)) if result.latency_ms else "–",
