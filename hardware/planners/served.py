@@ -131,7 +131,9 @@ class ServedRunner:
             int(trace.evaluations[0]),
             trace.old_plan(0),
             StopReason(int(trace.stop_reason[0])).name.lower(),
-            *(() if reading is None else (reading.score, reading.alarm, reading.beyond)),
+            None if reading is None else reading.score,
+            reading is not None and reading.alarm,
+            reading is not None and reading.beyond,
         )
 
     def _decision(self, batch: dict[str, np.ndarray], tick: int) -> tuple[RunnerDecision, Reading | None]:
