@@ -195,6 +195,7 @@ def _viewer(name: str, fps: float) -> Iterator[dict[str, Any]]:
                 quantile=plan["quantile"],
                 alarm=plan["alarm"],
                 recovery=plan["recovery"],
+                beyond=plan["beyond"],
             ),
             newest[0],
         )

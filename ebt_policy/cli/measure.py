@@ -127,6 +127,7 @@ def evaluate(
         f"{result.evaluations_per_decision:.2f} function evaluations a decision"
         + (
             f", latency {latency['p50']:.1f} ms median, {latency['p95']:.1f} ms 95th percentile"
+            + (", without monitoring" if calibration else "")
             if latency
             else ""
         )

@@ -28,7 +28,9 @@ def calibrate(
     """Set the threshold above which a policy's score is an alarm, from successful episodes.
 
     Guarantee: of new successful episodes of the same kind at most the fraction alpha raises an alarm, on average over
-    calibrations (split conformal prediction). The file is valid for this checkpoint and these options only.
+    calibrations (split conformal prediction). It holds up to the length that was calibrated: as many decisions as the environment
+    allows, or the longest recorded episode took. In a longer episode false alarms become more frequent; `deploy` says so.
+    The file is valid for this checkpoint and these options only.
 
     Args:
         policy: A run or checkpoint folder, USER/NAME[@REVISION] on the Hub, or shipped:NAME.
@@ -47,7 +49,8 @@ def calibrate(
         n_action_steps: Number of actions executed after each decision (default: as trained).
         processes: Number of worker processes.
         device: Torch device of the policy.
-        overrides: Options of the policy, e.g. --set start=zero. The policy must act in this way later, too.
+        overrides: Options of the policy, e.g. --set start=zero. The policy must act in this way later, too. For `deploy
+            --policy.stop=energy`: --set stop_energy=ENERGY --set min_evaluations=1, as its message says.
     """
     from ebt_policy.eval.failures.calibrate import calibrate as run
     from ebt_policy.monitoring.signals import DEFAULT_SIGNALS
@@ -74,7 +77,7 @@ def calibrate(
     print(
         f"Alarm above {made.threshold:.3f}: rank {made.rank} of {len(made.scores)} episodes. With this calibration the "
         f"rate of false alarms lies between {low:.1%} and {high:.1%} (90 %), {made.alpha:.0%} on average over "
-        f"calibrations. Written to {path}."
+        f"calibrations. It holds for the first {made.covers} of an episode. Written to {path}."
     )
 
 

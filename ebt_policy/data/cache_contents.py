@@ -20,7 +20,7 @@ class Entry:
     camera: str
     what: str  # "pictures", or "maps of <backbone>"
     size: str  # height x width
-    files: tuple[Path, ...]  # one for each episode (and version)
+    files: tuple[Path, ...]  # one for each episode (and version), and what killed trainings left unfinished
     bytes: int
     days: float  # since a training last used some of it
 
@@ -47,11 +47,14 @@ def _entries(older_than_days: float) -> Iterator[Entry]:
         camera, _, kind = place.name.rpartition("@")
         size, _, backbone = kind.partition(".")
         suffix = feature_maps.SUFFIX if backbone else frame_cache.SUFFIX
-        used = {file: file.stat() for file in sorted(place.glob(f"*{suffix}"))}
+        dataset = place.parent.name.replace("--", "/")
+        files = sorted(place.glob(f"*{suffix}"))
+        files += [file for file in frame_cache.left_over(dataset) if file.parent == place]
+        used = {file: file.stat() for file in files}
         old = {file: found for file, found in used.items() if now - found.st_mtime >= older_than_days * DAY}
         if old:
             yield Entry(
-                dataset=place.parent.name.replace("--", "/"),
+                dataset=dataset,
                 camera=camera.replace("--", "/"),
                 what=f"maps of {backbone}" if backbone else "pictures",
                 size=size,

@@ -12,7 +12,6 @@ from typing import Self
 import datasets
 import numpy as np
 import torch
-from filelock import FileLock
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frames
 from lerobot.utils.feature_utils import dataset_to_policy_features
@@ -24,9 +23,11 @@ from torchvision.transforms.functional import pil_to_tensor
 from ebt_policy.data.frame_cache import (
     EpisodeFile,
     FramesOnDisk,
+    all_complete,
     cache_folder,
     check_space,
     episode_files,
+    making,
     mark_used,
     new_file,
 )
@@ -84,18 +85,17 @@ def decode_cameras(
             for _, pictures in decoders[camera].blocks(target.episode, target.start, target.stop):
                 file.write(pictures.numpy().data)
 
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # of several processes the first one decodes
-        missing = {key: [file for file in files[key] if not file.complete] for key in cameras}
-        check_space(file for part in missing.values() for file in part)
-        if any(missing.values()):
-            Console().print(
-                f"Pictures need {needed / 1e9:.3g} GB, in memory they may take {limit_gb:g} (image_cache_gb): they are "
-                f"decoded once, kept in {folder} and read from there.",
-                soft_wrap=True,
-            )
-        _decode({key: [partial(write, key, file) for file in part] for key, part in missing.items()})
+    if not all_complete(file for part in files.values() for file in part):
+        with making(meta.repo_id):
+            missing = {key: [file for file in files[key] if not file.complete] for key in cameras}
+            check_space(file for part in missing.values() for file in part)
+            if any(missing.values()):
+                Console().print(
+                    f"Pictures need {needed / 1e9:.3g} GB, in memory they may take {limit_gb:g} (image_cache_gb): they are "
+                    f"decoded once, kept in {cache_folder()} and read from there.",
+                    soft_wrap=True,
+                )
+            _decode({key: [partial(write, key, file) for file in part] for key, part in missing.items()})
     mark_used(file for part in files.values() for file in part)
     lengths = [stop - start for _, start, stop in spans]
     return {key: FramesOnDisk([file.path for file in files[key]], lengths, shapes[key]) for key in cameras}

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import datasets
 import torch
-from filelock import FileLock
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -29,10 +28,12 @@ from ebt_policy.data.camera_frames import TOLERANCE_S, CameraDecoder, camera_sha
 from ebt_policy.data.frame_cache import (
     EpisodeFile,
     FramesOnDisk,
+    all_complete,
     cache_folder,
     check_space,
     episode_files,
     file_name,
+    making,
     mark_used,
     new_file,
 )
@@ -143,22 +144,21 @@ def cached_maps(
         key: _map_files(meta, table, key, shapes[key], spans, maps, versions, tolerance_s) for key in cameras
     }
     decoders = {key: CameraDecoder.of(meta, table, key, maps.view.resize, tolerance_s) for key in cameras}
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # of several processes the first one computes
-        missing = {
-            key: {file.path: (version, file) for version, file in files[key] if not file.complete}
-            for key in cameras
-        }
-        check_space(file for part in missing.values() for _, file in part.values())
-        if any(missing.values()):
-            size = sum(file.size for part in missing.values() for _, file in part.values())
-            Console().print(
-                f"Maps of {maps.name} are computed once and kept in {folder}: {maps.variants} versions of each picture"
-                f"{' and of its mirror image' if mirror else ''}, {size / 1e9:.3g} GB.",
-                soft_wrap=True,
-            )
-            _compute(maps, decoders, missing)
+    if not all_complete(file for part in files.values() for _, file in part):
+        with making(meta.repo_id):
+            missing = {
+                key: {file.path: (version, file) for version, file in files[key] if not file.complete}
+                for key in cameras
+            }
+            check_space(file for part in missing.values() for _, file in part.values())
+            if any(missing.values()):
+                size = sum(file.size for part in missing.values() for _, file in part.values())
+                Console().print(
+                    f"Maps of {maps.name} are computed once and kept in {cache_folder()}: {maps.variants} versions of each picture"
+                    f"{' and of its mirror image' if mirror else ''}, {size / 1e9:.3g} GB.",
+                    soft_wrap=True,
+                )
+                _compute(maps, decoders, missing)
     for key in cameras:
         _check(maps, decoders[key], files[key][0])
     mark_used(file for part in files.values() for _, file in part)

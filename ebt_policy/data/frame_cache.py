@@ -10,7 +10,6 @@ import hashlib
 import math
 import os
 import shutil
-import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +18,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
 
 import datasets
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+from rich.console import Console
 from torch import Tensor
 
 from ebt_policy.data.open_dataset import episode_rows
@@ -33,6 +35,7 @@ FOLDER = "EBT_POLICY_CACHE"  # environment variable
 FORMAT = "1"  # of the files: another one makes them all anew
 READERS = 8  # threads: a disk answers several reads at a time
 SUFFIX = ".u8"
+UNFINISHED = ".tmp"
 
 
 def cache_folder() -> Path:
@@ -82,15 +85,17 @@ class FramesOnDisk:
                 with open(path, "rb", buffering=0) as file:
                     file.seek((wanted[i] - self._starts[episode]) * self._frame_bytes)
                     found = file.readinto(places[i])
+            except PermissionError as error:
+                raise UserError(f"Cached pictures or maps cannot be read: {error}. {RIGHTS}") from error
             except OSError as error:
-                raise _gone(path) from error
+                raise _gone(path, f" ({error.strerror})") from error
             if found != self._frame_bytes:
                 raise _gone(path)
 
 
-def _gone(path: Path) -> UserError:
+def _gone(path: Path, cause: str = "") -> UserError:
     return UserError(
-        f"Cached pictures or maps are gone or cut short: {path}. Start the training again (--resume): they are made anew."
+        f"Cached pictures or maps are gone or cut short: {path}{cause}. Start the training again (--resume): they are made anew."
     )
 
 
@@ -160,17 +165,68 @@ def file_name(name: str) -> str:
 def new_file(path: Path) -> Iterator[IO[bytes]]:
     """Writes `path`, which is there once it is complete, or not at all. Raises UserError where the disk is full."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
+    temporary = path.with_name(
+        f"{uuid4().hex}{UNFINISHED}"
+    )  # not by tempfile, whose files nobody else may read
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             yield file
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"Pictures or maps cannot be written to {path.parent}: {error}. {REMEDY}") from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
+def _lock(dataset: str) -> FileLock:
+    """Of whoever makes pictures or maps of this dataset; any user may take it."""
+    return FileLock(cache_folder() / f".{file_name(dataset)}.lock", mode=0o666)
+
+
+@contextmanager
+def making(dataset: str) -> Iterator[None]:
+    """One process at a time makes pictures or maps of a dataset; another one waits, and says so. What killed ones left is deleted.
+
+    Raises UserError where this user may not write to the cache.
+    """
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        lock = _lock(dataset)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            Console().print(
+                f"Waiting for another training that makes pictures or maps of '{dataset}' ({lock.lock_file}).",
+                soft_wrap=True,
+            )
+            lock.acquire()
+    except PermissionError as error:
+        raise UserError(f"Nothing can be written to {cache_folder()}: {error}. {RIGHTS}") from error
+    try:
+        for file in unfinished(dataset):
+            file.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
+def unfinished(dataset: str) -> list[Path]:
+    """What is being written of this dataset, or was when a process was killed."""
+    return sorted((cache_folder() / file_name(dataset)).glob(f"*/*{UNFINISHED}"))
+
+
+def left_over(dataset: str) -> list[Path]:
+    """What killed processes left of this dataset; nothing while one is writing, or where that cannot be known."""
+    if not unfinished(dataset):
+        return []
+    try:
+        with _lock(dataset).acquire(timeout=0):
+            return unfinished(dataset)
+    except (Timeout, OSError):
+        return []
+
+
+RIGHTS = f"It belongs to another user: have it shared (chmod -R a+rX by its owner), or name a folder of your own in {FOLDER}."
 REMEDY = (
     f"Free some space (`ebt-policy cache` shows what is kept, --clear removes it), name a folder on a larger disk in {FOLDER}, "
     "or make pictures smaller (policy.resize_shape, for example [240, 320])."
@@ -187,6 +243,11 @@ def check_space(files: Iterable[EpisodeFile], folder: Path | None = None) -> Non
         raise UserError(
             f"Pictures or maps need {needed / 1e9:.3g} GB on disk, and {place} has {free / 1e9:.3g} GB left. {REMEDY}"
         )
+
+
+def all_complete(files: Iterable[EpisodeFile]) -> bool:
+    """Then nothing is to be made, and no right to write is needed."""
+    return all(file.complete for file in files)
 
 
 def mark_used(files: Iterable[EpisodeFile]) -> None:

@@ -65,12 +65,16 @@ class Runner:
         max_evaluations: int | None = None,
         checkpoint_sha256: str = "",
         task: str = "",
+        saved_config: PreTrainedConfig | None = None,
     ) -> None:
-        """task: the sentence of every decision; "": that of the observations."""
+        """task: the sentence of every decision; "": that of the observations. saved_config: the checkpoint's, where options were
+        changed since.
+        """
         self.policy = policy
         self.config: Any = (
             policy.config
         )  # LeRobot's own base class declares neither chunk nor observation steps
+        self.saved_config: Any = saved_config or policy.config
         self.device = str(policy.config.device)
         self.checkpoint_sha256 = checkpoint_sha256
         self.max_evaluations = max_evaluations
@@ -225,7 +229,7 @@ def load_runner(
     changes = dict(overrides or {}) | {"device": device}
     if n_action_steps is not None:
         changes["n_action_steps"] = n_action_steps
-    config = _override(config, changes, max_evaluations)
+    saved, config = config, _override(config, changes, max_evaluations)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # LeRobot prints here
             policy = get_policy_class(config.type).from_pretrained(folder, config=config, strict=True)
@@ -244,6 +248,7 @@ def load_runner(
         max_evaluations=max_evaluations,
         checkpoint_sha256=sha256(folder / "model.safetensors"),
         task=task,
+        saved_config=saved,
     )
 
 

@@ -64,9 +64,10 @@ class Calibration:
     """Scores of successful episodes of one checkpoint with given options, and the threshold that follows.
 
     statistic: how signals become a running score. horizon: decisions of an episode that count; its score is the
-    largest among them. scores: of the calibration episodes, ascending. source: the environment or dataset they came
+    largest among them; past it the rate of false alarms is not bounded. scores: of the calibration episodes, ascending. source: the environment or dataset they came
     from; root: the dataset's folder, where it was given. acting: options that the scores depend on, such as max_evaluations; a policy that acts otherwise needs a
-    calibration of its own. usual_energy: median energy of the last plan at their decisions; None where unknown.
+    calibration of its own. usual_energy: median energy of the last plan at their decisions; None where unknown. fps: ticks a second
+    of the source; None in older files.
     """
 
     statistic: Statistic
@@ -80,6 +81,7 @@ class Calibration:
     versions: dict[str, str] = field(default_factory=dict)
     git_hash: str | None = None
     usual_energy: float | None = None
+    fps: float | None = None
 
     @property
     def rank(self) -> int:
@@ -94,6 +96,13 @@ class Calibration:
     def false_alarms(self) -> tuple[float, float]:
         """Range (5 to 95 %) of the realised rate of false alarms per successful episode."""
         return false_alarm_range(len(self.scores), self.alpha)
+
+    @property
+    def covers(self) -> str:
+        """How long an episode may be for the rate of false alarms to hold, in words."""
+        ticks = self.acting.get("n_action_steps")
+        seconds = f" ({self.horizon * ticks / self.fps:.0f} s at full speed)" if ticks and self.fps else ""
+        return f"{self.horizon} decisions{seconds}"
 
     def quantile(self, score: float) -> float:
         """Share of calibration episodes that stayed below `score`, of n + 1: above 1 - alpha means alarm."""

@@ -11,11 +11,14 @@ from ebt_policy.monitoring.signals import RunningScore
 
 @dataclass(frozen=True)
 class Reading:
-    """After one decision. quantile: share of calibration episodes whose largest score stayed below this one."""
+    """After one decision. quantile: share of calibration episodes whose largest score stayed below this one. beyond: the episode is
+    longer than the calibration covers: from here on the rate of false alarms is not bounded, and it grows with every decision.
+    """
 
     score: float
     quantile: float
     alarm: bool
+    beyond: bool = False
 
 
 class Monitor:
@@ -24,12 +27,19 @@ class Monitor:
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
         self._score = RunningScore(calibration.statistic)
+        self._decisions = 0  # of the episode
 
     def update(self, values: Mapping[str, float]) -> Reading:
         """values: the decision's signals by name, without those that it does not have. A NaN or infinite one alarms."""
         score = self._score.update(values)
-        return Reading(score, self.calibration.quantile(score), score > self.calibration.threshold)
+        self._decisions += 1
+        return Reading(
+            score,
+            self.calibration.quantile(score),
+            score > self.calibration.threshold,
+            self._decisions > self.calibration.horizon,
+        )
 
     def reset_score(self) -> None:
-        """Begins a new score, after a recovery action."""
+        """Begins a new score, after a recovery action; the episode goes on."""
         self._score = RunningScore(self.calibration.statistic)

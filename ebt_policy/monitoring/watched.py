@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 
 from ebt_policy.errors import UserError
@@ -184,22 +185,65 @@ class WatchedRunner:
             decision.chunk[row] = np.nan
 
 
+# Options of a policy that its scores depend on, of any type of policy. Not those that say how it was trained, and not deadline_s: how
+# many evaluations fit into it depends on the machine and its load, and the control loop sets it anew for every decision; a plan
+# that it cut short says so (stop_reason deadline).
+ACTING = (
+    "n_action_steps",
+    "max_evaluations",
+    "min_evaluations",
+    "start",
+    "warm_start_share",
+    "last_noise",
+    "step_size",
+    "descends",
+    "stop_settled",
+    "stop_energy",
+    "unrolled_step_size",
+    "unrolled_momentum",
+    "unrolled_temperature",
+    "num_inference_steps",
+    "sampler",
+    "timestep_spacing",
+    "noise_scheduler_type",
+)
+
+
 def acting(runner: Runner) -> dict[str, Any]:
-    """The options of a policy that its scores depend on."""
-    names = ("n_action_steps", "max_evaluations", "start", "warm_start_share", "last_noise")
-    options = {name: getattr(runner.config, name) for name in names if hasattr(runner.config, name)}
+    """Those of ACTING that this policy has."""
+    options = _options(runner.config)
     if runner.max_evaluations is not None:
+        options.pop("num_inference_steps", None)  # follows from it
         options["max_evaluations"] = runner.max_evaluations
     return options
+
+
+def _options(config: Any) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in ACTING if hasattr(config, name)}
 
 
 def _check(calibration: Calibration, runner: Runner) -> None:
     if calibration.checkpoint_sha256 != runner.checkpoint_sha256:
         raise UserError("The calibration was made for another checkpoint. Calibrate this one.")
-    now = acting(runner)
-    for name, value in calibration.acting.items():
-        if name in now and now[name] != value:  # older calibrations name options that are no more
-            raise UserError(
-                f"The calibration was made with {name} = {value}; here it is {now.get(name)}, and scores differ. Use the "
-                "calibrated options, or calibrate with these."
-            )
+    # An older file names fewer options: the policy acted as its checkpoint says then. Or more: options that are no more.
+    saved = _options(runner.saved_config)
+    made, now = saved | calibration.acting, saved | acting(runner)
+    other = [name for name in ACTING if made.get(name) != now.get(name)]
+    if other:
+        said = "; with ".join(f"{name} = {made.get(name)}; here it is {now.get(name)}" for name in other)
+        raise UserError(
+            f"The calibration was made with {said}, and scores differ. Use the calibrated options, or calibrate with these: "
+            f"ebt-policy calibrate --policy POLICY ...{_as_options(now, saved)}"
+        )
+
+
+def _as_options(now: dict[str, Any], saved: dict[str, Any]) -> str:
+    """What differs from the checkpoint's own options, as options of `calibrate`."""
+    changed = {name: now[name] for name in sorted(now) if now[name] != saved.get(name)}
+    budget = changed.pop("max_evaluations", None)
+    # As YAML, which --set reads: it takes 1e-05 for text.
+    values = {name: yaml.safe_dump(value).splitlines()[0] for name, value in changed.items()}
+    return "".join(
+        [f" --max-evaluations {budget}" if budget else ""]
+        + [f" --set {name}={value}" for name, value in values.items()]
+    )

@@ -75,6 +75,7 @@ def _parity(bench: ArmBench, folder: Path) -> tuple[Table, Any]:
 
 def _thinking(bench: ArmBench, folder: Path) -> tuple[Table, Any]:
     from ebt_policy.eval.failures.calibrate import calibrate
+    from ebt_policy.monitoring.calibration import read_calibration
 
     file = folder / "calibration.json"
     if not file.exists():
@@ -89,11 +90,9 @@ def _thinking(bench: ArmBench, folder: Path) -> tuple[Table, Any]:
     settings: dict[str, dict[str, Any]] = {
         f"{budget} evaluations": {"max_evaluations": budget} for budget in bench.budgets
     }
-    settings["1 where the energy is as usual, else 2"] = {
-        "stop": "energy",
-        "calibration": str(file),
-        "ladder": [],
-    }
+    # As --policy.stop=energy, but without alarms, which would need a calibration of their own.
+    rule = {"stop_energy": read_calibration(file).usual_energy, "min_evaluations": 1}
+    settings["1 where the energy is as usual, else 2"] = {"set": rule}
     rows, figures = [], {}
     for name, options in settings.items():
         outcomes = _deployed(bench, folder / name.replace(" ", "_"), bench.episodes, **options)

@@ -93,7 +93,10 @@ def bench(
     for one, run in zip(chosen, runs, strict=True):
         results[one.env], trained = _run(run, rows)
         if not rows:
-            pages.append(write_bench_report(run.output, one, results[one.env], trained))
+            recipes = {
+                row.name: recipe for row in one.rows if (recipe := _recipe(one, row, row.training_seeds[0]))
+            }
+            pages.append(write_bench_report(run.output, one, results[one.env], trained, recipes))
     if rows or tasks:
         return None
     return write_overview(folder, suite, results) if suite.several else pages[0]

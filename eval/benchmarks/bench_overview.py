@@ -7,7 +7,19 @@ from pathlib import Path
 
 from ebt_policy.eval.benchmarks.bench_config import Suite
 from ebt_policy.eval.benchmarks.bench_report import write_pages
-from ebt_policy.eval.report.report import Result, Table, compare, find, percent, points, verdicts
+from ebt_policy.eval.report.report import (
+    RESAMPLED_NOTE,
+    SHARED,
+    SUCCESS_INTERVALS,
+    Result,
+    Table,
+    compare,
+    find,
+    percent,
+    points,
+    resampled,
+    verdicts,
+)
 from ebt_policy.provenance import run_record
 
 PAIRED_NOTE = "Paired on the same seeds, with 95 % intervals. Each task has policies of its own."
@@ -29,13 +41,15 @@ def write_overview(output: Path, suite: Suite, results: Mapping[str, Sequence[Re
 
 
 def success_table(results: Mapping[str, Sequence[Result]]) -> Table:
-    """Settings by environments, success with Wilson's interval."""
+    """Settings by environments, success with its interval."""
     first = next(iter(results.values()))
     rows = tuple(
         (setting.name, *(percent(find(those, setting.name).success) for those in results.values()))
         for setting in first
     )
-    return Table(("Policy", *results), rows, "Success", ("Success intervals are Wilson's, 95 %.",))
+    several = any(resampled(those) for those in results.values())
+    notes = (SUCCESS_INTERVALS, *([RESAMPLED_NOTE] if several else []))
+    return Table(("Policy", *results), rows, "Success", notes)
 
 
 def difference_table(results: Mapping[str, Sequence[Result]], reference: str) -> Table:
@@ -50,4 +64,13 @@ def difference_table(results: Mapping[str, Sequence[Result]], reference: str) ->
     rows = tuple(
         (setting.name, *(cell(those, setting.name) for those in results.values())) for setting in first
     )
-    return Table(("Policy", *results), rows, f"Success minus {reference}", (PAIRED_NOTE,))
+    other = any(
+        one.episodes.keys() != find(those, reference).episodes.keys()
+        for those in results.values()
+        for one in those
+    )
+    notes = (
+        PAIRED_NOTE,
+        *([f"Differences from a row with other training seeds are {SHARED}."] if other else []),
+    )
+    return Table(("Policy", *results), rows, f"Success minus {reference}", notes)

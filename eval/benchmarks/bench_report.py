@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ebt_policy.envs import environment
 from ebt_policy.eval.benchmarks.bench_config import BenchConfig
@@ -20,13 +21,20 @@ from ebt_policy.provenance import run_record, write_atomic
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+    from ebt_policy.training.recipe import TrainRecipe
+
+_KEPT = ("image_cache_gb", "tolerance_s")  # change nothing of what is learned
 CHECKPOINT_RULE = "the last one, moving average (EMA) of the weights; none is chosen by its results"
 
 
 def write_bench_report(
-    output: Path, config: BenchConfig, results: Sequence[Result], trained: Sequence[TrainedRow]
+    output: Path,
+    config: BenchConfig,
+    results: Sequence[Result],
+    trained: Sequence[TrainedRow],
+    recipes: Mapping[str, TrainRecipe],
 ) -> Path:
-    """Write report.md and report.html into `output`; returns the path of the latter."""
+    """Write report.md and report.html into `output`; returns the path of the latter. recipes: of the rows that were trained."""
     main = comparison_table(results, environment(config.env).solved_when, config.reference, "Results")
     compared = verdicts(results, config.reference)
     tables = [training_table(trained)] if trained else []
@@ -38,7 +46,7 @@ def write_bench_report(
         if config.time_to is not None:
             tables.append(time_table(results, trained, config.time_to))
         tables.append(learning_table(trained))
-    details = _details(config)
+    details = _details(config, training_sentence(config, recipes))
     title = f"{config.env}: {len(results)} settings on the same {config.episodes} seeds"
 
     figures = [(heading, plotly_div(figure)) for heading, figure in _figures(results, trained)]
@@ -158,13 +166,49 @@ def _figures(results: Sequence[Result], trained: Sequence[TrainedRow]) -> list[t
     return made
 
 
-def _details(config: BenchConfig) -> dict[str, str]:
+def training_sentence(config: BenchConfig, recipes: Mapping[str, TrainRecipe]) -> str:
+    """What the trainings of the rows have in common, and which rows differ in data, batch or steps. recipes: by name of the row."""
+    finished = [row.name for row in config.rows if row.checkpoint is not None]
+    facts = {name: _learned_from(recipe) for name, recipe in recipes.items()}
+    if not facts:
+        return f"none of the rows was trained here: {'; '.join(finished)}"
+    names = [row.name for row in config.rows if row.name in facts]
+    common = next(
+        (r.name for r in config.rows if r.name in facts and config.reference in {s.name for s in r.settings}),
+        names[0],
+    )
+    other = []
+    for name in names:
+        keys = [key for key in facts[name] if facts[name][key] != facts[common][key]]
+        if keys:
+            other.append(f"{name} ({', '.join(f'{key} {_plain(facts[name][key])}' for key in keys)})")
+    said = f"recipe {config.recipe}: "
+    if other:
+        steps, batch = facts[common]["steps"], facts[common]["batch_size"]
+        said += f"data, batch of {batch} and {steps:,} steps as {common}, but for: {'; '.join(other)}"
+    else:
+        said += "the same data, batch and steps for every row that was trained, see the table"
+    return said + (f"; not trained here: {'; '.join(finished)}" if finished else "")
+
+
+def _learned_from(recipe: TrainRecipe) -> dict[str, Any]:
+    """Data, batch and steps of a training; how the data are kept in memory is no part of them."""
+    dataset = {f"dataset.{key}": value for key, value in asdict(recipe.dataset).items() if key not in _KEPT}
+    rest = {"corrections": recipe.corrections, "starts from": recipe.policy.get("pretrained_path")}
+    return {"steps": recipe.steps, "batch_size": recipe.batch_size, **dataset, **rest}
+
+
+def _plain(value: Any) -> str:
+    return f"{value:,}" if type(value) is int else "none" if value is None else str(value)
+
+
+def _details(config: BenchConfig, training: str) -> dict[str, str]:
     record, spec = run_record(), environment(config.env)
     machine, last_seed = record["machine"], config.seed + config.episodes - 1
     return {
         "Environment": f"{config.env}, {spec.max_ticks} ticks at {spec.fps} a second",
         "Episodes": f"{config.episodes}, seeds {config.seed} to {last_seed} for every row",
-        "Training": f"recipe {config.recipe}: the same data, batch and steps for every row, see the table",
+        "Training": training,
         "Checkpoint": CHECKPOINT_RULE,
         "Reference": config.reference,
         "Command": record["command"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ebt_policy.data.open_dataset import open_metadata
@@ -66,7 +67,8 @@ def recalibrate(known: Path, run: Path, episodes: int, processes: int | None = N
     """
     before, output = read_calibration(known), run / "calibration.json"
     simulated = before.source.partition("+")[0] in environments()
-    made = calibrate(
+    again = partial(
+        calibrate,
         str(run),
         output,
         env=before.source if simulated else None,
@@ -77,7 +79,12 @@ def recalibrate(known: Path, run: Path, episodes: int, processes: int | None = N
         signals=before.statistic.signals,
         max_evaluations=before.acting.get("max_evaluations"),
         n_action_steps=before.acting.get("n_action_steps"),
-        overrides={name: value for name, value in before.acting.items() if name not in RATES},
         processes=processes,
     )
+    overrides = {name: value for name, value in before.acting.items() if name not in RATES}
+    if (
+        overrides.get("stop_energy") is not None
+    ):  # energies compare within one policy only: the new one has its own
+        overrides["stop_energy"] = again(overrides=overrides | {"stop_energy": None}).usual_energy
+    made = again(overrides=overrides)
     return f"Calibrated on {made.source}, {len(made.scores)} episodes: {output}"

@@ -2,12 +2,11 @@
 
     python -m ebt_policy.eval.benchmarks.inner_steps runs/bench_pusht/rows/ebt-2-seed*.parquet ...
 
-Files that differ only in the training seed are pooled into one line.
+Files that differ only in the training seed are one line, with intervals that resample trainings as well as episodes.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from ebt_policy.errors import UserError
+from ebt_policy.eval.report.report import Result, number, percent
 from ebt_policy.eval.rollout.episodes import Episode, read_parquet
-from ebt_policy.eval.statistics.intervals import wilson
+from ebt_policy.eval.statistics.intervals import RESAMPLES, crossed_draws
 
 COUNTS = (1, 2, 3, 4)  # evaluations; the last means "or more"
-RESAMPLES = 2000
 
 
 def counts(episodes: Sequence[Episode], taken: Callable[[Episode, int], bool]) -> np.ndarray:
@@ -29,43 +28,40 @@ def counts(episodes: Sequence[Episode], taken: Callable[[Episode, int], bool]) -
     )
 
 
-def solved_per_thousand(episodes: Sequence[Episode], seed: int = 0) -> tuple[float, float, float]:
-    """Solved episodes per 1,000 evaluations, with its 95 % bootstrap interval (low, high).
+def solved_per_thousand(result: Result, seed: int = 0) -> tuple[float, float, float]:
+    """Solved episodes per 1,000 evaluations, with its 95 % interval (low, high): a bootstrap over trainings and episodes.
 
-    Raises UserError without episodes; the interval of a single episode is (0, infinity).
+    The interval of a single episode is (0, infinity).
     """
-    if not episodes:
-        raise UserError("Solved episodes per 1,000 evaluations need at least one episode, found none.")
-    solved = np.array([e.success for e in episodes], float)
-    spent = np.array([e.evaluations_per_decision * e.decisions for e in episodes])
-    if len(episodes) == 1:
-        return float(1e3 * solved[0] / spent[0]), 0.0, float("inf")
-    draws = np.random.default_rng(seed).integers(len(solved), size=(RESAMPLES, len(solved)))
-    low, high = np.quantile(1e3 * solved[draws].sum(1) / spent[draws].sum(1), [0.025, 0.975])
-    return float(1e3 * solved.sum() / spent.sum()), float(low), float(high)
+    solved = result.matrix("success")
+    spent = result.matrix("evaluations_per_decision") * result.matrix("decisions")
+    rate = float(1e3 * solved.sum() / spent.sum())
+    if solved.shape[1] == 1:
+        return rate, 0.0, float("inf")
+    trainings, episodes = crossed_draws(solved.shape, RESAMPLES, seed)
+    won, used = (((trainings @ values) * episodes).sum(1) for values in (solved, spent))
+    low, high = np.quantile(1e3 * won / used, [0.025, 0.975])
+    return rate, float(low), float(high)
 
 
 def table(files: Sequence[Path]) -> str:
-    """Both tables as Markdown. Raises UserError for a file without episodes."""
-    rows: dict[str, list[Episode]] = {}
-    for file in files:
-        rows.setdefault(re.sub(r"-seed\d+$", "", file.stem), []).extend(read_parquet(file)[0])
+    """Both tables as Markdown. Raises UserError for a file without episodes, and for trainings that ran other episodes."""
+    results = _read(files)
     lines = ["| policy | episodes | success | evaluations a decision | solved for 1,000 evaluations |"]
     lines.append("|---|---:|---:|---:|---:|")
-    for name, episodes in rows.items():
-        wins = sum(e.success for e in episodes)
-        low, high = wilson(wins, len(episodes))
-        mean = counts(episodes, lambda *_: True).mean()
-        rate, least, most = solved_per_thousand(episodes)
+    for result in results:
+        mean = counts(pooled(result), lambda *_: True).mean()
+        rate, least, most = solved_per_thousand(result)
         lines.append(
-            f"| {name} | {len(episodes)} | {wins / len(episodes):.1%} [{100 * low:.1f}, {100 * high:.1f}] "
-            f"| {mean:.2f} | {rate:.1f} [{least:.1f}, {most:.1f}] |"
+            f"| {result.name} | {number(result)} | {percent(result.success)} | {mean:.2f} "
+            f"| {rate:.1f} [{least:.1f}, {most:.1f}] |"
         )
     shares = " | ".join(f"{n} or more" if n == COUNTS[-1] else str(n) for n in COUNTS)
-    for name, episodes in rows.items():
+    for result in results:
+        episodes = pooled(result)
         if len(set(counts(episodes, lambda *_: True))) == 1:
             continue  # a fixed budget
-        lines += ["", f"| {name}: evaluations | {shares} | mean | decisions |"]
+        lines += ["", f"| {result.name}: evaluations | {shares} | mean | decisions |"]
         lines.append("|---|" + "---:|" * (len(COUNTS) + 2))
         for moment, taken in MOMENTS.items():
             found = counts(episodes, taken)
@@ -75,6 +71,29 @@ def table(files: Sequence[Path]) -> str:
             cells = " | ".join(f"{part:.1%}" for part in parts)
             lines.append(f"| {moment} | {cells} | {found.mean():.2f} | {len(found):,} |")
     return "\n".join(lines)
+
+
+def _read(files: Sequence[Path]) -> list[Result]:
+    found: dict[str, dict[int, list[Episode]]] = {}
+    for i, file in enumerate(files):
+        name, _, seed = file.stem.rpartition("-seed")
+        if not (name and seed.isdigit()):
+            name, seed = file.stem, str(i)
+        episodes = read_parquet(file)[0]
+        if not episodes:
+            raise UserError(f"{file} holds no episode.")
+        if int(seed) in found.setdefault(name, {}):
+            raise UserError(f"Two files are of '{name}', training seed {seed}; the second is {file}.")
+        found[name][int(seed)] = episodes
+    for name, trainings in found.items():
+        if len({tuple(sorted(e.seed for e in episodes)) for episodes in trainings.values()}) > 1:
+            raise UserError(f"The trainings of '{name}' did not play the same episodes: the seeds differ.")
+    return [Result(name, name, trainings) for name, trainings in found.items()]
+
+
+def pooled(result: Result) -> list[Episode]:
+    """The episodes of all trainings."""
+    return [episode for episodes in result.episodes.values() for episode in episodes]
 
 
 MOMENTS: dict[str, Callable[[Episode, int], bool]] = {

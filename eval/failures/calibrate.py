@@ -86,6 +86,7 @@ def calibrate(
         )
         seen = [episode.watch.signals for episode in ran if episode.success]
         horizon = -(-environment(env).max_ticks // runner.n_action_steps)
+        fps = environment(env).fps
         print(f"{len(seen)} of {episodes} episodes succeeded; only these count.")
     else:
         unseen = _successful(unseen_episodes(find_checkpoint(policy), str(dataset), root), str(dataset), root)
@@ -94,6 +95,7 @@ def calibrate(
         )
         seen = recorded_signals(runner, str(dataset), root, unseen)
         horizon = max(map(len, seen))
+        fps = open_metadata(str(dataset), root).fps
     statistic, scores = fit_and_score(seen, signals, horizon, alpha)
     made = calibrated(
         scores,
@@ -107,6 +109,7 @@ def calibrate(
         versions=provenance.versions(),
         git_hash=provenance.git_hash(),
         usual_energy=_usual_energy(seen),
+        fps=float(fps),
     )
     made.write(output)
     return made

@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 
 LATENCY_NOTE = (
     "Latency is the wall clock of one decision (observation to action chunk) at batch 1 on one CPU thread, "
-    "after warm-up."
+    "after warm-up, without monitoring."
 )
-SUCCESS_NOTE = "Success intervals are 95 %, Wilson's for one training. An episode is solved when {}."
+SUCCESS_INTERVALS = "Success intervals are 95 %, Wilson's for one training."
+SUCCESS_NOTE = SUCCESS_INTERVALS + " An episode is solved when {}."
+RESAMPLED_NOTE = "Intervals of several training seeds resample these as well as episodes; with two or three they are still too narrow."
+SHARED = "over the training seeds that both have"
 
 
 @dataclass(frozen=True)
@@ -162,13 +165,17 @@ def comparison_table(
             f"Differences are against {reference} on the same seeds, paired, with 95 % intervals; McNemar's "
             "test is exact, one p per training seed."
         )
-    if any(len(r.episodes) > 1 for r in results):
-        notes.append(
-            "n is training seeds × episodes. Intervals of several training seeds resample these as well as episodes; with two or "
-            "three they are still too narrow."
-        )
+        if any(r.episodes.keys() != base.episodes.keys() for r in results):
+            notes.append(f"Differences from a row with other training seeds are {SHARED}.")
+    if resampled(results):
+        notes.append(f"n is training seeds × episodes. {RESAMPLED_NOTE}")
     rows = [(*_cells(r), *(_paired_cells(r, base) if base else ())) for r in results]
     return Table(tuple(columns), tuple(rows), title, tuple(notes))
+
+
+def resampled(results: Sequence[Result]) -> bool:
+    """Whether the interval of some result resamples trainings."""
+    return any(len(result.episodes) > 1 for result in results)
 
 
 def verdict(difference: Interval) -> str:
@@ -187,7 +194,8 @@ def verdicts(results: Sequence[Result], reference: str) -> list[str]:
         groups: dict[str, list[str]] = {"higher": [], "lower": [], "not told apart": []}
         for result, comparison in comparisons:
             difference = getattr(comparison, name)
-            groups[verdict(difference)].append(f"{result.name} ({show(difference)})")
+            shared = "" if result.episodes.keys() == base.episodes.keys() else f", {SHARED}"
+            groups[verdict(difference)].append(f"{result.name} ({show(difference)}{shared})")
         said += [f"{title} {group}: {', '.join(names)}." for group, names in groups.items() if names]
     return said
 
@@ -221,17 +229,22 @@ def _ends(low: str, high: str) -> str:
     return "[one episode: no interval]" if "inf" in low or "inf" in high else f"[{low}, {high}]"
 
 
+def number(result: Result) -> str:
+    """n: trainings times episodes, or the episodes of one training."""
+    seeds, episodes = result.matrix("success").shape
+    return f"{seeds} × {episodes}" if seeds > 1 else str(episodes)
+
+
 def milliseconds(value: float) -> str:
     """With one decimal below 100."""
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def _cells(result: Result) -> tuple[str, ...]:
-    seeds, episodes = result.matrix("success").shape
     return (
         result.name,
         percent(result.success),
-        f"{seeds} × {episodes}" if seeds > 1 else str(episodes),
+        number(result),
         f"{result.mean('max_coverage'):.3f}",
         f"{result.mean('evaluations_per_decision'):.2f}",
         " / ".join(map(milliseconds, result.latency_ms)) if result.latency_ms else "–",

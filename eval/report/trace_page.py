@@ -116,6 +116,9 @@ def _details(timeline: Timeline) -> list[str]:
             f"{mean(d.evaluations for d in decisions):.1f} evaluations each",
             f"median {took:.1f} ms",
         ]
+    beyond = sum(d.beyond for d in decisions)
+    if beyond:
+        details.append(f"{count(beyond, 'decision')} past the calibrated length: alarms more often false")
     return details
 
 

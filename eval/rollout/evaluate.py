@@ -52,7 +52,7 @@ class EvaluationResult:
     success_rate: share of episodes that met the task's success rule at any tick; success_ci95: Wilson's 95 % interval.
     mean_max_coverage, mean_final_coverage: means over episodes. mean_max_coverage_reward: mean of the maximum divided by the
     success threshold and clipped at 1, the score that Diffusion Policy publishes. evaluations_per_decision: mean over all
-    decisions. latency_ms: of a decision at batch size 1, see Latency. mean_ticks_to_success: over successful episodes.
+    decisions. latency_ms: of a decision at batch size 1 without monitoring, see Latency. mean_ticks_to_success: over successful episodes.
     seed: of the first episode; the others have seed + 1, seed + 2, ... tasks: of an env that plays several.
     """
 

@@ -31,7 +31,7 @@ class TimelineDecision:
     seconds: wall clock of the decision. stop_reason: name of a StopReason. energy, residual_rms: one entry for each
     point that was evaluated, None where unknown. score: value of the monitored signal, quantile: its calibrated
     quantile in 0..1. recovery: the recovery action taken ("hold", "ask"), "" for none.
-    old_plan_energy: see `Trace`; None where there is none.
+    old_plan_energy: see `Trace`; None where there is none. beyond: past the length that the alarms were calibrated for.
     """
 
     tick: int
@@ -45,6 +45,7 @@ class TimelineDecision:
     alarm: bool
     recovery: str
     old_plan_energy: float | None = None
+    beyond: bool = False
 
     @property
     def chunk_energy(self) -> float | None:
@@ -132,6 +133,7 @@ def timeline_of(
     quantiles: Sequence[float | None] = (),
     alarms: Sequence[bool] = (),
     recovery: Sequence[str] = (),
+    beyond: Sequence[bool] = (),
 ) -> Timeline:
     """The timeline of a simulated episode. Values of a monitor have one entry per decision, or none.
 
@@ -147,6 +149,7 @@ def timeline_of(
         quantiles or [None] * count,
         alarms or [False] * count,
         recovery or [""] * count,
+        beyond or [False] * count,
         strict=True,
     )
     return Timeline(
@@ -172,7 +175,13 @@ def timeline_of(
 
 
 def _decision(
-    tick: int, trace: Trace, score: float | None, quantile: float | None, alarm: bool, recovery: str
+    tick: int,
+    trace: Trace,
+    score: float | None,
+    quantile: float | None,
+    alarm: bool,
+    recovery: str,
+    beyond: bool,
 ) -> TimelineDecision:
     from ebt_policy.model.trace import StopReason
 
@@ -188,6 +197,7 @@ def _decision(
         alarm=bool(alarm),
         recovery=recovery,
         old_plan_energy=trace.old_plan(0),
+        beyond=beyond,
     )
 
 
@@ -215,6 +225,7 @@ def keep_episodes(
                 "quantiles": [reading.quantile for reading in readings],
                 "alarms": [reading.alarm for reading in readings],
                 "recovery": episode.watch.recovery,
+                "beyond": [reading.beyond for reading in readings],
             }
         timeline = timeline_of(episode, policy=policy, fps=fps, ticks=episode.decision_ticks, **seen)
         kept.append(write(folder, timeline, encode(episode.frames, fps)))

@@ -43,7 +43,8 @@ class ObservationSource(Protocol):
 @dataclass
 class Outcome:
     """How an episode went. end: finished, time, success, failure, quit, unanswered, or error. reason: for the last five.
-    seconds: all of it; asked, takeovers: how often. success: None where nobody judged it.
+    seconds: all of it; asked, takeovers: how often. beyond: plans past the length that the alarms were
+    calibrated for. success: None where nobody judged it.
     """
 
     end: str
@@ -55,6 +56,7 @@ class Outcome:
     evaluations: float = float("nan")  # per plan
     thinking: list[float] = field(default_factory=list)  # seconds that each plan took
     alarms: int = 0
+    beyond: int = 0
     late_actions: int = 0
     asked: int = 0
     takeovers: int = 0

@@ -46,13 +46,8 @@ class ControlLoop:
         """on_event, on_sent: must not block. finished: ends the episode, for a world that knows when it is solved. takeover: of a
         human, whom the arm asks for help.
         """
-        self.arm, self.plan_service, self.observe, self.config, self.clock = (
-            arm,
-            plan_service,
-            observe,
-            config,
-            clock,
-        )
+        self.arm, self.plan_service, self.observe = arm, plan_service, observe
+        self.config, self.clock = config, clock
         self.commands = Commands() if commands is None else commands
         self._on_event, self._on_sent, self._finished = on_event, on_sent, finished
         self.takeover = takeover
@@ -284,6 +279,9 @@ class ControlLoop:
         outcome.thinking.append(answer.seconds)
         outcome.late_actions += late
         outcome.alarms += answer.alarm
+        outcome.beyond += answer.beyond
+        if answer.beyond and outcome.beyond == 1:
+            self._tell(now, "beyond_calibration", f"plan {outcome.plans} is past the calibrated length")
         outcome.evaluations += (answer.evaluations - outcome.evaluations) / outcome.plans
         facts = {name: value for name, value in vars(answer).items() if name != "actions"}
         self._log({"time": now, "kind": "plan", "late": late, **facts})

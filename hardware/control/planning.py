@@ -45,6 +45,7 @@ class Plan:
     execute: ticks after which to plan again. seconds: that planning took. energy: of the last plan, see
     `Trace.old_plan_energy`. energy, score, quantile: None where the policy, its calibration or (energy) the first decision has
     none. energies: of every point evaluated. recovery: the recovery action taken, "" for none. ask: a human is needed.
+    beyond: past the length that the alarms were calibrated for.
     """
 
     actions: np.ndarray
@@ -60,6 +61,7 @@ class Plan:
     alarm: bool = False
     recovery: str = ""
     ask: bool = False
+    beyond: bool = False
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,7 @@ class LocalPlanner:
             alarm=reading is not None and reading.alarm,
             recovery=self._watch.recovery[-1] if self._watch.recovery else "",
             ask=decision.ended is not None and bool(decision.ended[0]),
+            beyond=reading is not None and reading.beyond,
         )
 
     def _overlap(self, previous: np.ndarray | None, delay_s: float) -> Overlap | None:

@@ -62,7 +62,9 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
                 "--policy.stop=energy needs --policy.calibration with the usual energy of the last plan: make one with "
                 "`ebt-policy calibrate`."
             )
-        overrides |= {"stop_energy": calibration.usual_energy, "min_evaluations": 1}
+        # A calibration of a policy that stops so has that energy among its options; its own usual one is another.
+        usual = calibration.acting.get("stop_energy") or calibration.usual_energy
+        overrides |= {"stop_energy": usual, "min_evaluations": 1}
     elif options.stop != "budget":
         raise UserError(f"--policy.stop is '{options.stop}'; expected budget or energy.")
     # Trying again gained nothing where it was measured (docs/results/failures.md): an alarm holds, and one that stays asks.

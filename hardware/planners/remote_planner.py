@@ -53,6 +53,7 @@ class RemotePlanner:
             score=reply.score,
             alarm=reply.alarm,
             ask=reply.alarm,  # a remote policy has no recovery actions: an alarm stops the arm
+            beyond=reply.beyond,
         )
 
     def close(self) -> None:

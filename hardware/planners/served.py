@@ -26,6 +26,7 @@ from ebt_policy.model.noise import Noise
 from ebt_policy.model.trace import StopReason
 from ebt_policy.monitoring.calibration import Calibration, read_calibration
 from ebt_policy.monitoring.learned_signals import LearnedSignals, beside, learned
+from ebt_policy.monitoring.monitor import Reading
 from ebt_policy.monitoring.watched import WatchedRunner
 from ebt_policy.provenance import sha256
 
@@ -121,7 +122,7 @@ class ServedRunner:
         }
         if task:
             batch[TASK] = np.array([task])
-        decision, score, alarm = self._decision(batch, tick)
+        decision, reading = self._decision(batch, tick)
         self._memory.store(decision.chunk, tick)
         self._tick = tick
         trace = decision.trace
@@ -130,15 +131,16 @@ class ServedRunner:
             int(trace.evaluations[0]),
             trace.old_plan(0),
             StopReason(int(trace.stop_reason[0])).name.lower(),
-            score,
-            alarm,
+            None if reading is None else reading.score,
+            reading is not None and reading.alarm,
+            reading is not None and reading.beyond,
         )
 
-    def _decision(self, batch: dict[str, np.ndarray], tick: int) -> tuple[RunnerDecision, float | None, bool]:
-        """On observations (1, T, ...), with score and alarm."""
+    def _decision(self, batch: dict[str, np.ndarray], tick: int) -> tuple[RunnerDecision, Reading | None]:
+        """On observations (1, T, ...), with what the monitor says of it."""
         previous = self._memory.at(tick)
         if self._watched is None:
-            return self._runner.decide(batch, self._noise, previous), None, False
+            return self._runner.decide(batch, self._noise, previous), None
         ticks = self._runner.n_action_steps
         if self._tick is not None and tick - self._tick != ticks and not self._told:
             self._told = True
@@ -153,7 +155,7 @@ class ServedRunner:
         reading = watch.readings[-1]
         for seen in (watch.signals, watch.readings, watch.recovery):
             seen.clear()  # a server runs for days, and the score needs none of them
-        return decision, reading.score, reading.alarm
+        return decision, reading
 
 
 def normaliser_sha256(checkpoint: Path) -> str:

@@ -47,7 +47,7 @@ class Reply:
 
     actions: (n, A) in the robot's joint order, row 0 for the observed tick. stamp: time of the observation, in seconds of
     time.monotonic. round_trip_s, wait_s, decide_s: in total, in the server's queue, in the policy. energy: of the last
-    plan, None where there is none. score, alarm: see `wire.Act`; None and False without a monitor
+    plan, None where there is none. score, alarm, beyond: see `wire.Act`; None and False without a monitor
     (`Expectation.watched` demands one).
     """
 
@@ -61,6 +61,7 @@ class Reply:
     stop_reason: str
     score: float | None = None
     alarm: bool = False
+    beyond: bool = False
 
 
 class RemotePolicy:
@@ -200,6 +201,7 @@ class RemotePolicy:
             answer.stop_reason,
             answer.score,
             answer.alarm,
+            answer.beyond,
         )
 
     def close(self) -> None:

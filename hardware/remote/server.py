@@ -63,7 +63,7 @@ class Decided:
     """One decision of the policy.
 
     actions: (n, A) in the robot's units. evaluations: forward passes of the network. energy: of the last plan, None where
-    there is none. score, alarm: output of the monitor after this decision; None and False without a monitor.
+    there is none. score, alarm, beyond: output of the monitor after this decision; None and False without a monitor.
     """
 
     actions: np.ndarray
@@ -72,6 +72,7 @@ class Decided:
     stop_reason: str = ""
     score: float | None = None
     alarm: bool = False
+    beyond: bool = False
 
 
 class Decider(Protocol):
@@ -331,6 +332,7 @@ class _Control:
                 decided.stop_reason,
                 _finite(decided.score),
                 bool(decided.alarm),
+                bool(decided.beyond),
             )
             self._fresh = False
             return act

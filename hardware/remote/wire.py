@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-PROTOCOL = 4  # 4: Welcome names the tasks of the policy, and Observe says which one to do
+PROTOCOL = 5  # 5: Act says when an episode is longer than its alarms were calibrated for
 MAX_BYTES = 16 * 2**20  # of one encoded message
 MAX_DIMS = 6
 MAX_PIXELS = 2048 * 2048  # of one picture: the two largest of three or more dimensions
@@ -202,6 +202,7 @@ class Act(_Message, frozen=True):
     policy. evaluations: forward passes of the network. energy: of the last plan, see
     `Trace.old_plan_energy`; None where there is none. stop_reason: why the policy stopped refining. score: of the
     episode so far (since the last reset, failed decision or new connection); None without a monitor, or if it is not finite. alarm: the score is above Welcome.alarm_above, or not a number.
+    beyond: the episode is longer than the calibration covers, so alarms are more often false.
     """
 
     sequence: Count
@@ -214,6 +215,7 @@ class Act(_Message, frozen=True):
     stop_reason: Label = ""
     score: float | None = None
     alarm: bool = False
+    beyond: bool = False
 
 
 class Fault(_Message, frozen=True):

@@ -150,7 +150,8 @@ def _calibration(config: DeployConfig) -> Finding:
     digest = provenance.sha256(find_checkpoint(options.path) / "model.safetensors")
     made = read_calibration(Path(options.calibration), digest)
     return ok(
-        f"of this checkpoint, from {len(made.scores)} episodes of {made.source}; alarm above {made.threshold:.3f}"
+        f"of this checkpoint, from {len(made.scores)} episodes of {made.source}; alarm above {made.threshold:.3f}, calibrated for "
+        f"{made.covers} an episode"
     )
 
 

@@ -17,13 +17,14 @@ _TEXTS = {  # kind of event -> text; {} is the event's detail
     "leader_lost": _BELL + "The leader is lost: {}",
     "leader_back": "The leader is back.",
     "unanswered": _BELL + "The episode ends: {}.",
+    "beyond_calibration": "From here on alarms are more often false: {}.",
     "no_leader": "Nothing to take over with: {}.",
 }
 _ALONE = _BELL + "ASKS: {}. The arm is stopped. r: the policy goes on; q: quit"
 
 
 class Announcer:
-    """Call it with every event; a thread prints those of a takeover. A stalled terminal costs messages, not time."""
+    """Call it with every event; a thread prints those of a takeover, and what alarms are worth. A stalled terminal costs messages, not time."""
 
     def __init__(
         self, leader: bool, show: Callable[[str], None] = lambda text: print(text, flush=True)

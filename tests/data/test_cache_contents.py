@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ebt_policy.data import frame_cache
 from ebt_policy.data.cache_contents import entries, remove
 from ebt_policy.data.feature_maps import Maps
 from ebt_policy.data.frame_cache import cache_folder
@@ -43,7 +44,27 @@ def test_one_dataset_or_all_are_cleared(filled) -> None:
     with pytest.raises(UserError, match="nothing of dataset 'tests/other'. It has: tests/camera"):
         entries("tests/other")
     remove(entries("tests/camera"))
-    assert entries() == [] and [path.name for path in cache_folder().iterdir()] == [".lock"]
+    assert entries() == [] and [path.name for path in cache_folder().iterdir()] == [".tests--camera.lock"]
+
+
+def test_what_a_killed_training_left_is_counted_and_removed_and_that_of_a_running_one_is_not(filled) -> None:
+    def of(size: str) -> tuple[int, int]:
+        (entry,) = [e for e in entries() if (e.what, e.size) == ("pictures", size)]
+        return len(entry.files), entry.bytes
+
+    files, size = of("24x32")
+    (folder,) = {path.parent for path in cache_folder().rglob("*@24x32/*.u8")}
+    left = folder / "abc.tmp"
+    left.write_bytes(bytes(1000))
+    with frame_cache.making("tests/camera"):  # deletes it, too
+        assert not left.exists()
+        left.write_bytes(bytes(1000))
+        assert of("24x32") == (files, size)
+        remove(entries())
+        assert left.exists()
+    assert [(e.files, e.bytes) for e in entries()] == [((left,), 1000)]
+    remove(entries())
+    assert entries() == [] and not folder.exists()
 
 
 def test_what_was_not_used_for_long_is_cleared_and_use_keeps(filled) -> None:

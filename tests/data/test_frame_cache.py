@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from ebt_policy.data import camera_frames
+from ebt_policy.data import camera_frames, frame_cache
 from ebt_policy.data.cache_contents import entries, remove
 from ebt_policy.data.frame_cache import FramesOnDisk, cache_folder
 from ebt_policy.data.symmetry import AffineMap, Symmetry
@@ -134,6 +135,71 @@ def test_a_full_disk_is_noticed_before_decoding(camera_dataset, decoded, monkeyp
     with pytest.raises(UserError, match=r"2\.76e-05 GB on disk.*1e-06 GB left.*EBT_POLICY_CACHE"):
         on_disk(camera_dataset)
     assert decoded == []
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_others_may_use_the_files_as_the_umask_says_and_the_lock_always(camera_dataset, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        on_disk(camera_dataset)
+    finally:
+        os.umask(before)
+    files = list(cache_folder().rglob("*.u8"))
+    assert len(files) == 2 and {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
+    (lock,) = cache_folder().glob(".*.lock")
+    assert lock.stat().st_mode & 0o777 == 0o666
+
+
+def test_a_complete_cache_needs_no_right_to_write(camera_dataset, monkeypatch) -> None:
+    on_disk(camera_dataset)
+
+    def refused(*_, **__):
+        raise PermissionError("somebody else's")
+
+    monkeypatch.setattr(frame_cache, "FileLock", refused)
+    on_disk(camera_dataset)
+    with pytest.raises(UserError, match="somebody else's.*EBT_POLICY_CACHE"):
+        on_disk(camera_dataset, resize_shape=(12, 20))
+
+
+def test_a_file_that_may_not_be_read_says_so_and_not_that_it_is_gone(camera_dataset, monkeypatch) -> None:
+    windows = on_disk(camera_dataset)
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refused)
+    with pytest.raises(UserError, match="Permission denied.*EBT_POLICY_CACHE") as raised:
+        windows.batch(torch.arange(2))
+    assert "gone" not in str(raised.value) and "made anew" not in str(raised.value)
+
+
+def test_only_who_needs_the_same_dataset_waits_and_says_so(capsys) -> None:
+    passed = threading.Event()
+
+    def second() -> None:
+        with frame_cache.making("me/one"):
+            passed.set()
+
+    waiting = threading.Thread(target=second)
+    with frame_cache.making("me/one"):
+        with frame_cache.making("me/other"):  # does not wait
+            pass
+        assert capsys.readouterr().out == ""
+        waiting.start()
+        assert not passed.wait(0.3)
+        said = capsys.readouterr().out
+    waiting.join(10)
+    assert passed.is_set()
+    assert said.startswith("Waiting for another training") and "'me/one'" in said and ".me--one.lock" in said
+
+
+def test_leftovers_of_a_killed_training_go_before_the_next_computes(camera_dataset) -> None:
+    on_disk(camera_dataset)
+    (file,) = {path.parent for path in cache_folder().rglob("*.u8")}
+    (file / "abc.tmp").write_bytes(bytes(1000))
+    on_disk(camera_dataset, resize_shape=(12, 20))
+    assert not list(cache_folder().rglob("*.tmp"))
 
 
 def peak_kb() -> int:

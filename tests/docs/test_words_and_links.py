@@ -56,6 +56,12 @@ def test_every_command_on_a_page_is_one_that_the_command_line_accepts(page: Path
                 pytest.fail(f"{page.name}: ebt-policy {' '.join(words)}: {refused}")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_module_that_a_page_runs_is_there(page: Path) -> None:
+    for name in re.findall(r"python -m (ebt_policy[\w.]*\w)", page.read_text()):
+        assert (ROOT / f"{name.replace('.', '/')}.py").is_file(), f"{page.name}: {name}"
+
+
 def parse(name: str, options: list[str]) -> None:
     """Parses the options without running the command."""
 

@@ -29,6 +29,19 @@ def of(scores, alpha=0.1, **changes) -> Calibration:
     return calibrated(scores, alpha=alpha, **facts)
 
 
+def test_it_says_how_long_an_episode_it_covers_and_a_file_without_the_rate_says_it_in_decisions(
+    tmp_path: Path,
+):
+    made = of(range(20), acting={"n_action_steps": 8}, fps=10.0, horizon=30)
+    assert made.covers == "30 decisions (24 s at full speed)"
+    made.write(tmp_path / "new.json")
+    assert read_calibration(tmp_path / "new.json").covers == made.covers
+    old = json.loads((tmp_path / "new.json").read_text())
+    del old["fps"]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    assert read_calibration(tmp_path / "old.json").covers == "30 decisions"
+
+
 @pytest.mark.parametrize(("alpha", "needed"), [(0.1, 9), (0.05, 19), (0.01, 99)])
 def test_the_fewest_episodes_are_the_published_ones(alpha, needed):
     assert episodes_needed(alpha) == needed

@@ -1,5 +1,6 @@
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from ebt_policy.errors import UserError
 from ebt_policy.eval.benchmarks.bench import _recipe, bench
 from ebt_policy.eval.benchmarks.bench_config import BenchConfig, load_suite
 from ebt_policy.eval.benchmarks.bench_file import bench_kind
+from ebt_policy.eval.benchmarks.bench_report import training_sentence
 from ebt_policy.eval.rollout.episodes import read_parquet
 
 SHIPPED = Path(__file__).parents[3] / "configs" / "bench_pusht.yaml"
@@ -211,6 +213,38 @@ def test_all_shipped_benches_of_policies_are_valid(name: str) -> None:
         for row in config.rows:
             recipe = _recipe(config, row, seed=0)
             assert (recipe is None) == (row.checkpoint is not None)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(p.stem for p in SHIPPED.parent.glob("bench_*.yaml") if bench_kind(p) is None)
+)
+def test_a_report_names_every_row_that_was_trained_otherwise(name: str) -> None:
+    for config in load_suite(name).benches:
+        recipes = {row.name: recipe for row in config.rows if (recipe := _recipe(config, row, seed=0))}
+        said = training_sentence(config, recipes)
+        facts = {row: (r.steps, r.batch_size, r.dataset, r.corrections) for row, r in recipes.items()}
+        if all(fact == next(iter(facts.values())) for fact in facts.values()):
+            assert ("the same data, batch and steps" in said) == bool(facts)
+            continue
+        assert "the same data, batch and steps" not in said
+        first = next(row for row in facts if f"as {row}" in said)
+        other = [row for row, fact in facts.items() if fact != facts[first]]
+        assert [row for row in facts if f"{row} (" in said] == other
+        assert all(
+            (row.name in said.partition("not trained here")[2]) for row in config.rows if row.checkpoint
+        )
+
+
+def test_the_sentence_on_training_says_what_differs(config: dict, tmp_path: Path) -> None:
+    config["rows"][1]["train"] = {"steps": 1200, "dataset.held_out_fraction": 0.5}
+    config["rows"].append({"name": "Old", "checkpoint": "shipped:pusht_keypoints_ebt", "evaluate": [{}]})
+    read = load_bench(write(tmp_path / "bench.yaml", config))
+    recipes = {row.name: recipe for row in read.rows if (recipe := _recipe(read, row, seed=0))}
+    said = training_sentence(read, recipes)
+    assert "as Flow" in said  # the reference's row
+    assert "EBT (steps 4, dataset.held_out_fraction 0.25)" in said
+    assert said.endswith("not trained here: Old")
+    assert "Old" not in training_sentence(replace(read, rows=read.rows[:2]), recipes)
 
 
 def test_pixels_are_benched_with_one_recipe_for_every_method() -> None:

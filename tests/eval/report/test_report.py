@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from ebt_policy.errors import UserError
+from ebt_policy.eval.benchmarks.bench_overview import difference_table, success_table
 from ebt_policy.eval.benchmarks.bench_tasks import by_task_table, paired_tasks_table
 from ebt_policy.eval.report.figures import Point, curves
 from ebt_policy.eval.report.pages import write_html
@@ -94,6 +95,28 @@ def test_pairs_are_made_by_seed_and_not_by_order() -> None:
 def test_other_seeds_cannot_be_paired() -> None:
     with pytest.raises(UserError, match="same environment seeds"):
         compare(result("a", GOOD), result("b", GOOD, first_seed=1))
+
+
+def test_it_is_said_where_only_the_shared_trainings_are_compared() -> None:
+    base, same, fewer = result("base", GOOD, POOR), result("same", POOR, GOOD), result("fewer", POOR)
+    note = "over the training seeds that both have"
+    assert note not in comparison_table([base, same], "x", "base").markdown()
+    assert not any(note in line for line in verdicts([base, same], "base"))
+    assert note in comparison_table([base, same, fewer], "x", "base").markdown()
+    said = " ".join(verdicts([base, same, fewer], "base"))
+    assert said.count(note) == 2  # success and coverage, of one row
+    for name, those in (("task", [base, same]), ("other", [base, fewer])):
+        assert (note in difference_table({name: those}, "base").markdown()) == (name == "other")
+
+
+def test_an_overview_says_which_intervals_its_success_has() -> None:
+    one, several = (
+        success_table({"env": [result("a", *rows)]}).markdown() for rows in ([GOOD], [GOOD, POOR])
+    )
+    resampled = "Intervals of several training seeds resample these"
+    assert "Wilson's for one training" in one and resampled not in one
+    assert "Wilson's for one training" in several and resampled in several
+    assert resampled in comparison_table([result("a", GOOD, POOR)], "x").markdown()
 
 
 def test_everybody_is_judged_against_the_reference_and_losses_come_as_losses() -> None:

@@ -41,6 +41,17 @@ def test_a_page_shows_the_sentence_of_the_task_as_text(tmp_path):
     assert "Task: “Open a drawer &lt;/script&gt;" in page and HOSTILE not in page
 
 
+def test_a_page_says_how_much_of_the_episode_is_longer_than_calibrated(tmp_path):
+    usual = timeline()
+    late = [replace(decision, beyond=i > 2) for i, decision in enumerate(usual.decisions)]
+    write(tmp_path / "episodes", usual)
+    write(tmp_path / "episodes", replace(usual, seed=8, decisions=tuple(late)))
+    write_pages(tmp_path)
+    said = [(tmp_path / f"episodes/pusht_keypoints_{seed}.html").read_text() for seed in (7, 8)]
+    assert ["past the calibrated length" in page for page in said] == [False, True]
+    assert "2 decisions past the calibrated length" in said[1]
+
+
 def test_the_worst_false_alarm_and_the_worst_miss_come_first():
     outcomes = {
         "a": (True, 0.2),

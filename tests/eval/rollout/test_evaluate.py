@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from ebt_policy.errors import UserError
+from ebt_policy.eval.report.report import LATENCY_NOTE
 from ebt_policy.eval.rollout.episodes import read_parquet
 from ebt_policy.eval.rollout.evaluate import evaluate
-from ebt_policy.eval.rollout.latency import measure_latency
+from ebt_policy.eval.rollout.latency import Latency, measure_latency
 from ebt_policy.eval.rollout.parallel import prepare_workers, run_episodes
-from ebt_policy.inference.runner import load_runner
+from ebt_policy.inference.runner import Runner, load_runner
 
 STABLE = {
     "success_rate",
@@ -81,6 +82,27 @@ def test_the_json_has_the_promised_names_and_agrees_with_the_rows(checkpoint, tm
         assert row.max_coverage == episode.max_coverage and row.decisions == len(row.traces)
         np.testing.assert_array_equal(row.traces[0].energy, episode.traces[0].energy)
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_latency_is_that_of_the_policy_without_monitoring_also_where_it_is_watched(checkpoint, monkeypatch):
+    from ebt_policy.eval.rollout import evaluate as module
+    from ebt_policy.monitoring.calibration import calibrated
+    from ebt_policy.monitoring.signals import Statistic
+
+    measured = []
+    monkeypatch.setattr(
+        module,
+        "measure_latency",
+        lambda runner, *_, **__: measured.append(runner) or Latency(1, 1, 0, 1, 1, "cpu"),
+    )
+    runner = load_runner(checkpoint("ebt"))
+    calibration = calibrated(
+        range(20), alpha=0.1, statistic=Statistic(("overlap",), (0.0,), (1.0,)), horizon=40,
+        checkpoint_sha256=runner.checkpoint_sha256, source="pusht_keypoints",
+    )  # fmt: skip
+    module.evaluate(checkpoint("ebt"), episodes=1, calibration=calibration, processes=1, show_progress=False)
+    assert [type(one) for one in measured] == [Runner]
+    assert "without monitoring" in LATENCY_NOTE
 
 
 def test_latency_counts_warm_decisions_of_real_episodes(stub_runner):

@@ -35,6 +35,20 @@ def test_a_stop_lasts_until_the_reset_and_no_plan_of_before_is_executed(stop, pa
             assert told == pytest.approx(position(t), abs=0.05)  # braked within limits, from far
 
 
+def test_an_episode_longer_than_calibrated_is_told_once_and_its_alarms_go_on():
+    world = World(Policy(execute=10))
+    good, asked = world.policy.good, world.policy.asked
+    world.policy.answer = lambda request: good(request, beyond=len(asked) > 3, alarm=len(asked) > 5)
+    outcome = world.run(2.0)
+    told = [event for event in world.events if getattr(event, "kind", "") == "beyond_calibration"]
+    assert outcome.beyond == outcome.plans - 3 > 2 and outcome.alarms == outcome.plans - 5
+    assert len(told) == 1 and told[0].detail.startswith("plan 4 ")
+    plans = [event["beyond"] for event in world.events if isinstance(event, dict)]
+    assert plans == [i >= 3 for i in range(outcome.plans)]
+    world.policy.answer = good
+    assert world.run(1.0).beyond == 0  # the next episode is counted anew
+
+
 def test_a_stop_without_a_reset_lasts_into_the_next_episode():
     world = World(Policy(n=20))
     world.script = {0.3: world.post(Command.STOP)}

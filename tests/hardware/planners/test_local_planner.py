@@ -1,6 +1,7 @@
 """The planner of a local policy makes the same decisions as a rollout."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -101,6 +102,14 @@ def test_every_recovery_action_reaches_the_plan(checkpoint: Callable):
     for plan, actions in zip(plans, spy.actions, strict=True):
         assert np.array_equal(plan.actions[: plan.execute], actions)
     assert np.ptp(plans[0].actions, axis=0).max() == 0  # held
+
+
+def test_a_plan_past_the_calibrated_length_says_so(checkpoint: Callable):
+    runner = load_runner(checkpoint("ebt"))
+    calibration = replace(alarm_always(runner), horizon=3)
+    plans = played(LocalPlanner(WatchedRunner(runner, calibration), FPS), 3)
+    assert [plan.beyond for plan in plans] == [i >= 3 for i in range(len(plans))]
+    assert all(plan.alarm for plan in plans[1:])
 
 
 class Fake:

@@ -46,10 +46,10 @@ def test_the_server_decides_on_the_last_ticks_and_the_plan_begins_at_the_last(pl
 
 def test_alarms_of_the_server_reach_the_plan(decider: FakeDecider):
     watching = FakeDecider(alarm_above=0.5)
-    watching.answer = lambda: Decided(ACTIONS, 2, -1.5, "residual", 0.75, True)
+    watching.answer = lambda: Decided(ACTIONS, 2, -1.5, "residual", 0.75, True, True)
     with serving(watching) as url, RemotePolicy(url) as remote:
         plan = RemotePlanner(remote).plan(request(1, reset=True))
-    assert (plan.score, plan.alarm) == (0.75, True)
+    assert (plan.score, plan.alarm, plan.beyond) == (0.75, True, True)
 
 
 def test_it_waits_no_longer_than_the_deadline_and_a_late_reply_is_not_the_next(planner, decider: FakeDecider):

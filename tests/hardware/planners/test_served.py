@@ -1,6 +1,7 @@
 """A policy behind a server makes the same decisions as in a rollout: same previous chunk, same noise."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -115,6 +116,17 @@ def test_score_and_alarm_reach_the_arm_which_may_insist_on_them(checkpoint):
         RemotePolicy(url, Expectation(watched=True)),
     ):
         pass
+
+
+def test_replies_past_the_calibrated_length_say_so_until_the_next_episode(checkpoint):
+    runner = load_runner(checkpoint("ebt"))
+    calibration = replace(calibration_of(runner, 0.0), horizon=2)
+    observation = frames(1)[0]
+    with serving(ServedRunner(runner, calibration=calibration)) as url, RemotePolicy(url) as policy:
+        for _ in range(2):
+            policy.reset()
+            beyond = [policy.decide(observation, TIMEOUT_S).beyond for _ in range(4)]
+            assert beyond == [False, False, True, True]
 
 
 def test_a_score_that_is_not_finite_is_an_alarm_without_a_score(checkpoint):
