@@ -10,6 +10,7 @@ atomically, so an interrupted bench continues at the first missing one.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -272,13 +273,15 @@ def _evaluated(
 
 
 def _calibration(run: _Bench, setting: Setting, policy: Path) -> Calibration:
-    """The calibration of the policy in the undisturbed environment, made once for all settings that share it."""
+    """The calibration of the policy, acting as in the setting, in the undisturbed environment; made once for all settings that share it."""
     from ebt_policy.eval.failures.calibrate import calibrate
 
     config, env = run.config, run.config.env.partition("+")[0]
     sha = sha256(find_checkpoint(policy) / "model.safetensors")
     budget = setting.max_evaluations or "trained"
-    file = run.output.parent / "calibrations" / f"{env}-{sha[:12]}-{budget}.json"
+    acts: dict[str, Any] = {"n_action_steps": setting.n_action_steps, "overrides": dict(setting.overrides)}
+    otherwise = f"-{hashlib.sha256(repr(acts).encode()).hexdigest()[:8]}" if any(acts.values()) else ""
+    file = run.output.parent / "calibrations" / f"{env}-{sha[:12]}-{budget}{otherwise}.json"
     if file.is_file():
         return read_calibration(file, sha).with_alpha(config.alpha)
     run.console.print(f"Calibrating on {config.calibration_episodes} episodes of {env}", style="bold")
@@ -291,4 +294,5 @@ def _calibration(run: _Bench, setting: Setting, policy: Path) -> Calibration:
         alpha=config.alpha,
         max_evaluations=setting.max_evaluations,
         processes=run.processes,
+        **acts,
     )

@@ -255,6 +255,7 @@ def test_pixels_are_benched_with_one_recipe_for_every_method() -> None:
         *("EBT-1", "EBT-2", "EBT-4", "EBT-8"),
         *(f"EBT-{n}, no lowest level" for n in (1, 2, 4, 8)),
         *(f"EBT-{n}, no context tokens" for n in (1, 2, 4, 8)),
+        *(f"EBT-{n}, dropout .1" for n in (1, 2, 4, 8)),
         *("Flow-10", "DDPM-100", "DDIM-10", "Two-pass regression (MIP)"),
     ]
     assert all(row.training_seeds == (0, 1) for row in config.rows)
