@@ -22,7 +22,7 @@ import ebt_policy.language.task_step  # noqa: F401  saved preprocessors name the
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
 from ebt_policy.data.feature_names import feature_names
 from ebt_policy.errors import UserError
-from ebt_policy.inference.checkpoint_features import check_features
+from ebt_policy.inference.checkpoint_features import check_features, fits
 from ebt_policy.inference.plan_memory import PlanMemory
 from ebt_policy.language.choose import add_sentences, condition_on, dataset_sentences
 from ebt_policy.language.encoders import OBS_TASK
@@ -253,14 +253,22 @@ class ChunkPolicy(PreTrainedPolicy):
         return {name: batch[name] for name in names}
 
     def _observations(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """As `_present`. Raises UserError also where a vector has another size."""
+        """As `_present`. Raises UserError also where a vector or a picture has another size."""
         observations = self._present(batch)
-        for name, shape in self.config.observation_features().items():  # the encoder resizes pictures
-            if len(shape) == 1 and batch[name].shape[-1:] != shape:
+        for name, shape in self.config.observation_features().items():
+            found = tuple(batch[name].shape[-len(shape) :])
+            if fits(shape, found, self.config.resize_shape):
+                continue
+            if len(shape) == 1:
                 raise UserError(
-                    f"Observation feature '{name}' has {tuple(batch[name].shape[-1:])} numbers; the policy expects {shape}. "
+                    f"Observation feature '{name}' has {found} numbers; the policy expects {shape}. "
                     "Choose the robot, environment or dataset that it was trained for."
                 )
+            raise UserError(
+                f"Observation feature '{name}' has pictures (channels, height, width) of {found}; the policy expects {shape}. "
+                "Set the camera or environment to that, or train a policy on such pictures: with policy.resize_shape it takes every "
+                "size."
+            )
         return observations
 
     def _windows(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

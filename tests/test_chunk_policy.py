@@ -1,6 +1,7 @@
 """LeRobot's interface: the same action in every context, alone or in a batch; history, queue, strict loading."""
 
 import contextlib
+import re
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ebt_policy.chunk_policy import ChunkPolicy
 from ebt_policy.errors import UserError
+from ebt_policy.inference.runner import Runner
 from ebt_policy.model.noise import Noise
 from ebt_policy.modeling_ebt import EBTPolicy
 
@@ -243,6 +245,37 @@ def test_a_missing_observation_is_named() -> None:
     frames = first_frames(make_batch(1)) | {"observation.state": torch.zeros(1, 3)}
     with pytest.raises(UserError, match=r"'observation.state' has \(3,\) numbers; the policy expects \(2,\)"):
         policy.select_action(frames)
+
+
+@pytest.mark.parametrize(
+    ("resize_shape", "shape", "taken"),
+    [
+        (None, (3, 40, 48), True),
+        (None, (3, 80, 96), False),
+        (None, (1, 40, 48), False),
+        (None, (40, 48, 3), False),
+        ((36, 40), (3, 80, 96), True),
+        ((36, 40), (1, 80, 96), False),
+        ((36, 40), (40, 48, 3), False),
+    ],
+)
+def test_pictures_of_another_shape_are_refused_by_lerobots_path_as_by_the_runner(resize_shape, shape, taken):
+    camera = "observation.images.top"
+    policy = make_policy(features=("observation.state", camera), resize_shape=resize_shape, n_obs_steps=1)
+    frames = {"observation.state": torch.zeros(2, 2), camera: torch.rand(2, *shape)}
+    windows = {name: value[:, None] for name, value in frames.items()}
+    raw = {name: value.numpy() for name, value in windows.items()}
+    runner = Runner(policy, lambda batch: batch, lambda chunk: chunk)
+    for act in (
+        lambda: policy.select_action(frames),
+        lambda: policy.predict_action_chunk(windows),
+        lambda: runner.decide(raw, Noise.from_seeds([0, 1])),
+    ):
+        if taken:
+            act()
+            continue
+        with pytest.raises(UserError, match=rf"'{camera}'.*{re.escape(str(shape))}.*expects \(3, 40, 48\)"):
+            act()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Do the features of an environment or dataset fit a checkpoint?"""
+"""Do the features of an environment, dataset or batch fit a policy?"""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ def check_features(config: ChunkPolicyConfig, folder: str | Path) -> None:
                 f"{what.replace('_', ' ')} {_listed(trained)}; here they are {_listed(here)}. Choose the environment or "
                 "dataset that it was trained for, or train a policy on this one."
             )
+
+
+def fits(expected: tuple[int, ...], found: tuple[int, ...], resize_shape: tuple[int, int] | None) -> bool:
+    """Whether a feature of shape `found` can stand where `expected` is: of pictures (C, H, W) that the encoder resizes, C counts."""
+    if len(expected) == len(found) == 3 and resize_shape:
+        return expected[0] == found[0]
+    return expected == found
 
 
 def _listed(features: dict[str, tuple[int, ...]]) -> str:

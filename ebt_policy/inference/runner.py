@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ebt_policy.errors import UserError
+from ebt_policy.inference.checkpoint_features import fits
 from ebt_policy.inference.checkpoints import find_checkpoint
 from ebt_policy.language.encoders import TASK
 from ebt_policy.model.noise import Noise
@@ -85,6 +86,8 @@ class Runner:
                 "of several tasks (docs/many_tasks.md)."
             )
         self.preprocessor, self._postprocessor = preprocessor, postprocessor
+        # LeRobot's diffusion resizes too, but stacks its cameras before.
+        self._resize_shape = getattr(self.config, "resize_shape", None) if hasattr(policy, "decide") else None
         self._decide = _adapter(policy, max_evaluations)
 
     def decide(
@@ -174,7 +177,7 @@ class Runner:
             if name not in observations:
                 raise UserError(f"The environment does not give '{name}'. {self._compared(observations)}")
             found, expected = observations[name].shape[2:], tuple(feature.shape)
-            if found != expected:
+            if not fits(expected, found, self._resize_shape):
                 raise UserError(
                     f"The environment gives '{name}' of shape {found}; the policy expects {expected}. "
                     f"{self._compared(observations)}"
