@@ -21,7 +21,10 @@ def check_features(config: ChunkPolicyConfig, folder: str | Path) -> None:
     ):
         here = {name: tuple(feature.shape) for name, feature in (ours or {}).items()}
         trained = {name: tuple(feature["shape"]) for name, feature in (saved.get(what) or {}).items()}
-        if here != trained:
+        same = here.keys() == trained.keys() and all(
+            fits(trained[name], here[name], config.resize_shape) for name in here
+        )
+        if not same:
             raise UserError(
                 f"The environment or dataset does not fit the checkpoint {folder}. The checkpoint has the "
                 f"{what.replace('_', ' ')} {_listed(trained)}; here they are {_listed(here)}. Choose the environment or "
