@@ -53,6 +53,19 @@ def fp32_grad_enabled(device_type: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode: no dropout, no random shift. A module that was in training is so again afterwards."""
+    training = module.training
+    if training:
+        module.eval()
+    try:
+        yield
+    finally:
+        if training:
+            module.train()
+
+
 def detached_fp32(tensor: Tensor) -> Tensor:
     """Detach, clone, cast to float32. The result is a normal tensor even if the input is an inference tensor."""
     return tensor.detach().clone().float()
@@ -167,7 +180,7 @@ class ChunkPolicy(PreTrainedPolicy):
         max_evaluations: int | None = None,
         overlap: Overlap | None = None,
     ) -> Decision:
-        """One decision for B samples. Pure but for `last_trace`: no history, no queue.
+        """One decision for B samples, in evaluation mode. Pure but for `last_trace`: no history, no queue.
 
         batch: normalised observations (B, T, ...). noise: one generator for each row (None: the global one).
         previous: (B, H, A), the last chunk shifted to the current tick; rows of NaN where there is none. overlap: with it, for
@@ -179,7 +192,7 @@ class ChunkPolicy(PreTrainedPolicy):
                 "thinks. Use one of type 'ebt', or blend its plans."
             )
         device = next(self.parameters()).device
-        with fp32_grad_enabled(device.type):
+        with evaluating(self), fp32_grad_enabled(device.type):
             observations = {k: detached_fp32(v).to(device) for k, v in self._observations(batch).items()}
             if previous is not None:
                 previous = detached_fp32(previous).to(device)

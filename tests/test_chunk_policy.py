@@ -235,6 +235,24 @@ def test_loading_does_not_fetch_the_weights_that_training_started_from(tmp_path,
     assert loaded.config.pretrained_backbone_weights == "ResNet18_Weights.IMAGENET1K_V1"
 
 
+@pytest.mark.parametrize("kind", ["ebt", "matched_baseline"])
+@pytest.mark.parametrize("act", ["select_action", "predict_action_chunk"])
+def test_acting_in_training_mode_is_as_in_evaluation_and_leaves_the_mode(kind: str, act: str) -> None:
+    features = ("observation.state", "observation.images.top")
+    policy = make_policy(kind, features, dropout=0.5, n_obs_steps=1)
+    for block in (policy.model if kind == "ebt" else policy).trunk.blocks:
+        torch.nn.init.normal_(block.modulate.weight, std=0.02)
+    actions = []
+    for training in (False, True, True):
+        policy.train(training).reset(seeds=[0, 1])
+        actions.append(getattr(policy, act)(first_frames(make_batch(2, features))))
+        assert all(module.training == training for module in policy.modules())
+    assert torch.equal(actions[0], actions[1]) and torch.equal(actions[0], actions[2])
+    with pytest.raises(UserError):  # nor does a decision that fails
+        policy.train().select_action({"observation.state": torch.full((2, 2), torch.nan)})
+    assert policy.training
+
+
 def test_a_missing_observation_is_named() -> None:
     policy = make_policy()
     seeing = make_policy(features=("observation.state", "observation.images.top"))
