@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from ebt_policy.provenance import sha256
 
 if TYPE_CHECKING:
     from lerobot.configs.policies import PreTrainedConfig
+    from lerobot.configs.types import PolicyFeature
     from lerobot.policies.pretrained import PreTrainedPolicy
 
 Decide = Callable[[dict[str, Tensor], Noise, Tensor | None, Overlap | None], Decision]
@@ -67,7 +68,10 @@ class Runner:
         checkpoint_sha256: str = "",
         task: str = "",
     ) -> None:
-        """task: the sentence of every decision; "": that of the observations."""
+        """task: the sentence of every decision; "": that of the observations.
+
+        A policy that was fine-tuned with a rename map takes the names of its data: those are in `needs` {name: feature}.
+        """
         self.policy = policy
         self.config: Any = (
             policy.config
@@ -86,6 +90,10 @@ class Runner:
                 "of several tasks (docs/many_tasks.md)."
             )
         self.preprocessor, self._postprocessor = preprocessor, postprocessor
+        self._renames = _rename_map(preprocessor)  # data's name -> policy's
+        self._in_data = {new: old for old, new in self._renames.items()}
+        inputs = self.config.input_features or {}
+        self.needs: dict[str, PolicyFeature] = {self._in_data.get(k, k): f for k, f in inputs.items()}
         # LeRobot's diffusion resizes too, but stacks its cameras before.
         self._resize_shape = getattr(self.config, "resize_shape", None) if hasattr(policy, "decide") else None
         self._decide = _adapter(policy, max_evaluations)
@@ -138,13 +146,20 @@ class Runner:
     def normalised(self, observations: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """Normalises raw observations (B, T, ...) for the policy. Raises UserError as `decide` does."""
         self._check(observations)
-        wanted: dict[str, Any] = {
-            name: torch.from_numpy(observations[name]) for name in self.config.input_features
+        wanted: dict[str, Any] = {  # the preprocessor renames them
+            self._in_data.get(name, name): torch.from_numpy(observations[self.name_in(observations, name)])
+            for name in self.config.input_features
         }
         if self.sentences:
             given = np.ravel(observations[TASK]).tolist() if TASK in observations else []
             wanted[TASK] = [self.task] if self.task else given
         return {k: v for k, v in self.preprocessor(wanted).items() if k.startswith("observation.")}
+
+    def name_in(self, given: Container[str], name: str) -> str:
+        """What the policy's input `name` is called where the names `given` exist: as in its data, else as the policy calls it, unless
+        that is the name of something else in its data."""
+        in_data = self._in_data.get(name, name)
+        return name if in_data not in given and name in given and name not in self._renames else in_data
 
     def describe(self) -> dict[str, Any]:
         """Policy, options and checkpoint as JSON values, for reports and file metadata."""
@@ -165,7 +180,7 @@ class Runner:
             f"{name} {value.shape[2:]}" for name, value in sorted(observations.items()) if name != TASK
         )
         wanted = ", ".join(
-            f"{name} {tuple(f.shape)}" for name, f in sorted(self.config.input_features.items())
+            f"{name} {tuple(f.shape)}" for name, f in sorted(self.needs.items())
         )
         return (
             f"The environment gives {given}; the policy was trained on {wanted}. Choose the environment that it was trained "
@@ -173,7 +188,8 @@ class Runner:
         )
 
     def _check(self, observations: Mapping[str, np.ndarray]) -> None:
-        for name, feature in self.config.input_features.items():
+        for policys, feature in self.config.input_features.items():
+            name = self.name_in(observations, policys)
             if name not in observations:
                 raise UserError(f"The environment does not give '{name}'. {self._compared(observations)}")
             found, expected = observations[name].shape[2:], tuple(feature.shape)
@@ -248,6 +264,12 @@ def load_runner(
         checkpoint_sha256=sha256(folder / "model.safetensors"),
         task=task,
     )
+
+
+def _rename_map(preprocessor: Any) -> dict[str, str]:
+    """Of the preprocessor's step that renames observations; empty where it has none."""
+    maps = [step.rename_map for step in getattr(preprocessor, "steps", ()) if hasattr(step, "rename_map")]
+    return maps[0] if maps else {}
 
 
 def _override(config: Any, changes: dict[str, Any], max_evaluations: int | None) -> PreTrainedConfig:

@@ -36,7 +36,7 @@ class LocalPlanner:
         """
         self._pull = pull
         self.watched, self.n_action_steps = watched, watched.n_action_steps
-        inputs, action = policy_features(watched.config)
+        inputs, action = policy_features(watched.runner)
         self.needs = {name: tuple(feature.shape) for name, feature in inputs.items()}
         self.action_size = action.shape[0]
         self._fps, self.seed = fps, seed

@@ -12,12 +12,17 @@ from lerobot.processor.rename_processor import RenameObservationsProcessorStep
 from safetensors.torch import load_file
 
 from ebt_policy.errors import UserError
+from ebt_policy.eval.failures.recorded import recorded_signals
+from ebt_policy.hardware.planners.local_planner import LocalPlanner
+from ebt_policy.inference.runner import load_runner
+from ebt_policy.model.noise import Noise
+from ebt_policy.monitoring.watched import WatchedRunner
 from ebt_policy.training import data_setup
 from ebt_policy.training.checkpoint import last_checkpoint
 from ebt_policy.training.recipe import decode_recipe
 from ebt_policy.training.train import train
 
-STATE = "observation.state"
+STATE, LEFT, WRIST = "observation.state", "observation.images.left", "observation.images.wrist"
 SIZES = {"type": "ebt", "width": 24, "layers": 1, "attention_heads": 2}
 
 
@@ -70,6 +75,11 @@ def renamed(tmp_path_factory) -> tuple[str, Path]:
     return filmed(tmp_path_factory.mktemp("renamed") / "data", ("side", "arm"))
 
 
+def shown(colour: int) -> np.ndarray:
+    """What a camera gives, (1, 1, 3, 32, 32) in 0..1."""
+    return np.full((1, 1, 3, 32, 32), colour / 255, np.float32)
+
+
 def config_of(run: Path) -> dict:
     return json.loads((last_checkpoint(run) / "pretrained_model" / "config.json").read_text())
 
@@ -110,9 +120,22 @@ def test_a_rename_map_gives_each_camera_its_place(pretrained, renamed, tmp_path)
     assert means["observation.images.wrist.mean"].flatten()[0] == pytest.approx(80 / 255, abs=1e-5)
     steps = json.loads((folder / "policy_preprocessor.json").read_text())["steps"]
     assert [s["config"]["rename_map"] for s in steps if "rename_map" in s.get("config", {})] == [pairs]
-
-
-LEFT, WRIST = "observation.images.left", "observation.images.wrist"
+    # Whatever takes observations by name takes those of its data, and those of the policy.
+    runner = load_runner(run)
+    assert set(runner.needs) == {STATE, *pairs}
+    state = np.zeros((1, 1, 2), np.float32)
+    named = {STATE: state, **{new: shown(colour) for new, colour in zip(pairs.values(), (50, 100), strict=True)}}
+    recorded = {STATE: state, **{old: named[new] for old, new in pairs.items()}}
+    pipeline = {name: torch.from_numpy(value) for name, value in recorded.items()}
+    seen = {k: v for k, v in runner.preprocessor(pipeline).items() if k.startswith("observation.")}
+    for observations in (recorded, named, recorded | {name: shown(200) for name in pairs.values()}):
+        given = runner.decide(observations, Noise.from_seeds([0])).observations
+        assert given.keys() == seen.keys() and all(torch.equal(given[name], seen[name]) for name in seen)
+    assert seen[LEFT].mean() != seen[WRIST].mean()
+    with pytest.raises(UserError, match=r"not give 'observation\.images\.arm'.*trained on .*images\.arm"):
+        runner.decide({k: v for k, v in recorded.items() if not k.endswith("arm")}, Noise.from_seeds([0]))
+    assert LocalPlanner(WatchedRunner(runner), fps=10).needs.keys() == runner.needs.keys()
+    assert len(recorded_signals(runner, *renamed)) == 2
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +158,9 @@ def test_a_name_in_the_map_wins_over_the_dataset_s_own(pretrained, three, tmp_pa
     (step,) = [step for step in steps if isinstance(step, RenameObservationsProcessorStep)]
     for names in ((name, LEFT, WRIST), (WRIST, LEFT, name)):  # LeRobot hands them over in any order
         assert step.observation({n: n for n in names})[LEFT] == name
+    given = {STATE: np.zeros((1, 1, 2), np.float32), LEFT: shown(80), WRIST: shown(120)}
+    with pytest.raises(UserError, match=f"does not give '{name}'"):  # `left` is another camera in its data
+        load_runner(run).decide(given, Noise.from_seeds([0]))
 
 
 def test_two_cameras_for_one_place_are_refused(pretrained, three, tmp_path):

@@ -27,7 +27,7 @@ class Spy:
     def __init__(self, watched: WatchedRunner) -> None:
         self._watched, self.actions, self.ticks = watched, [], 0
         self.n_obs_steps, self.n_action_steps = watched.n_obs_steps, watched.n_action_steps
-        self.config, self.watch = watched.config, watched.watch
+        self.config, self.watch, self.name_in = watched.config, watched.watch, watched.name_in
 
     def decide(self, *args, **watching) -> RunnerDecision:
         decision = self._watched.decide(*args, **watching)
@@ -110,8 +110,10 @@ class Fake:
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], chunks=None) -> None:
         features = {name: SimpleNamespace(shape=shape) for name, shape in shapes.items()}
-        self.config = SimpleNamespace(input_features=features, action_feature=SimpleNamespace(shape=(2,)))
-        self.runner = SimpleNamespace(actions=lambda chunk: chunk.numpy())
+        self.config = SimpleNamespace(action_feature=SimpleNamespace(shape=(2,)))
+        self.runner = SimpleNamespace(
+            needs=features, config=self.config, actions=lambda chunk: chunk.numpy()
+        )
         self.chunks, self.batches, self.previous = chunks, [], []
 
     def watch(self):
