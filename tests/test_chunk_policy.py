@@ -156,6 +156,20 @@ def test_a_caller_of_chunks_says_how_far_it_is_or_gets_no_warm_start(monkeypatch
     assert starts[0] is starts[3] is starts[4] is None  # unknown, unknown, past the plan's end
 
 
+def test_what_a_caller_does_to_its_actions_changes_no_later_decision(monkeypatch) -> None:
+    starts = []
+    for touched in (False, True):
+        policy = make_policy(n_action_steps=2, start="warm")
+        decisions = recorded(policy, monkeypatch)
+        policy.reset(seeds=[0, 1])
+        for _ in range(3):
+            actions = policy.predict_action_chunk(first_frames(make_batch(2)), ticks=1)
+            if touched:
+                actions.fill_(7.0)
+        starts.append(decisions[-1][0])
+    torch.testing.assert_close(starts[0], starts[1], rtol=0, atol=0)
+
+
 def test_chunks_do_not_depend_on_what_an_earlier_caller_saw() -> None:
     """LeRobot's asynchronous server serves one client after the other and never calls `reset`."""
     policy, fresh = make_policy(start="zero"), make_policy(start="zero")

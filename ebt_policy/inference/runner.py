@@ -132,7 +132,7 @@ class Runner:
         state = batch.get("observation.state")
         return RunnerDecision(
             actions=actions,
-            chunk=chunk.cpu().numpy(),
+            chunk=chunk.cpu().numpy().copy(),  # without a normaliser the actions are a view of it
             trace=decision.trace,
             state=None if state is None else state[:, -1].cpu().numpy(),
             observations=batch,
@@ -179,9 +179,7 @@ class Runner:
         given = ", ".join(
             f"{name} {value.shape[2:]}" for name, value in sorted(observations.items()) if name != TASK
         )
-        wanted = ", ".join(
-            f"{name} {tuple(f.shape)}" for name, f in sorted(self.needs.items())
-        )
+        wanted = ", ".join(f"{name} {tuple(f.shape)}" for name, f in sorted(self.needs.items()))
         return (
             f"The environment gives {given}; the policy was trained on {wanted}. Choose the environment that it was trained "
             "for, or rename the features."

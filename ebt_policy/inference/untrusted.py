@@ -26,7 +26,9 @@ def check_files(folder: Path) -> None:
     """
     kind = _read(folder / "config.json").get("type")
     if kind in POLICIES_WITH_CODE:
-        raise _refused(folder / "config.json", f"a policy of type '{kind}' runs code that it names on the Hub")
+        raise _refused(
+            folder / "config.json", f"a policy of type '{kind}' runs code that it names on the Hub"
+        )
     for name in PROCESSORS:
         steps = _read(folder / name).get("steps")
         if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):

@@ -124,7 +124,10 @@ def test_a_rename_map_gives_each_camera_its_place(pretrained, renamed, tmp_path)
     runner = load_runner(run)
     assert set(runner.needs) == {STATE, *pairs}
     state = np.zeros((1, 1, 2), np.float32)
-    named = {STATE: state, **{new: shown(colour) for new, colour in zip(pairs.values(), (50, 100), strict=True)}}
+    named = {
+        STATE: state,
+        **{new: shown(colour) for new, colour in zip(pairs.values(), (50, 100), strict=True)},
+    }
     recorded = {STATE: state, **{old: named[new] for old, new in pairs.items()}}
     pipeline = {name: torch.from_numpy(value) for name, value in recorded.items()}
     seen = {k: v for k, v in runner.preprocessor(pipeline).items() if k.startswith("observation.")}

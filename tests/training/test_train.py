@@ -144,7 +144,9 @@ def test_a_resumed_run_of_someone_else_runs_no_program(tiny_recipe, tmp_path):
     run = train(tiny_recipe(steps=4, checkpoint_every=2), tmp_path / "run")
     file = last_checkpoint(run) / "pretrained_model" / "policy_preprocessor.json"
     values = json.loads(file.read_text())
-    values["steps"].append({"class": "subprocess.Popen", "config": {"args": ["touch", str(tmp_path / "ran")]}})
+    values["steps"].append(
+        {"class": "subprocess.Popen", "config": {"args": ["touch", str(tmp_path / "ran")]}}
+    )
     file.write_text(json.dumps(values))
     with pytest.raises(UserError, match=r"policy_preprocessor\.json could run any program"):
         train(tiny_recipe(steps=6, checkpoint_every=2), run, resume=True)

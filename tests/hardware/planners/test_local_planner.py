@@ -111,9 +111,7 @@ class Fake:
     def __init__(self, shapes: dict[str, tuple[int, ...]], chunks=None) -> None:
         features = {name: SimpleNamespace(shape=shape) for name, shape in shapes.items()}
         self.config = SimpleNamespace(action_feature=SimpleNamespace(shape=(2,)))
-        self.runner = SimpleNamespace(
-            needs=features, config=self.config, actions=lambda chunk: chunk.numpy()
-        )
+        self.runner = SimpleNamespace(needs=features, config=self.config, actions=lambda chunk: chunk.numpy())
         self.chunks, self.batches, self.previous = chunks, [], []
 
     def watch(self):
