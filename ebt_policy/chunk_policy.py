@@ -219,8 +219,12 @@ class ChunkPolicy(PreTrainedPolicy):
     def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
         """Normalised action (B, A) for the current tick; decides anew when the last chunk is used up.
 
-        To be called once per control period, with `reset` before each episode.
+        To be called once per control period, with `reset` before each episode. Another number of rows than before means other
+        episodes: then it resets itself.
         """
+        known = next(iter(self._history.items()), None)
+        if known and len(known[1][-1]) != len(self._present(batch)[known[0]]):
+            self.reset()
         self._remember(batch)
         if not self._queue:
             stacked = {name: torch.stack(list(frames), 1) for name, frames in self._history.items()}

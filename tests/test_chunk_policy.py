@@ -170,6 +170,13 @@ def test_what_a_caller_does_to_its_actions_changes_no_later_decision(monkeypatch
     torch.testing.assert_close(starts[0], starts[1], rtol=0, atol=0)
 
 
+def test_another_number_of_episodes_begins_anew() -> None:
+    policy, fresh = make_policy(start="zero"), make_policy(start="zero")
+    policy.select_action(first_frames(make_batch(2)))
+    frames = first_frames(make_batch(3, seed=1))
+    torch.testing.assert_close(policy.select_action(frames), fresh.select_action(frames), rtol=0, atol=0)
+
+
 def test_chunks_do_not_depend_on_what_an_earlier_caller_saw() -> None:
     """LeRobot's asynchronous server serves one client after the other and never calls `reset`."""
     policy, fresh = make_policy(start="zero"), make_policy(start="zero")
