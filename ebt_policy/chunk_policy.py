@@ -6,8 +6,7 @@ Legend: B batch, T observation steps, H horizon, A action dimension.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,6 +25,7 @@ from ebt_policy.inference.checkpoint_features import check_features, fits
 from ebt_policy.inference.plan_memory import PlanMemory
 from ebt_policy.language.choose import add_sentences, condition_on, dataset_sentences
 from ebt_policy.language.encoders import OBS_TASK
+from ebt_policy.model.contexts import detached_fp32, evaluating, fp32_grad_enabled
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.overlap import Overlap
 from ebt_policy.model.parameter_groups import parameter_groups
@@ -40,35 +40,6 @@ if TYPE_CHECKING:
 PICTURES_HINT = (
     "Pictures in lerobot-eval: --env.obs_type=pixels_agent_pos (PushT), --env.cameras (ALOHA, robosuite)."
 )
-
-
-@contextmanager
-def fp32_grad_enabled(device_type: str) -> Iterator[None]:
-    """Enables gradients and disables inference mode and autocast: float32 in every context of the caller.
-
-    LeRobot calls policies under inference_mode, no_grad and autocast. Under inference_mode gradients are refused
-    or, with torch.func, silently zero.
-    """
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device_type, enabled=False):
-        yield
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode: no dropout, no random shift. A module that was in training is so again afterwards."""
-    training = module.training
-    if training:
-        module.eval()
-    try:
-        yield
-    finally:
-        if training:
-            module.train()
-
-
-def detached_fp32(tensor: Tensor) -> Tensor:
-    """Detach, clone, cast to float32. The result is a normal tensor even if the input is an inference tensor."""
-    return tensor.detach().clone().float()
 
 
 class ChunkPolicy(PreTrainedPolicy):
@@ -196,6 +167,8 @@ class ChunkPolicy(PreTrainedPolicy):
             observations = {k: detached_fp32(v).to(device) for k, v in self._observations(batch).items()}
             if previous is not None:
                 previous = detached_fp32(previous).to(device)
+            if overlap is not None:
+                overlap = overlap.to(device)
             decision = self._decide(observations, noise, previous, max_evaluations, overlap)
             decision.chunk = decision.chunk.detach()
         self.last_trace = decision.trace
