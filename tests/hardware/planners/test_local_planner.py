@@ -177,6 +177,15 @@ def test_thinking_ends_at_the_deadline_of_its_question(checkpoint: Callable):
     assert made[1].stop_reason != "deadline"
 
 
+def test_the_users_own_limit_of_thinking_holds_where_it_is_the_shorter(checkpoint: Callable):
+    watched = WatchedRunner(load_runner(checkpoint("ebt"), 20, overrides={"deadline_s": 1e-9}))
+    planner = LocalPlanner(watched, FPS)
+    nothing = {name: np.zeros(shape, np.float32) for name, shape in planner.needs.items()}
+    for seconds in (np.inf, 60.0, 60.0):
+        made = planner.plan(PlanRequest([Observation(nothing, 0.0)], seconds, True))
+        assert made.stop_reason == "deadline" and made.evaluations < 20
+
+
 def test_a_broken_observation_is_left_out_of_the_history():
     fake = Fake({"observation.state": (1,)})
     fake.n_obs_steps = 2
