@@ -146,7 +146,9 @@ def test_shapes_that_the_networks_cannot_take_are_refused(name: str, kind: Featu
 
 
 @pytest.mark.parametrize(("separate", "message"), [(False, "set separate_encoder_per_camera"), (True, None)])
-def test_one_encoder_for_cameras_of_different_channels_is_refused(separate: bool, message: str | None) -> None:
+def test_one_encoder_for_cameras_of_different_channels_is_refused(
+    separate: bool, message: str | None
+) -> None:
     mixed = config({"top": (48, 64), "depth": (48, 64)}, separate_encoder_per_camera=separate)
     mixed.input_features["observation.images.depth"] = PolicyFeature(FeatureType.VISUAL, (1, 48, 64))
     if message is None:

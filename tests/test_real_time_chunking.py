@@ -52,7 +52,9 @@ def test_the_overlap_goes_to_the_policys_device(monkeypatch) -> None:
         return Decision(overlap.pull(previous), Trace.without_steps(1, 1))
 
     monkeypatch.setattr(policy, "_decide", decide)
-    monkeypatch.setattr(chunk_policy, "fp32_grad_enabled", lambda kind: torch.enable_grad())  # no autocast there
+    monkeypatch.setattr(
+        chunk_policy, "fp32_grad_enabled", lambda kind: torch.enable_grad()
+    )  # no autocast there
     previous = make_batch(1)["action"]
     policy.to("meta").decide(make_batch(1), None, previous, overlap=Overlap.of(previous, 3))
     assert {value.device.type for value in seen} == {"meta"}
