@@ -92,8 +92,8 @@ class Runner:
         self.preprocessor, self._postprocessor = preprocessor, postprocessor
         self._renames = _rename_map(preprocessor)  # data's name -> policy's
         self._in_data = {new: old for old, new in self._renames.items()}
-        inputs = self.config.input_features or {}
-        self.needs: dict[str, PolicyFeature] = {self._in_data.get(k, k): f for k, f in inputs.items()}
+        self._inputs: dict[str, PolicyFeature] = self.config.input_features or {}
+        self.needs = {self._in_data.get(name, name): feature for name, feature in self._inputs.items()}
         # LeRobot's diffusion resizes too, but stacks its cameras before.
         self._resize_shape = getattr(self.config, "resize_shape", None) if hasattr(policy, "decide") else None
         self._decide = _adapter(policy, max_evaluations)
@@ -148,7 +148,7 @@ class Runner:
         self._check(observations)
         wanted: dict[str, Any] = {  # the preprocessor renames them
             self._in_data.get(name, name): torch.from_numpy(observations[self.name_in(observations, name)])
-            for name in self.config.input_features
+            for name in self._inputs
         }
         if self.sentences:
             given = np.ravel(observations[TASK]).tolist() if TASK in observations else []
@@ -186,7 +186,7 @@ class Runner:
         )
 
     def _check(self, observations: Mapping[str, np.ndarray]) -> None:
-        for policys, feature in self.config.input_features.items():
+        for policys, feature in self._inputs.items():
             name = self.name_in(observations, policys)
             if name not in observations:
                 raise UserError(f"The environment does not give '{name}'. {self._compared(observations)}")
