@@ -6,8 +6,7 @@ Legend: B batch, T observation steps, H horizon, A action dimension.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,10 +21,11 @@ import ebt_policy.language.task_step  # noqa: F401  saved preprocessors name the
 from ebt_policy.configuration_chunk import ChunkPolicyConfig
 from ebt_policy.data.feature_names import feature_names
 from ebt_policy.errors import UserError
-from ebt_policy.inference.checkpoint_features import check_features
+from ebt_policy.inference.checkpoint_features import check_features, fits
 from ebt_policy.inference.plan_memory import PlanMemory
 from ebt_policy.language.choose import add_sentences, condition_on, dataset_sentences
 from ebt_policy.language.encoders import OBS_TASK
+from ebt_policy.model.contexts import detached_fp32, evaluating, fp32_grad_enabled
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.overlap import Overlap
 from ebt_policy.model.parameter_groups import parameter_groups
@@ -40,22 +40,6 @@ if TYPE_CHECKING:
 PICTURES_HINT = (
     "Pictures in lerobot-eval: --env.obs_type=pixels_agent_pos (PushT), --env.cameras (ALOHA, robosuite)."
 )
-
-
-@contextmanager
-def fp32_grad_enabled(device_type: str) -> Iterator[None]:
-    """Enables gradients and disables inference mode and autocast: float32 in every context of the caller.
-
-    LeRobot calls policies under inference_mode, no_grad and autocast. Under inference_mode gradients are refused
-    or, with torch.func, silently zero.
-    """
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device_type, enabled=False):
-        yield
-
-
-def detached_fp32(tensor: Tensor) -> Tensor:
-    """Detach, clone, cast to float32. The result is a normal tensor even if the input is an inference tensor."""
-    return tensor.detach().clone().float()
 
 
 class ChunkPolicy(PreTrainedPolicy):
@@ -167,7 +151,7 @@ class ChunkPolicy(PreTrainedPolicy):
         max_evaluations: int | None = None,
         overlap: Overlap | None = None,
     ) -> Decision:
-        """One decision for B samples. Pure but for `last_trace`: no history, no queue.
+        """One decision for B samples, in evaluation mode. Pure but for `last_trace`: no history, no queue.
 
         batch: normalised observations (B, T, ...). noise: one generator for each row (None: the global one).
         previous: (B, H, A), the last chunk shifted to the current tick; rows of NaN where there is none. overlap: with it, for
@@ -179,10 +163,12 @@ class ChunkPolicy(PreTrainedPolicy):
                 "thinks. Use one of type 'ebt', or blend its plans."
             )
         device = next(self.parameters()).device
-        with fp32_grad_enabled(device.type):
+        with evaluating(self), fp32_grad_enabled(device.type):
             observations = {k: detached_fp32(v).to(device) for k, v in self._observations(batch).items()}
             if previous is not None:
                 previous = detached_fp32(previous).to(device)
+            if overlap is not None:
+                overlap = overlap.to(device)
             decision = self._decide(observations, noise, previous, max_evaluations, overlap)
             decision.chunk = decision.chunk.detach()
         self.last_trace = decision.trace
@@ -206,8 +192,12 @@ class ChunkPolicy(PreTrainedPolicy):
     def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
         """Normalised action (B, A) for the current tick; decides anew when the last chunk is used up.
 
-        To be called once per control period, with `reset` before each episode.
+        To be called once per control period, with `reset` before each episode. Another number of rows than before means other
+        episodes: then it resets itself.
         """
+        known = next(iter(self._history.items()), None)
+        if known and len(known[1][-1]) != len(self._present(batch)[known[0]]):
+            self.reset()
         self._remember(batch)
         if not self._queue:
             stacked = {name: torch.stack(list(frames), 1) for name, frames in self._history.items()}
@@ -253,14 +243,22 @@ class ChunkPolicy(PreTrainedPolicy):
         return {name: batch[name] for name in names}
 
     def _observations(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """As `_present`. Raises UserError also where a vector has another size."""
+        """As `_present`. Raises UserError also where a vector or a picture has another size."""
         observations = self._present(batch)
-        for name, shape in self.config.observation_features().items():  # the encoder resizes pictures
-            if len(shape) == 1 and batch[name].shape[-1:] != shape:
+        for name, shape in self.config.observation_features().items():
+            found = tuple(batch[name].shape[-len(shape) :])
+            if fits(shape, found, self.config.resize_shape):
+                continue
+            if len(shape) == 1:
                 raise UserError(
-                    f"Observation feature '{name}' has {tuple(batch[name].shape[-1:])} numbers; the policy expects {shape}. "
+                    f"Observation feature '{name}' has {found} numbers; the policy expects {shape}. "
                     "Choose the robot, environment or dataset that it was trained for."
                 )
+            raise UserError(
+                f"Observation feature '{name}' has pictures (channels, height, width) of {found}; the policy expects {shape}. "
+                "Set the camera or environment to that, or train a policy on such pictures: with policy.resize_shape it takes every "
+                "size."
+            )
         return observations
 
     def _windows(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -249,6 +249,13 @@ class ChunkPolicyConfig(PreTrainedConfig):
                         f"Camera '{name}' has {shape[0]} channels; vision='frozen' takes pictures of three channels. Set "
                         "vision='small' or 'resnet18'."
                     )
+        channels = {n: s[0] for n, s in self.observation_features().items() if len(s) == 3}
+        if len(set(channels.values())) > 1 and not self.separate_encoder_per_camera:
+            listed = ", ".join(f"{name} ({number})" for name, number in channels.items())
+            raise ValueError(
+                f"The cameras differ in their channels: {listed}; one encoder takes all of them. Leave a camera out, or "
+                "set separate_encoder_per_camera=true."
+            )
         cameras = {n: (s[1], s[2]) for n, s in self.observation_features().items() if len(s) == 3}
         for name, size in cameras.items():
             self._validate_camera(name, size, _suitable_shapes(list(cameras.values())), trained)

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebt_policy.chunk_policy import ChunkPolicy, detached_fp32, fp32_grad_enabled
+from ebt_policy.chunk_policy import ChunkPolicy
 from ebt_policy.configuration_ebt import EBTConfig
 from ebt_policy.inference.left_over import left_over_chunk, overlap_of
 from ebt_policy.model import objectives
+from ebt_policy.model.contexts import detached_fp32, fp32_grad_enabled
 from ebt_policy.model.descent import DescentRule, ExtraEnergy, Terms, minimise
 from ebt_policy.model.energy import EnergyTransformer, Evaluation
 from ebt_policy.model.noise import Noise, with_noise

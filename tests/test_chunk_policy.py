@@ -1,6 +1,7 @@
 """LeRobot's interface: the same action in every context, alone or in a batch; history, queue, strict loading."""
 
 import contextlib
+import re
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ebt_policy.chunk_policy import ChunkPolicy
 from ebt_policy.errors import UserError
+from ebt_policy.inference.runner import Runner
 from ebt_policy.model.noise import Noise
 from ebt_policy.modeling_ebt import EBTPolicy
 
@@ -154,6 +156,27 @@ def test_a_caller_of_chunks_says_how_far_it_is_or_gets_no_warm_start(monkeypatch
     assert starts[0] is starts[3] is starts[4] is None  # unknown, unknown, past the plan's end
 
 
+def test_what_a_caller_does_to_its_actions_changes_no_later_decision(monkeypatch) -> None:
+    starts = []
+    for touched in (False, True):
+        policy = make_policy(n_action_steps=2, start="warm")
+        decisions = recorded(policy, monkeypatch)
+        policy.reset(seeds=[0, 1])
+        for _ in range(3):
+            actions = policy.predict_action_chunk(first_frames(make_batch(2)), ticks=1)
+            if touched:
+                actions.fill_(7.0)
+        starts.append(decisions[-1][0])
+    torch.testing.assert_close(starts[0], starts[1], rtol=0, atol=0)
+
+
+def test_another_number_of_episodes_begins_anew() -> None:
+    policy, fresh = make_policy(start="zero"), make_policy(start="zero")
+    policy.select_action(first_frames(make_batch(2)))
+    frames = first_frames(make_batch(3, seed=1))
+    torch.testing.assert_close(policy.select_action(frames), fresh.select_action(frames), rtol=0, atol=0)
+
+
 def test_chunks_do_not_depend_on_what_an_earlier_caller_saw() -> None:
     """LeRobot's asynchronous server serves one client after the other and never calls `reset`."""
     policy, fresh = make_policy(start="zero"), make_policy(start="zero")
@@ -233,6 +256,24 @@ def test_loading_does_not_fetch_the_weights_that_training_started_from(tmp_path,
     assert loaded.config.pretrained_backbone_weights == "ResNet18_Weights.IMAGENET1K_V1"
 
 
+@pytest.mark.parametrize("kind", ["ebt", "matched_baseline"])
+@pytest.mark.parametrize("act", ["select_action", "predict_action_chunk"])
+def test_acting_in_training_mode_is_as_in_evaluation_and_leaves_the_mode(kind: str, act: str) -> None:
+    features = ("observation.state", "observation.images.top")
+    policy = make_policy(kind, features, dropout=0.5, n_obs_steps=1)
+    for block in (policy.model if kind == "ebt" else policy).trunk.blocks:
+        torch.nn.init.normal_(block.modulate.weight, std=0.02)
+    actions = []
+    for training in (False, True, True):
+        policy.train(training).reset(seeds=[0, 1])
+        actions.append(getattr(policy, act)(first_frames(make_batch(2, features))))
+        assert all(module.training == training for module in policy.modules())
+    assert torch.equal(actions[0], actions[1]) and torch.equal(actions[0], actions[2])
+    with pytest.raises(UserError):  # nor does a decision that fails
+        policy.train().select_action({"observation.state": torch.full((2, 2), torch.nan)})
+    assert policy.training
+
+
 def test_a_missing_observation_is_named() -> None:
     policy = make_policy()
     seeing = make_policy(features=("observation.state", "observation.images.top"))
@@ -243,6 +284,37 @@ def test_a_missing_observation_is_named() -> None:
     frames = first_frames(make_batch(1)) | {"observation.state": torch.zeros(1, 3)}
     with pytest.raises(UserError, match=r"'observation.state' has \(3,\) numbers; the policy expects \(2,\)"):
         policy.select_action(frames)
+
+
+@pytest.mark.parametrize(
+    ("resize_shape", "shape", "taken"),
+    [
+        (None, (3, 40, 48), True),
+        (None, (3, 80, 96), False),
+        (None, (1, 40, 48), False),
+        (None, (40, 48, 3), False),
+        ((36, 40), (3, 80, 96), True),
+        ((36, 40), (1, 80, 96), False),
+        ((36, 40), (40, 48, 3), False),
+    ],
+)
+def test_pictures_of_another_shape_are_refused_by_lerobots_path_as_by_the_runner(resize_shape, shape, taken):
+    camera = "observation.images.top"
+    policy = make_policy(features=("observation.state", camera), resize_shape=resize_shape, n_obs_steps=1)
+    frames = {"observation.state": torch.zeros(2, 2), camera: torch.rand(2, *shape)}
+    windows = {name: value[:, None] for name, value in frames.items()}
+    raw = {name: value.numpy() for name, value in windows.items()}
+    runner = Runner(policy, lambda batch: batch, lambda chunk: chunk)
+    for act in (
+        lambda: policy.select_action(frames),
+        lambda: policy.predict_action_chunk(windows),
+        lambda: runner.decide(raw, Noise.from_seeds([0, 1])),
+    ):
+        if taken:
+            act()
+            continue
+        with pytest.raises(UserError, match=rf"'{camera}'.*{re.escape(str(shape))}.*expects \(3, 40, 48\)"):
+            act()
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,19 @@ def test_shapes_that_the_networks_cannot_take_are_refused(name: str, kind: Featu
         made.validate_features()
 
 
+@pytest.mark.parametrize(("separate", "message"), [(False, "set separate_encoder_per_camera"), (True, None)])
+def test_one_encoder_for_cameras_of_different_channels_is_refused(
+    separate: bool, message: str | None
+) -> None:
+    mixed = config({"top": (48, 64), "depth": (48, 64)}, separate_encoder_per_camera=separate)
+    mixed.input_features["observation.images.depth"] = PolicyFeature(FeatureType.VISUAL, (1, 48, 64))
+    if message is None:
+        mixed.validate_features()
+        return
+    with pytest.raises(ValueError, match=rf"depth \(1\), .*top \(3\).*{message}"):
+        mixed.validate_features()
+
+
 def test_another_environment_is_named_with_the_features_of_both_sides(tmp_path: Path) -> None:
     make_policy().save_pretrained(tmp_path)
     other = EBTConfig.from_pretrained(tmp_path)

@@ -11,9 +11,11 @@ from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.rollout.inference.rtc import RTCInferenceEngine, supports_rtc_inference
 from torch import Tensor
 
+from ebt_policy import chunk_policy
 from ebt_policy.errors import UserError
 from ebt_policy.model.noise import Noise
 from ebt_policy.model.overlap import Overlap
+from ebt_policy.model.trace import Decision, Trace
 from ebt_policy.processor_ebt import make_ebt_pre_post_processors
 
 POLICIES = [
@@ -39,6 +41,23 @@ def test_actions_that_will_be_executed_come_back_unchanged(options: dict, delay:
     assert chunk.shape == (1, policy.config.horizon, 2)
     assert torch.equal(chunk[0, :kept], last[:kept])
     assert not torch.isclose(chunk[0, len(last) :], last[-1]).all()
+
+
+def test_the_overlap_goes_to_the_policys_device(monkeypatch) -> None:
+    """Planners make it from arrays, so on the CPU. The device `meta` stands in for a GPU: nothing there mixes with the CPU either."""
+    policy, seen = make_policy(), []
+
+    def decide(observations, noise, previous, max_evaluations, overlap) -> Decision:
+        seen.extend([*observations.values(), previous, overlap.values, overlap.weights])
+        return Decision(overlap.pull(previous), Trace.without_steps(1, 1))
+
+    monkeypatch.setattr(policy, "_decide", decide)
+    monkeypatch.setattr(
+        chunk_policy, "fp32_grad_enabled", lambda kind: torch.enable_grad()
+    )  # no autocast there
+    previous = make_batch(1)["action"]
+    policy.to("meta").decide(make_batch(1), None, previous, overlap=Overlap.of(previous, 3))
+    assert {value.device.type for value in seen} == {"meta"}
 
 
 @pytest.mark.parametrize("options", POLICIES)

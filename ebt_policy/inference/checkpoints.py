@@ -11,10 +11,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from ebt_policy.errors import UserError
+from ebt_policy.inference.untrusted import PROCESSORS, check_files
 
 SHIPPED = "shipped:"
-FILES = ("model.safetensors", "policy_preprocessor.json", "policy_postprocessor.json")
-HUB_PATTERNS = ["*.json", "*.safetensors", "*.yaml", "*.md"]  # no code, nothing pickled
+FILES = ("model.safetensors", *PROCESSORS)
+# No Python and nothing pickled. The JSON files can still name what is to be imported: see `check_files`.
+HUB_PATTERNS = ["*.json", "*.safetensors", "*.yaml", "*.md"]
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
@@ -24,7 +26,8 @@ def list_shipped() -> list[str]:
 
 
 def find_checkpoint(spec: str | Path) -> Path:
-    """The pretrained_model folder that `spec` means; one on the Hub is downloaded. Raises UserError when there is none.
+    """The pretrained_model folder that `spec` means; one on the Hub is downloaded. Raises UserError when there is none,
+    and for one whose files could run a program.
 
     spec: a run, a checkpoint or a pretrained_model folder, `shipped:NAME`, or `USER/NAME` on the Hub, there with a branch,
     tag or commit as `USER/NAME@REVISION`.
@@ -84,6 +87,7 @@ def _complete(folder: Path, name: str) -> Path:
     missing = [file for file in ("config.json", *FILES) if not (folder / file).is_file()]
     if missing:
         raise UserError(f"The checkpoint {name} is incomplete: {', '.join(missing)} is missing.")
+    check_files(folder)
     return folder
 
 

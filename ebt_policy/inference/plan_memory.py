@@ -24,9 +24,9 @@ class PlanMemory:
     def store(self, chunks: NDArray[np.float32], tick: ArrayLike = 0) -> None:
         """chunks (B, H, A) normalised, their first action for `tick`: one number, or one for each row (B,).
 
-        A row with a NaN is a dropped plan.
+        A row with a NaN is a dropped plan. They are copied: whoever gets the actions may change them.
         """
-        self._chunks = chunks
+        self._chunks = chunks.copy()
         self._ticks = np.broadcast_to(np.asarray(tick, np.float64), len(chunks))
 
     def at(self, tick: ArrayLike) -> NDArray[np.float32] | None:

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ebt_policy.errors import UserError
+from ebt_policy.inference.checkpoint_features import fits
 from ebt_policy.inference.checkpoints import find_checkpoint
 from ebt_policy.language.encoders import TASK
 from ebt_policy.model.noise import Noise
@@ -28,6 +29,7 @@ from ebt_policy.provenance import sha256
 
 if TYPE_CHECKING:
     from lerobot.configs.policies import PreTrainedConfig
+    from lerobot.configs.types import PolicyFeature
     from lerobot.policies.pretrained import PreTrainedPolicy
 
 Decide = Callable[[dict[str, Tensor], Noise, Tensor | None, Overlap | None], Decision]
@@ -69,6 +71,8 @@ class Runner:
     ) -> None:
         """task: the sentence of every decision; "": that of the observations. saved_config: the checkpoint's, where options were
         changed since.
+
+        A policy that was fine-tuned with a rename map takes the names of its data: those are in `needs` {name: feature}.
         """
         self.policy = policy
         self.config: Any = (
@@ -89,6 +93,12 @@ class Runner:
                 "of several tasks (docs/many_tasks.md)."
             )
         self.preprocessor, self._postprocessor = preprocessor, postprocessor
+        self._renames = _rename_map(preprocessor)  # data's name -> policy's
+        self._in_data = {new: old for old, new in self._renames.items()}
+        self._inputs: dict[str, PolicyFeature] = self.config.input_features or {}
+        self.needs = {self._in_data.get(name, name): feature for name, feature in self._inputs.items()}
+        # LeRobot's diffusion resizes too, but stacks its cameras before.
+        self._resize_shape = getattr(self.config, "resize_shape", None) if hasattr(policy, "decide") else None
         self._decide = _adapter(policy, max_evaluations)
 
     def decide(
@@ -125,7 +135,7 @@ class Runner:
         state = batch.get("observation.state")
         return RunnerDecision(
             actions=actions,
-            chunk=chunk.cpu().numpy(),
+            chunk=chunk.cpu().numpy().copy(),  # without a normaliser the actions are a view of it
             trace=decision.trace,
             state=None if state is None else state[:, -1].cpu().numpy(),
             observations=batch,
@@ -139,13 +149,20 @@ class Runner:
     def normalised(self, observations: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """Normalises raw observations (B, T, ...) for the policy. Raises UserError as `decide` does."""
         self._check(observations)
-        wanted: dict[str, Any] = {
-            name: torch.from_numpy(observations[name]) for name in self.config.input_features
+        wanted: dict[str, Any] = {  # the preprocessor renames them
+            self._in_data.get(name, name): torch.from_numpy(observations[self.name_in(observations, name)])
+            for name in self._inputs
         }
         if self.sentences:
             given = np.ravel(observations[TASK]).tolist() if TASK in observations else []
             wanted[TASK] = [self.task] if self.task else given
         return {k: v for k, v in self.preprocessor(wanted).items() if k.startswith("observation.")}
+
+    def name_in(self, given: Container[str], name: str) -> str:
+        """What the policy's input `name` is called where the names `given` exist: as in its data, else as the policy calls it, unless
+        that is the name of something else in its data."""
+        in_data = self._in_data.get(name, name)
+        return name if in_data not in given and name in given and name not in self._renames else in_data
 
     def describe(self) -> dict[str, Any]:
         """Policy, options and checkpoint as JSON values, for reports and file metadata."""
@@ -165,20 +182,19 @@ class Runner:
         given = ", ".join(
             f"{name} {value.shape[2:]}" for name, value in sorted(observations.items()) if name != TASK
         )
-        wanted = ", ".join(
-            f"{name} {tuple(f.shape)}" for name, f in sorted(self.config.input_features.items())
-        )
+        wanted = ", ".join(f"{name} {tuple(f.shape)}" for name, f in sorted(self.needs.items()))
         return (
             f"The environment gives {given}; the policy was trained on {wanted}. Choose the environment that it was trained "
             "for, or rename the features."
         )
 
     def _check(self, observations: Mapping[str, np.ndarray]) -> None:
-        for name, feature in self.config.input_features.items():
+        for policys, feature in self._inputs.items():
+            name = self.name_in(observations, policys)
             if name not in observations:
                 raise UserError(f"The environment does not give '{name}'. {self._compared(observations)}")
             found, expected = observations[name].shape[2:], tuple(feature.shape)
-            if found != expected:
+            if not fits(expected, found, self._resize_shape):
                 raise UserError(
                     f"The environment gives '{name}' of shape {found}; the policy expects {expected}. "
                     f"{self._compared(observations)}"
@@ -250,6 +266,12 @@ def load_runner(
         task=task,
         saved_config=saved,
     )
+
+
+def _rename_map(preprocessor: Any) -> dict[str, str]:
+    """Of the preprocessor's step that renames observations; empty where it has none."""
+    maps = [step.rename_map for step in getattr(preprocessor, "steps", ()) if hasattr(step, "rename_map")]
+    return maps[0] if maps else {}
 
 
 def _override(config: Any, changes: dict[str, Any], max_evaluations: int | None) -> PreTrainedConfig:

@@ -48,6 +48,10 @@ class Overlap:
         there = torch.isfinite(previous).all((1, 2))
         return cls(previous.nan_to_num(), weights * there[:, None])
 
+    def to(self, device: torch.device | str) -> Overlap:
+        """The same on another device."""
+        return Overlap(self.values.to(device), self.weights.to(device))
+
     def pull(self, chunk: Tensor) -> Tensor:
         """The proximal step of this energy, argmin_x 1/2 ||x - chunk||^2 + E(x): (B, H, A) -> (B, H, A)."""
         weights = self.weights[..., None]

@@ -89,6 +89,7 @@ class WatchedRunner:
                 if name not in self._nets.names:
                     raise UserError(f"The calibration uses the signal '{name}', and its net is not here.")
         self.config, self.sentences = self.runner.config, self.runner.sentences
+        self.needs, self.name_in = self.runner.needs, self.runner.name_in
         self.n_obs_steps, self.n_action_steps = self.runner.n_obs_steps, self.runner.n_action_steps
         self.device = self.runner.device
 
@@ -178,8 +179,9 @@ class WatchedRunner:
         watches: Sequence[Watch],
     ) -> None:
         """Replaces the actions of some rows by holding still, and drops their plan (NaN): no warm start afterwards."""
+        states = observations[self.name_in(observations, "observation.state")]
         for row in chosen:
-            state = observations["observation.state"][row, -1]
+            state = states[row, -1]
             if self._hold is not None:
                 decision.actions[row] = self._hold(state, watches[row].action)
             decision.chunk[row] = np.nan

@@ -29,7 +29,7 @@ from ebt_policy.model.augmentation import View
 from ebt_policy.model.vision_frozen import FrozenBackbone
 from ebt_policy.training.corrections import Mixture, check_features, check_units, describe, located
 from ebt_policy.training.described_data import describe_data
-from ebt_policy.training.policy_setup import AUTO, user_errors
+from ebt_policy.training.policy_setup import AUTO, renaming, user_errors
 from ebt_policy.training.recipe import DatasetRecipe, TrainRecipe
 from ebt_policy.training.trained_on import SPLIT_SEED
 
@@ -134,7 +134,7 @@ def prepare_data(recipe: TrainRecipe, device: torch.device) -> TrainingData:
         config=config,
         windows=shown,
         held_out=windows(held_out_part, None, plain_maps) if held_out_part else None,
-        rename_map={source: name for name, source in sources.items() if source != name},
+        rename_map=renaming(sources, meta.features),
         corrections=corrections,
         lineage=tuple(describe(name, one) for name, one in zip(names, corrections, strict=True)),
         episodes=tuple(episodes) if len(episodes) < meta.total_episodes else wanted.episodes,

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -15,7 +16,9 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.utils.constants import ACTION
 from lerobot.utils.import_utils import register_third_party_plugins
 
+from ebt_policy.configuration_chunk import ChunkPolicyConfig
 from ebt_policy.errors import UserError
+from ebt_policy.inference.checkpoint_features import fits
 from ebt_policy.inference.checkpoints import find_checkpoint
 from ebt_policy.suggestions import did_you_mean
 from ebt_policy.training.recipe import TrainRecipe
@@ -138,9 +141,10 @@ def match_features(
 ) -> dict[str, str]:
     """Fine-tuning: policy's input -> the dataset's observation for it.
 
-    provided: the dataset's features as a policy would have them. rename_map: dataset's name -> policy's name. Sets the
-    sizes of cameras in `config` to the dataset's. Raises UserError for inputs that the dataset does not provide (with a
-    rename map to try), for vectors of another size, and for names in the map that do not exist.
+    provided: the dataset's features as a policy would have them. rename_map: dataset's name -> policy's name; it counts where the
+    dataset has the policy's name too. Sets the sizes of cameras in `config` to the dataset's. Raises UserError for inputs that
+    the dataset does not provide (with a rename map to try), for vectors of another size, for pictures of another size that our
+    policy would not resize, for names in the map that do not exist, and for two names of one input.
     """
     expected = config.input_features or {}
     for old, new in rename_map.items():
@@ -150,10 +154,16 @@ def match_features(
                     f"dataset.rename_map: {whose} has no '{name}'.{did_you_mean(name, list(there))} It has: "
                     f"{', '.join(there)}."
                 )
-    renamed = {rename_map.get(name, name): name for name in provided}
+    for new, count in Counter(rename_map.values()).items():
+        if count > 1:
+            both = ", ".join(old for old in rename_map if rename_map[old] == new)
+            raise UserError(f"dataset.rename_map gives '{new}' to {both}. Keep one of them.")
+    renamed = {name: name for name in provided if name not in rename_map}
+    renamed |= {new: old for old, new in rename_map.items()}
     missing = [name for name in expected if name not in renamed]
     if missing:
-        free = [name for name in provided if rename_map.get(name, name) not in expected]
+        used = {renamed[name] for name in expected if name in renamed}
+        free = [name for name in provided if name not in used]
         raise UserError(
             f"The checkpoint takes {', '.join(expected)}; the dataset does not provide {', '.join(missing)} "
             f"(it also has: {', '.join(n for n in free if n != ACTION) or 'nothing else'})."
@@ -171,9 +181,40 @@ def match_features(
                 f"{name}: the checkpoint has the shape {wanted_shape}, the dataset {found_shape}. Fine-tune on data of "
                 "the same robot, or train a new policy."
             )
+        if visual and isinstance(config, ChunkPolicyConfig):
+            _check_picture(name, wanted_shape, found_shape, config.resize_shape)
         if visual and config.input_features is not None:
             config.input_features[name] = PolicyFeature(wanted.type, found_shape)
     return sources
+
+
+def renaming(sources: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+    """The rename map of the preprocessor: dataset's name -> policy's name, where they differ.
+
+    sources: policy's input -> dataset's name. names: all that the dataset has. One that lost its name to another is moved out of
+    the way, because in LeRobot's step the later of the two would win.
+    """
+    renamed = {source: name for name, source in sources.items() if source != name}
+    lost = [name for name in renamed.values() if name in names and name not in renamed]
+    return renamed | {name: f"{name}.unused" for name in lost}
+
+
+def _check_picture(
+    name: str, wanted: tuple[int, ...], found: tuple[int, ...], resize_shape: tuple[int, int] | None
+) -> None:
+    """Raises UserError where the dataset's pictures (C, H, W) have another size than the checkpoint's, and are not resized."""
+    if fits(wanted, found, resize_shape):
+        return
+    smaller = any(there < here for here, there in zip(wanted[1:], found[1:], strict=True))
+    remedy = (
+        "Record pictures of at least that size"
+        if smaller
+        else f"Make them smaller: --set policy.resize_shape='[{wanted[1]}, {wanted[2]}]'"
+    )
+    raise UserError(
+        f"{name}: the checkpoint was trained on pictures (channels, height, width) of {wanted} and resizes none; the dataset has "
+        f"{found}. {remedy}, or train a new policy."
+    )
 
 
 def _suggested_map(

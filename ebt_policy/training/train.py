@@ -21,6 +21,7 @@ from rich.console import Console
 
 from ebt_policy.data.fingerprints import episode_fingerprints
 from ebt_policy.errors import UserError
+from ebt_policy.inference.untrusted import check_files
 from ebt_policy.model.parameter_groups import parameter_groups
 from ebt_policy.provenance import sha256
 from ebt_policy.training.checkpoint import (
@@ -171,6 +172,7 @@ def _normalised_as(recipe: TrainRecipe, checkpoint: Path | None) -> Path | None:
     With the statistics of other data the same numbers would mean other positions to the weights that are there.
     """
     if checkpoint:
+        check_files(checkpoint / PRETRAINED_MODEL_DIR)  # the run may come from elsewhere
         return checkpoint / PRETRAINED_MODEL_DIR
     return pretrained_path(recipe) if recipe.corrections else None
 

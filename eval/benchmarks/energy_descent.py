@@ -54,7 +54,7 @@ def windows(policy: str | Path, runner: Runner, at_most: int) -> tuple[dict[str,
         alignment = find_goal_alignment(yaml.safe_load(recipe.read_text())["dataset"].get("goal_alignment"))
     data = Windows.from_lerobot(
         trained_on["repo_id"],
-        features=[*config.input_features, *config.output_features],
+        features=[*runner.needs, *config.output_features],
         observation_delta_indices=config.observation_delta_indices,
         action_delta_indices=config.action_delta_indices,
         episodes=held_out_episodes(open_metadata(trained_on["repo_id"], None).total_episodes, trained_on),

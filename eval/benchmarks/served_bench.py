@@ -217,8 +217,7 @@ def _observations(config: ServerBench) -> list[dict[str, np.ndarray]]:
     found: list[dict[str, np.ndarray]] = []
 
     def note(observations: dict[str, np.ndarray], *_: Any) -> None:
-        names = runner.config.input_features or {}
-        found.append({name: observations[name][0, -1].astype(np.float32) for name in names})
+        found.append({name: observations[name][0, -1].astype(np.float32) for name in runner.needs})
 
     wanted = config.warm_up + config.decisions
     with one_thread():

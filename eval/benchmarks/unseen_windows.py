@@ -46,7 +46,7 @@ def unseen_windows(
     windows = Windows.from_lerobot(
         dataset,
         root,
-        features=[*(config.input_features or ()), *(config.output_features or ())],
+        features=[*runner.needs, *(config.output_features or ())],
         observation_delta_indices=config.observation_delta_indices,
         action_delta_indices=config.action_delta_indices,
         episodes=list(episodes),

@@ -47,7 +47,7 @@ def recorded_signals(
         windows = Windows.from_lerobot(
             dataset,
             root,
-            features=list(runner.config.input_features or {}),
+            features=list(runner.needs),
             observation_delta_indices=runner.config.observation_delta_indices,
             action_delta_indices=None,
             episodes=group,
@@ -71,7 +71,7 @@ def _along(runner: Runner, windows: Windows, frames: np.ndarray, seed: int) -> l
     for frame in frames[:: runner.n_action_steps]:
         row = torch.tensor([int(frame)])
         batch = windows.batch(row)
-        observations = {name: batch[name].numpy() for name in runner.config.input_features or {}}
+        observations = {name: batch[name].numpy() for name in runner.needs}
         if runner.sentences:
             observations[TASK] = np.array(windows.sentences(row))
         previous = memory.at(int(frame))

@@ -34,21 +34,21 @@ def transitions(runner: Runner, policy: str | Path) -> tuple[Tensor, Tensor, Ten
 
     trained_on = training_data(find_checkpoint(policy))
     config, n = runner.config, runner.n_action_steps
-    inputs, outputs = list(config.input_features or {}), list(config.output_features or {})
+    recorded, outputs = list(runner.needs), list(config.output_features or {})
     windows = Windows.from_lerobot(
         trained_on["repo_id"],
         trained_on.get("root"),
-        features=[*inputs, *outputs],
+        features=[*recorded, *outputs],
         observation_delta_indices=[*(config.observation_delta_indices or (0,)), n],
         action_delta_indices=list(range(n)),
     )
     parts = []
     for rows in torch.arange(len(windows)).split(2048):
         raw = windows.batch(rows)
-        whole = ~raw["action_is_pad"].any(1) & ~raw[f"{inputs[0]}_is_pad"][:, -1]
+        whole = ~raw["action_is_pad"].any(1) & ~raw[f"{recorded[0]}_is_pad"][:, -1]
         kept: dict[str, Any] = {k: v[whole] for k, v in raw.items() if not k.endswith("_is_pad")}
         batch = runner.preprocessor(kept | {"task": windows.sentences(rows[whole.cpu()])})
-        observed = {name: batch[name] for name in inputs}
+        observed = {name: batch[name] for name in config.input_features or {}}
         told = {OBS_TASK: batch[OBS_TASK]} if OBS_TASK in batch else {}
         with torch.no_grad():
             now = feature_vector(runner.policy, {name: v[:, :-1] for name, v in observed.items()} | told)

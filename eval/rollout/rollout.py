@@ -217,7 +217,9 @@ def rollout(
 def with_cameras(spec: EnvSpec, runner: Any) -> EnvSpec:
     """The environment with the cameras and the picture size that the policy expects. Raises UserError if it has no such camera."""
     features = getattr(getattr(runner, "config", None), "input_features", None) or {}
-    wanted = {k.removeprefix(_CAMERA): f.shape for k, f in features.items() if k.startswith(_CAMERA)}
+    there = {_CAMERA + name for name in spec.cameras}
+    named = {runner.name_in(there, name): feature for name, feature in features.items()}
+    wanted = {k.removeprefix(_CAMERA): f.shape for k, f in named.items() if k.startswith(_CAMERA)}
     make = spec.make_with_cameras
     if not wanted or make is None:
         return spec

@@ -36,13 +36,16 @@ class LocalPlanner:
         """
         self._pull = pull
         self.watched, self.n_action_steps = watched, watched.n_action_steps
-        inputs, action = policy_features(watched.config)
+        inputs, action = policy_features(watched.runner)
         self.needs = {name: tuple(feature.shape) for name, feature in inputs.items()}
         self.action_size = action.shape[0]
         self._fps, self.seed = fps, seed
         self._history: deque[ObservationValues] = deque(maxlen=watched.n_obs_steps)
         self._noise, self._watch = Noise.from_seeds([seed]), watched.watch()
         self._memory = PlanMemory()
+        # Of every decision, as the checkpoint or the user sets it.
+        own = watched.config.deadline_s if isinstance(watched.config, EBTConfig) else None
+        self._deadline_s = np.inf if own is None else own
 
     def plan(self, request: PlanRequest) -> Plan | NoPlan:
         """NoPlan where the newest observation or the actions are not finite. Raises UserError as `Runner.decide` does."""
@@ -59,7 +62,8 @@ class LocalPlanner:
         stamp = request.frames[-1].stamp
         config = self.watched.config
         if isinstance(config, EBTConfig):
-            config.deadline_s = None if np.isinf(request.deadline_s) else request.deadline_s
+            shortest = min(request.deadline_s, self._deadline_s)
+            config.deadline_s = None if np.isinf(shortest) else shortest
         batch = {name: _batch([frame[name] for frame in self._history]) for name in self._history[-1]}
         previous = self._memory.at(stamp * self._fps)
         overlap = self._overlap(previous, request.delay_s)

@@ -65,7 +65,7 @@ class ServedRunner:
         Raises UserError when the calibration is of another checkpoint, or of this one acting otherwise.
         """
         config, contract = runner.config, contract or RobotContract()
-        inputs, action = policy_features(config)
+        inputs, action = policy_features(runner)
         self._runner, self._seed = runner, seed
         self._pictures = {name for name, feature in inputs.items() if feature.type.name == "VISUAL"}
         self.welcome = Welcome(

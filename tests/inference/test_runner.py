@@ -4,13 +4,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from core_fixtures import LOW_DIM, make_batch, make_policy
 from safetensors.torch import load_file, save_file
 
 from ebt_policy.errors import UserError
 from ebt_policy.inference import checkpoints
 from ebt_policy.inference import runner as runners
 from ebt_policy.inference.checkpoints import find_checkpoint, list_shipped
-from ebt_policy.inference.runner import load_runner
+from ebt_policy.inference.runner import Runner, load_runner
 from ebt_policy.model.noise import Noise
 
 ALL = ["ebt", "matched_baseline", "diffusion", "act"]
@@ -166,6 +167,18 @@ def test_damaged_weights_never_give_an_action(kind, checkpoint, tmp_path):
     runner = load_runner(damaged(checkpoint(kind), tmp_path, broken))
     with pytest.raises(UserError, match="not a finite number"):
         runner.decide(observations(1, runner.n_obs_steps), Noise.from_seeds([0]))
+
+
+def test_actions_and_chunk_of_a_decision_are_not_the_same_memory():
+    """Whoever holds an arm overwrites the actions and drops the plan; without a normaliser both were one array."""
+    policy = make_policy(n_obs_steps=1)
+    runner = Runner(policy, lambda batch: batch, lambda chunk: chunk)
+    decision = runner.decide(
+        {k: v.numpy()[:, :1] for k, v in make_batch(2, LOW_DIM).items() if k in LOW_DIM},
+        Noise.from_seeds([0, 1]),
+    )
+    decision.chunk[0] = np.nan
+    assert np.isfinite(decision.actions).all()
 
 
 def test_observations_that_the_policy_does_not_know_are_named(checkpoint):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,20 @@ def test_run_folder_is_protected(tiny_recipe, tmp_path):
     assert not (tmp_path / "nothing").exists()
     assert train(tiny_recipe(log_every=1), run, resume=True) == run, "a finished run is left as it is"
     assert all(torch.equal(value, before[name]) for name, value in tensors(run).items())
+
+
+def test_a_resumed_run_of_someone_else_runs_no_program(tiny_recipe, tmp_path):
+    run = train(tiny_recipe(steps=4, checkpoint_every=2), tmp_path / "run")
+    file = last_checkpoint(run) / "pretrained_model" / "policy_preprocessor.json"
+    values = json.loads(file.read_text())
+    values["steps"].append(
+        {"class": "subprocess.Popen", "config": {"args": ["touch", str(tmp_path / "ran")]}}
+    )
+    file.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"policy_preprocessor\.json could run any program"):
+        train(tiny_recipe(steps=6, checkpoint_every=2), run, resume=True)
+    time.sleep(0.2)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_mistakes_in_the_dataset_are_named(tiny_recipe, tmp_path):

@@ -163,6 +163,9 @@ class CameraRunner:
         self.config = SimpleNamespace(input_features=features, action_feature=None)
         self.seen: list[np.ndarray] = []
 
+    def name_in(self, given, name):
+        return name
+
     def decide(self, observations, noise, previous=None):
         self.seen.append(observations["observation.images.agentview"])
         chunk = np.zeros((len(self.seen[-1]), self.horizon, 7), np.float32)

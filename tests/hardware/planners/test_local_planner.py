@@ -28,7 +28,7 @@ class Spy:
     def __init__(self, watched: WatchedRunner) -> None:
         self._watched, self.actions, self.ticks = watched, [], 0
         self.n_obs_steps, self.n_action_steps = watched.n_obs_steps, watched.n_action_steps
-        self.config, self.watch = watched.config, watched.watch
+        self.config, self.watch, self.name_in = watched.config, watched.watch, watched.name_in
 
     def decide(self, *args, **watching) -> RunnerDecision:
         decision = self._watched.decide(*args, **watching)
@@ -119,8 +119,8 @@ class Fake:
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], chunks=None) -> None:
         features = {name: SimpleNamespace(shape=shape) for name, shape in shapes.items()}
-        self.config = SimpleNamespace(input_features=features, action_feature=SimpleNamespace(shape=(2,)))
-        self.runner = SimpleNamespace(actions=lambda chunk: chunk.numpy())
+        self.config = SimpleNamespace(action_feature=SimpleNamespace(shape=(2,)))
+        self.runner = SimpleNamespace(needs=features, config=self.config, actions=lambda chunk: chunk.numpy())
         self.chunks, self.batches, self.previous = chunks, [], []
 
     def watch(self):
@@ -184,6 +184,15 @@ def test_thinking_ends_at_the_deadline_of_its_question(checkpoint: Callable):
     assert made[0].stop_reason == "deadline"
     assert made[0].evaluations < made[1].evaluations == 20
     assert made[1].stop_reason != "deadline"
+
+
+def test_the_users_own_limit_of_thinking_holds_where_it_is_the_shorter(checkpoint: Callable):
+    watched = WatchedRunner(load_runner(checkpoint("ebt"), 20, overrides={"deadline_s": 1e-9}))
+    planner = LocalPlanner(watched, FPS)
+    nothing = {name: np.zeros(shape, np.float32) for name, shape in planner.needs.items()}
+    for seconds in (np.inf, 60.0, 60.0):
+        made = planner.plan(PlanRequest([Observation(nothing, 0.0)], seconds, True))
+        assert made.stop_reason == "deadline" and made.evaluations < 20
 
 
 def test_a_broken_observation_is_left_out_of_the_history():

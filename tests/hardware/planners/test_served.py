@@ -183,9 +183,14 @@ def test_pictures_travel_as_bytes_and_are_decided_on_as_shares_of_one():
 
     features = {"observation.image": PolicyFeature(FeatureType.VISUAL, (3, 2, 2))}
     action = PolicyFeature(FeatureType.ACTION, (2,))
-    config = SimpleNamespace(input_features=features, action_feature=action)
     runner = SimpleNamespace(
-        config=config, n_obs_steps=1, n_action_steps=1, checkpoint_sha256="", sentences=[], decide=decide
+        config=SimpleNamespace(action_feature=action),
+        needs=features,
+        n_obs_steps=1,
+        n_action_steps=1,
+        checkpoint_sha256="",
+        sentences=[],
+        decide=decide,
     )
     served = ServedRunner(runner)
     assert served.welcome.features["observation.image"].dtype == "uint8"
