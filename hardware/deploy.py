@@ -34,12 +34,12 @@ from ebt_policy.hardware.control.episode import LoopConfig, Outcome, Sent
 from ebt_policy.hardware.control.loop import ControlLoop
 from ebt_policy.hardware.control.observation_source import RobotObservationSource
 from ebt_policy.hardware.control.planning import InlinePlanService, Planner, PlannerThread, Seeded
-from ebt_policy.hardware.planners.make import contract_of, make_planner, named
+from ebt_policy.hardware.planners.make import contract_of, holds, make_planner, named
 from ebt_policy.hardware.recording.recording import Recording
 from ebt_policy.hardware.safety.events import EventLog
 from ebt_policy.hardware.safety.filter import SafetyEvent
 from ebt_policy.hardware.safety.safe_robot import SafeRobot
-from ebt_policy.hardware.sensing.observer import Observer
+from ebt_policy.hardware.sensing.observer import Observer, state_numbers
 from ebt_policy.hardware.sim.sim_robot import SimRobot
 from ebt_policy.hardware.takeover.announcer import KINDS, Announcer
 from ebt_policy.hardware.takeover.make import make_leader
@@ -127,7 +127,10 @@ def deploying(
         arm, twin, clock, fps = body.arm, body.twin, body.clock, body.fps
         with_leader = config.teleop is not None or teleop is not None
         planner = make_planner(
-            _asking(config.policy, with_leader), fps * body.speed, None if config.other_fps else config.fps
+            _asking(config.policy, with_leader),
+            fps * body.speed,
+            None if config.other_fps else config.fps,
+            holds(state_numbers(body.features), arm.joints),
         )
         told = getattr(planner, "contract", None)  # a server tells only now what its policy expects
         if told is not None:

@@ -157,7 +157,8 @@ def _calibration(config: DeployConfig) -> Finding:
 def _policy(config: DeployConfig, planners: list[Planner]) -> Iterator[Finding]:
     options = config.policy
     try:
-        planner = make_planner(options, config.fps or 30.0)
+        # Nothing is sent, so any action holds.
+        planner = make_planner(options, config.fps or 30.0, hold=lambda state, last: np.zeros(1))
     except Exception as error:
         if not options.calibration:
             raise

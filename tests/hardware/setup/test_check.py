@@ -66,7 +66,7 @@ def arm(tmp_path: Path) -> StillArm:
 @pytest.fixture
 def planner(monkeypatch: pytest.MonkeyPatch) -> Planner:
     planner = Planner()
-    monkeypatch.setattr(checking, "make_planner", lambda options, fps: planner)
+    monkeypatch.setattr(checking, "make_planner", lambda options, fps, **_: planner)
     return planner
 
 
@@ -126,7 +126,7 @@ def test_a_policy_without_plans(arm: StillArm, planner: Planner, tmp_path: Path)
 def test_a_wrong_calibration_does_not_hide_the_policy(
     arm: StillArm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    def make(options, fps):
+    def make(options, fps, **_):
         if options.calibration:
             raise UserError("made for another checkpoint")
         return Planner()
