@@ -144,9 +144,10 @@ def deploying(
         leader = make_leader(config, body, commands.post, teleop)
         if leader is not None:
             stack.callback(leader.close)
-            if not (config.policy.calibration or config.policy.server):
+            if not (config.policy.calibration or getattr(planner, "alarms", False)):
+                needed = "serve --calibration" if config.policy.server else "--policy.calibration"
                 print(
-                    "Without --policy.calibration the policy raises no alarms: it asks only where it has no plan, or you press t."
+                    f"Without {needed} the policy raises no alarms: it asks only where it has no plan, or you press t."
                 )
             if config.record.root and not body.simulated_time and body.speed < 1:
                 print(

@@ -32,6 +32,11 @@ def make_planner(
             "Give either --policy.path, a policy on this computer, or --policy.server, an address."
         )
     if options.server:
+        if options.calibration:
+            raise UserError(
+                "--policy.calibration is for a policy on this computer. On a server the server's counts: start it with `ebt-policy "
+                "serve --calibration FILE`, and leave out --policy.calibration here."
+            )
         from ebt_policy.hardware.planners.remote_planner import RemotePlanner
         from ebt_policy.hardware.remote.client import RemotePolicy
         from ebt_policy.hardware.remote.contract import Expectation, read_token

@@ -10,6 +10,7 @@ import pytest
 from fake_arm import FakeArm, FakeArmConfig
 from fake_camera import FakeCamera
 from fake_leader import FakeLeader
+from policy_server import FakeDecider, serving
 
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions, StreamOptions
@@ -139,6 +140,17 @@ def test_a_wrong_calibration_does_not_hide_the_policy(
     passed, text = looked_at(arm, tmp_path, policy=options)
     assert not passed and "loads only without its calibration: made for another" in text
     assert "is damaged" in text and "20 decisions" in text
+
+
+@pytest.mark.parametrize(("alarm_above", "warned"), [(1.0, False), (None, True)])
+def test_a_server_without_alarms_is_a_warning(arm: StillArm, tmp_path: Path, alarm_above, warned: bool):
+    with serving(FakeDecider(alarm_above=alarm_above)) as url:
+        _, text = looked_at(arm, tmp_path, policy=PolicyOptions(server=url))
+    assert ("the server has no calibration" in text) is warned
+    with serving(FakeDecider(alarm_above=alarm_above)) as url:
+        options = PolicyOptions(server=url, calibration=str(tmp_path / "calibration.json"))
+        passed, text = looked_at(arm, tmp_path, policy=options)
+    assert not passed and "--policy.calibration is for a policy on this computer" in text
 
 
 @pytest.mark.parametrize(
