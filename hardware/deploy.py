@@ -76,7 +76,7 @@ def deploy(
     on_plan: called with the record of every plan; on_frame: with every tick of the policy; on_takeover: with every
     event of a takeover; they must not block.
     robot, teleop: used instead of those of the options. Raises UserError, before anything moves, for what the user can correct, and
-    after the last episode where motors stay powered.
+    after the last episode where motors stay powered or recording has failed; that begins no further episode.
     """
     output = Path(config.output)
     commands, outcomes = Commands(), list[Outcome]()
@@ -87,6 +87,8 @@ def deploy(
             for episode in range(config.episodes):
                 if deployed.twin is not None:
                     deployed.twin.reset(config.seed + episode)
+                if deployed.recording is not None and deployed.recording.failed:
+                    break  # closing it says why
                 if episode and not _may_go_on(config, deployed, commands):
                     break
                 if isinstance(deployed.planner, Seeded):
@@ -171,7 +173,7 @@ def deploying(
                 planner.needs,
                 arm.joints,
                 arm.name,
-                log,
+                lambda event: (log(event), announcer(event)),
                 interventions=leader is not None,
                 patient=body.simulated_time,
             )

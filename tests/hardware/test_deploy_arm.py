@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from fake_arm import FakeArm, FakeArmConfig
 from fake_leader import FakeLeader
+from fake_recording import Full
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from ebt_policy.errors import UserError
@@ -18,6 +20,8 @@ from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions, Recor
 from ebt_policy.hardware.control.commands import Command, Commands
 from ebt_policy.hardware.control.planning import Plan, PlanRequest
 from ebt_policy.hardware.planners.make import contract_of
+from ebt_policy.hardware.recording import recording
+from ebt_policy.hardware.recording.recorder import Recorder
 from ebt_policy.hardware.safety.config_safe_robot import SafetyOptions
 from ebt_policy.inference.robot_contract import RobotContract
 
@@ -164,6 +168,16 @@ def test_the_operator_takes_over_and_an_interrupted_episode_is_saved(
     )  # at a quarter, the default
     info = json.loads((tmp_path / "data" / "meta" / "info.json").read_text())
     assert info["robot_type"] == arm.name  # not the filter's: the same arm without it has the same data
+
+
+def test_a_recording_that_fails_is_told_and_no_other_episode_begins(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr(recording, "Recorder", partial(Recorder, open_writer=Full))
+    with pytest.raises(UserError, match="Not all .* was saved. The disk under .* is full"):
+        run(episodes=3, seconds=1.0, unattended=True, record=RecordOptions(root=str(tmp_path / "data")))
+    said = capsys.readouterr().out
+    assert "\aNOTHING MORE IS RECORDED: The disk under" in said
+    assert "episode 0" in said and "episode 1" not in said
 
 
 def test_an_answer_is_waited_for_at_least_a_moment(run):
