@@ -182,6 +182,43 @@ def test_the_motors_health(arm: StillArm, planner: Planner, tmp_path: Path, regi
     assert passed is (registers in ({}, {"Present_Temperature": 60}))
 
 
+def test_both_of_two_arms_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """LeRobot's own two-armed robot, which has no bus of its own."""
+    pytest.importorskip("scservo_sdk", reason="needs the extra feetech")
+    from lerobot.robots.bi_so_follower import BiSOFollower, BiSOFollowerConfig
+    from lerobot.robots.so_follower import SOFollowerConfig
+
+    side = SOFollowerConfig(port="none")
+    robot = BiSOFollower(
+        BiSOFollowerConfig(id="two", calibration_dir=tmp_path, left_arm_config=side, right_arm_config=side)
+    )
+    held = {
+        "Present_Temperature": 30,
+        "Max_Temperature_Limit": 70,
+        "Present_Voltage": 74,
+        "Min_Voltage_Limit": 60,
+        "Max_Voltage_Limit": 84,
+        "Status": 0,
+    }
+    for arm, values in (
+        (robot.left_arm, held),
+        (robot.right_arm, held | {"Present_Temperature": 71, "Status": 4}),
+    ):
+        monkeypatch.setattr(
+            arm.bus,
+            "sync_read",
+            lambda name, normalize, bus=arm.bus, values=values: dict.fromkeys(bus.motors, values[name]),
+        )
+    found = [(finding.level.value, finding.found) for finding in check_arm.health(robot)]
+    text = "\n".join(line for _, line in found)
+    assert "right_shoulder_pan, 71 °C of 70 °C" in text and "left_shoulder_pan, 30 °C of 70 °C" in text
+    assert "right_gripper: too hot" in text and "left: no motor reports an error" in text
+    monkeypatch.setattr(robot, "connect", lambda calibrate: None)
+    monkeypatch.setattr(type(robot), "is_calibrated", True)
+    lines = [finding.found for finding in check_arm.connected(robot)]
+    assert "12 motors answer (left_shoulder_pan" in lines[0] and "torque is on" in lines[1]
+
+
 def test_cameras(arm: StillArm, planner: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     class Camera(FakeCamera):
         """A steady camera, or one that shows the same for ever."""
