@@ -89,7 +89,11 @@ def deploy(
                     deployed.twin.reset(config.seed + episode)
                 if deployed.recording is not None and deployed.recording.failed:
                     break  # closing it says why
-                if episode and not _may_go_on(config, deployed, commands):
+                if episode and not (
+                    _obeyed(commands, deployed.arm)
+                    and _may_go_on(config, deployed, commands)
+                    and _obeyed(commands, deployed.arm)
+                ):
                     break
                 if isinstance(deployed.planner, Seeded):
                     deployed.planner.seed = config.seed + episode
@@ -259,6 +263,18 @@ def undisturbed() -> Iterator[None]:
         if niceness is not None:
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, thread, niceness)
+
+
+def _obeyed(commands: Commands, arm: SafeRobot) -> bool:
+    """Empties the queue between two episodes: a stop and an end are obeyed, False for the latter. The rest was meant for the episode
+    before, and is no answer to a question that nobody had seen.
+    """
+    while (command := commands.poll()) is not None:
+        if command is Command.STOP:
+            arm.stop("asked to")
+        elif command is Command.QUIT:
+            return False
+    return True
 
 
 def _may_go_on(config: DeployConfig, deployed: Deployed, commands: Commands) -> bool:

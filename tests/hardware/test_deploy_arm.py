@@ -93,6 +93,45 @@ def test_after_stop_and_failure_r_lifts_the_stop_and_begins_the_next(run, arm: F
     assert "The arm is stopped. Put the scene back. r: reset the stop and begin" in capsys.readouterr().out
 
 
+def test_keys_of_the_episode_before_do_not_begin_or_end_the_next(run, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", Terminal())
+    posted, asked = Commands(), []
+    monkeypatch.setattr(deploying, "Commands", lambda: posted)
+
+    def answer(_: float) -> None:
+        asked.append(capsys.readouterr().out)
+        posted.post(Command.RESET)
+        posted.post(Command.SUCCESS)  # a finger on the wrong key: not of the episode that begins
+
+    monkeypatch.setattr(deploying, "time", SimpleNamespace(sleep=answer))
+    after_the_first(monkeypatch, posted, Command.RESET, Command.SUCCESS)
+    assert [outcome.end for outcome in run(episodes=2)] == ["time", "time"]
+    assert len(asked) == 1 and "begin the next episode" in asked[0]
+
+
+def after_the_first(monkeypatch: pytest.MonkeyPatch, commands: Commands, *keys: Command) -> None:
+    """Keys that are pressed when the first episode has ended, and before anybody is asked about the next."""
+    left = list(keys)
+    write = deploying._write
+
+    def pressed(*arguments) -> None:
+        write(*arguments)
+        while left:
+            commands.post(left.pop(0))
+
+    monkeypatch.setattr(deploying, "_write", pressed)
+
+
+@pytest.mark.parametrize("key", [Command.QUIT, Command.STOP])
+def test_a_stop_and_an_end_that_came_between_are_obeyed(run, monkeypatch, capsys, key: Command):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    posted = Commands()
+    monkeypatch.setattr(deploying, "Commands", lambda: posted)
+    after_the_first(monkeypatch, posted, key, Command.RESET)
+    assert [outcome.end for outcome in run(episodes=2, unattended=True)] == ["time"]
+    assert ("The arm is stopped" in capsys.readouterr().out) is (key is Command.STOP)
+
+
 def test_an_episode_that_ends_with_an_error_leaves_the_others_to_go_on(run, arm: FakeArm, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO())
     read, reads = arm.get_observation, [0]
