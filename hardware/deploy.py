@@ -168,20 +168,7 @@ def deploying(
         plan_service = InlinePlanService(planner) if body.simulated_time else PlannerThread(planner)
         stack.callback(plan_service.close)
 
-        recording = None
-        if config.record.root:
-            recording = Recording(
-                config.record,
-                fps,
-                observer,
-                planner.needs,
-                arm.joints,
-                arm.name,
-                lambda event: (log(event), announcer(event)),
-                interventions=leader is not None,
-                patient=body.simulated_time,
-            )
-            stack.callback(recording.close)
+        recording: Recording | None = None
 
         def on_event(event: Any) -> None:
             log(event)
@@ -195,6 +182,20 @@ def deploying(
                 for listener in (on_plan, None if recording is None else recording.note):
                     if listener is not None:
                         listener(event)
+
+        if config.record.root:
+            recording = Recording(
+                config.record,
+                fps,
+                observer,
+                planner.needs,
+                arm.joints,
+                arm.name,
+                on_event,
+                interventions=leader is not None,
+                patient=body.simulated_time,
+            )
+            stack.callback(recording.close)
 
         def on_sent(sent: Sent) -> None:
             for listener in (on_frame, None if recording is None else recording.add):
