@@ -16,7 +16,7 @@ from ebt_policy.hardware.sim.config_sim_robot import SimRobotConfig
 class PolicyOptions:
     """path: a run, a checkpoint, USER/NAME[@REVISION] on the Hub, or shipped:NAME. server: instead, the ws:// address of `ebt-policy serve`; token_file: for it.
     calibration: a file of `ebt-policy calibrate`; with it the policy alarms, and takes the recovery actions of `ladder` when it
-    does: hold, then ask for a human, unless said otherwise.
+    does: hold, then ask for a human, unless said otherwise. Not with a server, which has its own (`serve --calibration`).
     stop: "budget" thinks for max_evaluations; "energy" for one where the energy of the last plan is as low as in half of
     the successful decisions, by the calibration, else for max_evaluations. task: the sentence of the task, for a policy that is
     told it. set: any option of the policy. joints: names of the policy's joints in the

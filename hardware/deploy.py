@@ -34,12 +34,12 @@ from ebt_policy.hardware.control.episode import LoopConfig, Outcome, Sent
 from ebt_policy.hardware.control.loop import ControlLoop
 from ebt_policy.hardware.control.observation_source import RobotObservationSource
 from ebt_policy.hardware.control.planning import InlinePlanService, Planner, PlannerThread, Seeded
-from ebt_policy.hardware.planners.make import contract_of, make_planner, named
+from ebt_policy.hardware.planners.make import contract_of, holds, make_planner, named
 from ebt_policy.hardware.recording.recording import Recording
 from ebt_policy.hardware.safety.events import EventLog
 from ebt_policy.hardware.safety.filter import SafetyEvent
 from ebt_policy.hardware.safety.safe_robot import SafeRobot
-from ebt_policy.hardware.sensing.observer import Observer
+from ebt_policy.hardware.sensing.observer import Observer, state_numbers
 from ebt_policy.hardware.sim.sim_robot import SimRobot
 from ebt_policy.hardware.takeover.announcer import KINDS, Announcer
 from ebt_policy.hardware.takeover.make import make_leader
@@ -76,7 +76,7 @@ def deploy(
     on_plan: called with the record of every plan; on_frame: with every tick of the policy; on_takeover: with every
     event of a takeover; they must not block.
     robot, teleop: used instead of those of the options. Raises UserError, before anything moves, for what the user can correct, and
-    after the last episode where motors stay powered.
+    after the last episode where motors stay powered or recording has failed; that begins no further episode.
     """
     output = Path(config.output)
     commands, outcomes = Commands(), list[Outcome]()
@@ -87,7 +87,13 @@ def deploy(
             for episode in range(config.episodes):
                 if deployed.twin is not None:
                     deployed.twin.reset(config.seed + episode)
-                if episode and not _may_go_on(config, deployed, commands):
+                if deployed.recording is not None and deployed.recording.failed:
+                    break  # closing it says why
+                if episode and not (
+                    _obeyed(commands, deployed.arm)
+                    and _may_go_on(config, deployed, commands)
+                    and _obeyed(commands, deployed.arm)
+                ):
                     break
                 if isinstance(deployed.planner, Seeded):
                     deployed.planner.seed = config.seed + episode
@@ -127,7 +133,10 @@ def deploying(
         arm, twin, clock, fps = body.arm, body.twin, body.clock, body.fps
         with_leader = config.teleop is not None or teleop is not None
         planner = make_planner(
-            _asking(config.policy, with_leader), fps * body.speed, None if config.other_fps else config.fps
+            _asking(config.policy, with_leader),
+            fps * body.speed,
+            None if config.other_fps else config.fps,
+            holds(state_numbers(body.features), arm.joints),
         )
         told = getattr(planner, "contract", None)  # a server tells only now what its policy expects
         if told is not None:
@@ -141,9 +150,10 @@ def deploying(
         leader = make_leader(config, body, commands.post, teleop)
         if leader is not None:
             stack.callback(leader.close)
-            if not (config.policy.calibration or config.policy.server):
+            if not (config.policy.calibration or getattr(planner, "alarms", False)):
+                needed = "serve --calibration" if config.policy.server else "--policy.calibration"
                 print(
-                    "Without --policy.calibration the policy raises no alarms: it asks only where it has no plan, or you press t."
+                    f"Without {needed} the policy raises no alarms: it asks only where it has no plan, or you press t."
                 )
             if config.record.root and not body.simulated_time and body.speed < 1:
                 print(
@@ -158,20 +168,7 @@ def deploying(
         plan_service = InlinePlanService(planner) if body.simulated_time else PlannerThread(planner)
         stack.callback(plan_service.close)
 
-        recording = None
-        if config.record.root:
-            recording = Recording(
-                config.record,
-                fps,
-                observer,
-                planner.needs,
-                arm.joints,
-                arm.name,
-                log,
-                interventions=leader is not None,
-                patient=body.simulated_time,
-            )
-            stack.callback(recording.close)
+        recording: Recording | None = None
 
         def on_event(event: Any) -> None:
             log(event)
@@ -185,6 +182,20 @@ def deploying(
                 for listener in (on_plan, None if recording is None else recording.note):
                     if listener is not None:
                         listener(event)
+
+        if config.record.root:
+            recording = Recording(
+                config.record,
+                fps,
+                observer,
+                planner.needs,
+                arm.joints,
+                arm.name,
+                on_event,
+                interventions=leader is not None,
+                patient=body.simulated_time,
+            )
+            stack.callback(recording.close)
 
         def on_sent(sent: Sent) -> None:
             for listener in (on_frame, None if recording is None else recording.add):
@@ -253,6 +264,18 @@ def undisturbed() -> Iterator[None]:
         if niceness is not None:
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, thread, niceness)
+
+
+def _obeyed(commands: Commands, arm: SafeRobot) -> bool:
+    """Empties the queue between two episodes: a stop and an end are obeyed, False for the latter. The rest was meant for the episode
+    before, and is no answer to a question that nobody had seen.
+    """
+    while (command := commands.poll()) is not None:
+        if command is Command.STOP:
+            arm.stop("asked to")
+        elif command is Command.QUIT:
+            return False
+    return True
 
 
 def _may_go_on(config: DeployConfig, deployed: Deployed, commands: Commands) -> bool:

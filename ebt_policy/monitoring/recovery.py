@@ -13,8 +13,9 @@ import numpy as np
 
 from ebt_policy.errors import UserError
 
-# How a robot holds still: (observation.state (S,), last robot action (A,) or None before the first) -> action (A,)
-Hold = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+# How a robot holds still: (observation.state (S,), last robot action (A,) or None before the first) -> action (A,), or None where
+# no such action is known: then nothing is sent.
+Hold = Callable[[np.ndarray, np.ndarray | None], np.ndarray | None]
 
 RECOVERY_ACTIONS = {
     "hold": "hold the present position, then decide without the previous plan",

@@ -130,7 +130,8 @@ class WatchedRunner:
                 self._stay(chosen, decision, observations, watches)
                 ended[chosen] = action == "ask"
         for row, watch in enumerate(watches):
-            watch.action = decision.actions[row, -1]
+            if np.isfinite(decision.actions[row]).all():  # else it was not sent
+                watch.action = decision.actions[row, -1]
             planned = bool(np.isfinite(decision.chunk[row]).all())
             watch.done = decision.chunk[row, : self.n_action_steps] if planned else None
             if self._keep_inputs:
@@ -178,12 +179,15 @@ class WatchedRunner:
         observations: dict[str, np.ndarray],
         watches: Sequence[Watch],
     ) -> None:
-        """Replaces the actions of some rows by holding still, and drops their plan (NaN): no warm start afterwards."""
+        """Replaces the actions of some rows by holding still, and drops their plan (NaN): no warm start afterwards. Where nobody
+        knows an action that holds, the actions are NaN too.
+        """
         states = observations[self.name_in(observations, "observation.state")]
         for row in chosen:
             state = states[row, -1]
             if self._hold is not None:
-                decision.actions[row] = self._hold(state, watches[row].action)
+                action = self._hold(state, watches[row].action)
+                decision.actions[row] = np.nan if action is None else action
             decision.chunk[row] = np.nan
 
 

@@ -77,6 +77,9 @@ class LocalPlanner:
             actions = decision.actions[0]
         if not np.isfinite(actions).all():
             self._memory.forget()
+            recovery = self._watch.recovery[-1] if self._watch.recovery else ""
+            if recovery:  # as long as there is no plan, the arm holds
+                return NoPlan(f"an alarm ({recovery}), and no action is known that holds", recovery == "ask")
             return NoPlan("the policy's actions hold NaN or infinity")
         reading = self._watch.readings[-1] if self._watch.readings else None
         return Plan(

@@ -6,23 +6,37 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ebt_policy import provenance
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.config_deploy import PolicyOptions
 from ebt_policy.hardware.control.planning import Planner
-from ebt_policy.inference.robot_contract import RobotContract, read_robot_contract
+from ebt_policy.inference.robot_contract import POSITION, RobotContract, read_robot_contract
+from ebt_policy.monitoring.recovery import Hold
 
 
-def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None = None) -> Planner:
+def make_planner(
+    options: PolicyOptions,
+    fps: float,
+    trained_fps: float | None = None,
+    hold: Hold = lambda state, last: last,
+) -> Planner:
     """The policy that these options name, warmed up: the first plans of a process are slow.
 
-    fps: its ticks a second here. trained_fps: those of its data, where known; a server that says otherwise is refused.
+    fps: its ticks a second here. trained_fps: those of its data, where known; a server that says otherwise is refused. hold: how
+    the robot holds still, see `holds`.
     """
     if bool(options.path) == bool(options.server):
         raise UserError(
             "Give either --policy.path, a policy on this computer, or --policy.server, an address."
         )
     if options.server:
+        if options.calibration:
+            raise UserError(
+                "--policy.calibration is for a policy on this computer. On a server the server's counts: start it with `ebt-policy "
+                "serve --calibration FILE`, and leave out --policy.calibration here."
+            )
         from ebt_policy.hardware.planners.remote_planner import RemotePlanner
         from ebt_policy.hardware.remote.client import RemotePolicy
         from ebt_policy.hardware.remote.contract import Expectation, read_token
@@ -80,12 +94,29 @@ def make_planner(options: PolicyOptions, fps: float, trained_fps: float | None =
         ),
         calibration,
         ladder if calibration is not None else None,
-        hold=lambda state, last: state if last is None else last,
+        hold=hold,
         nets=nets,
     )
     planner = LocalPlanner(watched, fps, pull="linear" if options.rtc and watched.runner.real_time else None)
     planner.warm_up()
     return planner
+
+
+def holds(states: Sequence[str], joints: Sequence[str]) -> Hold:
+    """Holding still: at the last action, and before the first where the state shows the joints to be.
+
+    states: names of the numbers in the observation's state, joints: of the actions, each in its order. The two orders may differ,
+    and the state may lack a joint: then nothing holds before the first action.
+    """
+    columns = {name.removesuffix(POSITION): i for i, name in enumerate(states)}
+    chosen = [columns[name] for name in joints if name in columns]
+
+    def hold(state: np.ndarray, last: np.ndarray | None) -> np.ndarray | None:
+        if last is not None:
+            return last
+        return state[chosen] if len(chosen) == len(joints) else None
+
+    return hold
 
 
 def check_task(known: Sequence[str], task: str) -> None:

@@ -16,11 +16,12 @@ class RemotePlanner:
     """Waits for an answer no longer than the request's deadline, and connects again to a server that was lost."""
 
     def __init__(self, remote: RemotePolicy) -> None:
-        """remote: connected already."""
+        """remote: connected already. alarms: whether the server watches its policy."""
         self.remote = remote
         self.needs = {name: feature.shape for name, feature in remote.welcome.features.items()}
         self.contract = contract_of(remote.welcome)
         self.action_size = remote.welcome.action.shape[0]
+        self.alarms = remote.welcome.alarm_above is not None
 
     def plan(self, request: PlanRequest) -> Plan | NoPlan:
         begin = time.perf_counter()

@@ -1,7 +1,8 @@
 """Records LeRobot episodes; the control loop never waits for it.
 
 Another process writes, because encoding video in a thread would block this process for tenths of a second. It receives frames
-through a pipe. If this process dies, it still saves the finished episodes. It ignores Ctrl-C.
+through a pipe. If this process dies, it still saves the finished episodes. It ignores Ctrl-C and the
+other signals that end a session.
 """
 
 from __future__ import annotations
@@ -148,12 +149,13 @@ class Recorder:
         """
         if self.state is RecorderState.CLOSED:
             return True
-        atexit.unregister(self.close)
         deadline = time.monotonic() + timeout_s
-        flushed = self.flush(timeout_s)
-        failed = self.state is RecorderState.FAILED
-        self._closing = True
-        self._queue.put(None)
+        try:
+            flushed = self.flush(timeout_s)
+            failed = self.state is RecorderState.FAILED
+        finally:  # after a Ctrl-C too: the process waits for the end of the pipe, and Python, at its end, for the process
+            self._closing = True
+            self._queue.put(None)
         self._process.join(max(deadline - time.monotonic(), 1.0))
         if forced := self._process.is_alive():
             self._process.kill()
@@ -162,6 +164,7 @@ class Recorder:
         self._listener.join(5.0)
         with self._changed:
             self.state = RecorderState.CLOSED if not failed else self.state
+        atexit.unregister(self.close)
         return flushed and not failed and not forced
 
     def __enter__(self) -> Self:
@@ -188,19 +191,24 @@ class Recorder:
         self._queue.put(message)
 
     def _feed(self) -> None:
-        while (message := self._queue.get()) is not None:
-            try:
-                buffers: list[pickle.PickleBuffer] = []
-                header = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
-                # Arrays go as they are, without a copy.
-                self._sink.send((header, len(buffers)))
-                for buffer in buffers:
-                    self._sink.send_bytes(buffer.raw())
-            except OSError:
-                pass  # the process is gone: the listener says so
-            except Exception as error:
-                self._fail(f"A frame or line cannot be handed to the recorder's process: {error}")
-        self._sink.close()
+        try:
+            while (message := self._queue.get()) is not None:
+                self._send(message)
+        finally:
+            self._sink.close()
+
+    def _send(self, message: tuple[Any, ...]) -> None:
+        try:
+            buffers: list[pickle.PickleBuffer] = []
+            header = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
+            # Arrays go as they are, without a copy.
+            self._sink.send((header, len(buffers)))
+            for buffer in buffers:
+                self._sink.send_bytes(buffer.raw())
+        except OSError:
+            pass  # the process is gone: the listener says so
+        except Exception as error:
+            self._fail(f"A frame or line cannot be handed to the recorder's process: {error}")
 
     def _listen(self) -> None:
         try:

@@ -30,8 +30,11 @@ def record(
     """Answers (kind, detail): ready once; saved, short, discarded or failed for each end of an episode; failed also when it
     happens in between. After a failure it reads and drops all messages, so that the sender never waits for room in the pipe.
     """
-    # Ctrl-C reaches all processes of a terminal; this one ends when the pipe does, with what was finished on the disk.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C, a terminal that closes and a service that stops reach all processes; this one ends when the pipe does, and so the
+    # episode that its parent ends on these signals is saved.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder would write into the operator's terminal
     av.logging.set_libav_level(av.logging.WARNING)  # so would FFmpeg, of each video
     if hasattr(os, "nice"):

@@ -81,5 +81,13 @@ class Recording:
         self._recorder.end_episode(success)
 
     def close(self) -> None:
-        """Waits until all episodes are saved."""
-        self._recorder.close()
+        """Waits until all episodes are saved. Raises UserError where one was not."""
+        if not self._recorder.close():
+            raise UserError(
+                f"Not all that was to be recorded was saved. {self.failed or 'The disk or the encoder took too long.'}"
+            )
+
+    @property
+    def failed(self) -> str:
+        """Why nothing more is recorded; "" as long as it is."""
+        return self._recorder.reason

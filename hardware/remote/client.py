@@ -30,6 +30,13 @@ from ebt_policy.hardware.remote.wire import Array, Fault, Observe, Welcome, Wire
 __all__ = ["ConnectionLost", "Expectation", "NoDecision", "RemotePolicy", "Reply"]
 
 STATE = "observation.state"
+# Fields of Welcome, for people.
+_WORDS = {
+    "checkpoint_sha256": "checkpoint",
+    "normaliser_sha256": "normalisation",
+    "alarm_above": "threshold of alarms (--calibration)",
+    "robot": "robot of the data (order of joints, ranges)",
+}
 logger = logging.getLogger(__name__)
 
 
@@ -123,7 +130,7 @@ class RemotePolicy:
         """Connects, or reconnects after a loss; begins a new episode.
 
         Raises ConnectionLost if no server answers, and UserError if it refuses or its policy is not what is expected. When
-        reconnecting, the checkpoint must be the same as before.
+        reconnecting, all that it says of its policy must be as before, but for the name.
         """
         self._hang_up()
         opening = open_link(self._url, self._check, self._token, self._name, self._on_loss, self._connect_s)
@@ -229,10 +236,18 @@ class RemotePolicy:
 
     def _check(self, welcome: Welcome) -> None:
         self._expect.check(welcome)
-        if self._link is not None and self._link.welcome.checkpoint_sha256 != welcome.checkpoint_sha256:
+        if self._link is None:
+            return
+        before = self._link.welcome
+        other = [
+            _WORDS.get(name, name)
+            for name in welcome.__struct_fields__
+            if name != "policy" and getattr(welcome, name) != getattr(before, name)  # which is free text
+        ]
+        if other:
             raise UserError(
-                f"{self._url} serves another checkpoint than before the connection was lost. If that is intended, make a new "
-                "RemotePolicy."
+                f"{self._url} serves another {', '.join(other)} than before the connection was lost. Start the server as it was; "
+                "or, if that is intended, begin anew."
             )
 
     def _hang_up(self) -> None:

@@ -1,4 +1,4 @@
-"""The arms that a LeRobot robot consists of: one, or those of a bimanual robot, with the names of their parts in the whole."""
+"""The arms that a LeRobot robot or leader consists of: one, or those of a bimanual one, with the names of their parts in the whole."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from lerobot.motors import MotorNormMode
 from lerobot.robots.config import RobotConfig
 from lerobot.robots.robot import Robot
+from lerobot.teleoperators.teleoperator import Teleoperator
 
 from ebt_policy.errors import UserError
 
@@ -20,7 +21,7 @@ Range = tuple[float, float]
 class Arm:
     """One arm. prefix: put before its names in the observations and actions of the whole robot, such as "left_"."""
 
-    robot: Robot
+    robot: Robot | Teleoperator
     prefix: str = ""
 
     @property
@@ -33,19 +34,19 @@ class Arm:
         return dict(getattr(self.bus, "motors", None) or {})
 
 
-def arms_of(robot: Robot) -> list[Arm]:
-    """The robot itself, or each arm that it holds as an attribute, as LeRobot's bimanual robots do."""
+def arms_of(robot: Robot | Teleoperator) -> list[Arm]:
+    """The robot or leader itself, or each arm that it holds as an attribute, as LeRobot's bimanual ones do."""
     inner = [
         Arm(arm.robot, prefix + arm.prefix)
         for name, value in list(vars(robot).items())  # cached properties add to it meanwhile
-        if isinstance(value, Robot)
+        if isinstance(value, Robot | Teleoperator)
         for prefix in _prefix(robot, name, value)
         for arm in arms_of(value)
     ]
     return inner or [Arm(robot)]
 
 
-def _prefix(robot: Robot, attribute: str, arm: Robot) -> Iterator[str]:
+def _prefix(robot: Robot | Teleoperator, attribute: str, arm: Robot | Teleoperator) -> Iterator[str]:
     """What the whole robot puts before the names of this arm; nothing where its joints are not among the whole's."""
     for prefix in (f"{attribute}_", f"{attribute.removesuffix('_arm')}_", ""):
         if all(prefix + name in robot.action_features for name in arm.action_features):

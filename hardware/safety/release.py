@@ -19,14 +19,26 @@ def release(robot: Robot) -> None:
     """Disconnects as LeRobot does; where that fails, each motor alone, then cameras and ports.
 
     LeRobot stops at the first motor that reports an error, an overload say, and leaves the torque of those behind it on.
-    Raises UserError, in one line, that names the motors whose torque is still on or not known.
+    Raises UserError, in one line, that names the motors whose torque is still on or not known. A Ctrl-C on the way is raised again
+    at the end.
     """
     try:
         robot.disconnect()
         return
-    except Exception as error:  # each driver raises its own
+    except BaseException as error:  # each driver raises its own; and a Ctrl-C must not leave torque on either
         failed = error
     reason = f"{type(failed).__name__}: {failed}".splitlines()[0]
+    try:
+        _one_by_one(robot, failed, reason)
+    except UserError as left:
+        if isinstance(failed, Exception):
+            raise
+        logger.error("%s", left)
+    if not isinstance(failed, Exception):
+        raise failed
+
+
+def _one_by_one(robot: Robot, failed: BaseException, reason: str) -> None:
     arms = [arm for arm in arms_of(robot) if arm.motors and _open(arm)]
     powered = [name for arm in arms for name in _torque_off(arm)]
     for camera in cameras_of(robot).values():

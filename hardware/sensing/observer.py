@@ -26,7 +26,7 @@ class Observer:
         """needs: the policy's features {name: shape}. observed: the robot's `observation_features`, cameras among them.
         joints: names of the action's joints, in its order. Raises UserError where robot and policy do not fit.
         """
-        self.states = [name for name, kind in observed.items() if kind is float and not _object(name)]
+        self.states = state_numbers(observed)
         self.objects = [name for name, kind in observed.items() if kind is float and _object(name)]
         cameras = {name: shape for name, shape in observed.items() if isinstance(shape, tuple)}
         self.cameras = tuple(name.removeprefix(PICTURES) for name in needs if name.startswith(PICTURES))
@@ -63,6 +63,11 @@ class Observer:
             else:
                 found[name] = pictures[name.removeprefix(PICTURES)].transpose(2, 0, 1)
         return found
+
+
+def state_numbers(observed: Mapping[str, Any]) -> list[str]:
+    """Names of the numbers in the policy's state, in its order, of a robot's `observation_features`."""
+    return [name for name, kind in observed.items() if kind is float and not _object(name)]
 
 
 def _object(name: str) -> bool:

@@ -141,7 +141,7 @@ def _calibration(config: DeployConfig) -> Finding:
 
     options = config.policy
     if options.server:
-        return ok("the server's: --policy.calibration does not count here")
+        return ok("the server's: see policy")
     if not options.calibration:
         return warn(
             "none: the policy raises no alarms",
@@ -158,7 +158,8 @@ def _calibration(config: DeployConfig) -> Finding:
 def _policy(config: DeployConfig, planners: list[Planner]) -> Iterator[Finding]:
     options = config.policy
     try:
-        planner = make_planner(options, config.fps or 30.0)
+        # Nothing is sent, so any action holds.
+        planner = make_planner(options, config.fps or 30.0, hold=lambda state, last: np.zeros(1))
     except Exception as error:
         if not options.calibration:
             raise
@@ -170,6 +171,11 @@ def _policy(config: DeployConfig, planners: list[Planner]) -> Iterator[Finding]:
     planners.append(planner)
     needs = ", ".join(f"{name.removeprefix('observation.')} {shape}" for name, shape in planner.needs.items())
     yield ok(f"loads; needs {needs}; commands {planner.action_size} joints")
+    if options.server and not getattr(planner, "alarms", False):
+        yield warn(
+            "the server has no calibration: the policy raises no alarms",
+            "Start it with `ebt-policy serve --calibration FILE`, a file of `ebt-policy calibrate`.",
+        )
     welcome = getattr(getattr(planner, "remote", None), "welcome", None)
     if welcome is not None and welcome.fps and config.fps and abs(welcome.fps - config.fps) > 1e-6:
         yield fail(

@@ -15,7 +15,7 @@ from lerobot.robots.robot import Robot
 
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.body import Body
-from ebt_policy.hardware.safety.arms import joint_ranges
+from ebt_policy.hardware.safety.arms import Arm, arms_of, joint_ranges
 from ebt_policy.hardware.sensing.streams import CameraStream, Stale
 from ebt_policy.hardware.setup.checklist import Finding, fail, ok, warn
 
@@ -34,7 +34,7 @@ _STATUS = {
 def connected(robot: Robot) -> Iterator[Finding]:
     """Connects as LeRobot does, but never asks for a calibration on the terminal."""
     robot.connect(calibrate=False)
-    motors = getattr(getattr(robot, "bus", None), "motors", {})
+    motors = [arm.prefix + name for arm in arms_of(robot) for name in arm.motors]
     answer = f": {len(motors)} motors answer ({', '.join(motors)})" if motors else ""
     yield ok(f"connected{answer}")
     if motors:
@@ -93,16 +93,25 @@ def data(body: Body) -> Iterator[Finding]:
 
 def health(robot: Robot) -> Iterator[Finding]:
     """Temperature, voltage and errors of the motors, against the limits that they hold themselves."""
-    bus: Any = getattr(robot, "bus", None)
-    names = _registers(bus)
+    known = False
+    for arm in arms_of(robot):
+        names = _registers(arm.bus)
+        known |= bool(names)
+        yield from _health(arm, names)
+    if not known:
+        yield ok("no Feetech or Dynamixel motors: temperature, voltage and errors are not known")
+
+
+def _health(arm: Arm, names: set[str]) -> Iterator[Finding]:
+    """names: of its registers."""
     if "Present_Temperature" in names:
-        yield _temperature(bus, names)
+        yield _temperature(arm, names)
     voltage = next((name for name in _VOLTAGE if name in names), None)
     if voltage is not None:
-        yield _voltage(bus, voltage)
+        yield _voltage(arm, voltage)
     status = next((name for name in _STATUS if name in names), None)
     if status is not None:
-        found = bus.sync_read(status, normalize=False)
+        found = _read(arm, status)
         errors = [
             f"{motor}: {', '.join(_STATUS[status].get(bit, f'bit {bit}') for bit in range(8) if value >> bit & 1)}"
             for motor, value in found.items()
@@ -114,9 +123,17 @@ def health(robot: Robot) -> Iterator[Finding]:
                 "Free the arm, let it cool, switch its power off and on, and look again.",
             )
         else:
-            yield ok("no motor reports an error")
-    if not names:
-        yield ok("no Feetech or Dynamixel motors: temperature, voltage and errors are not known")
+            yield ok(_of(arm) + "no motor reports an error")
+
+
+def _read(arm: Arm, register: str) -> dict[str, Any]:
+    """{motor, by its name in the whole robot: raw value}."""
+    return {arm.prefix + name: value for name, value in arm.bus.sync_read(register, normalize=False).items()}
+
+
+def _of(arm: Arm) -> str:
+    """Which arm it is, where there are several."""
+    return f"{arm.prefix.rstrip('_')}: " if arm.prefix else ""
 
 
 def _registers(bus: Any) -> set[str]:
@@ -126,10 +143,10 @@ def _registers(bus: Any) -> set[str]:
     return set.intersection(*(set(bus.model_ctrl_table[motor.model]) for motor in bus.motors.values()))
 
 
-def _temperature(bus: Any, names: set[str]) -> Finding:
-    found = bus.sync_read("Present_Temperature", normalize=False)
+def _temperature(arm: Arm, names: set[str]) -> Finding:
+    found = _read(arm, "Present_Temperature")
     register = next((name for name in _TEMPERATURE_LIMIT if name in names), None)
-    limits = bus.sync_read(register, normalize=False) if register else dict.fromkeys(found, 70)
+    limits = _read(arm, register) if register else dict.fromkeys(found, 70)
     hottest = min(found, key=lambda motor: limits[motor] - found[motor])
     text = f"hottest for its limit: {hottest}, {found[hottest]} °C of {limits[hottest]} °C"
     room = limits[hottest] - found[hottest]
@@ -140,10 +157,10 @@ def _temperature(bus: Any, names: set[str]) -> Finding:
     return ok(text)
 
 
-def _voltage(bus: Any, register: str) -> Finding:
-    found = bus.sync_read(register, normalize=False)
+def _voltage(arm: Arm, register: str) -> Finding:
+    found = _read(arm, register)
     # Reading one motor raises where it reports an error, and that is what is looked for; reading all does not.
-    lows, highs = (bus.sync_read(f"{end}_Voltage_Limit", normalize=False) for end in ("Min", "Max"))
+    lows, highs = (_read(arm, f"{end}_Voltage_Limit") for end in ("Min", "Max"))
     for motor, value in found.items():
         low, high = lows[motor], highs[motor]
         if not low <= value <= high:
@@ -152,7 +169,7 @@ def _voltage(bus: Any, register: str) -> Finding:
                 "Check the power supply: its voltage has to be that of the motors, 5 V to 7.4 V or 12 V by version.",
             )
     return ok(
-        f"supply {min(found.values()) / 10:.1f} to {max(found.values()) / 10:.1f} V, within the motors' limits"
+        f"{_of(arm)}supply {min(found.values()) / 10:.1f} to {max(found.values()) / 10:.1f} V, within the motors' limits"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,16 +99,17 @@ def _measured(body: Body, joint: str, seed: int) -> Latency:
     wide = joint_ranges(arm.robot, arm.joints).get(joint, (low, high))
     if body.streams.streams and not body.simulated_time:
         body.streams.wait()
-    arm.begin()
-    start = [float(arm.robot.get_observation()[f"{name}.pos"]) for name in arm.joints]
+    commands = Commands()
+    samples = _Watching(body, joint, commands)
+    observed = samples.observation()
+    arm.begin(observed)
+    start = [float(observed[f"{name}.pos"]) for name in arm.joints]
     size = min(STEP, SHARE * (wide[1] - wide[0]))
     size = size if start[index] < (low + high) / 2 else -size
     print(
-        f"Joint '{joint}' will go {size:+.3g} and back, {STEPS // 2} times. Space stops it; Ctrl-C ends.",
+        f"Joint '{joint}' will go {size:+.3g} and back, {STEPS // 2} times. Space stops it; q or Ctrl-C ends.",
         flush=True,
     )
-    commands = Commands()
-    samples = _Watching(body, joint, commands)
     with from_signals(commands), from_keys(commands):
         if not body.simulated_time and body.twin is None:
             time.sleep(WARNING_S)
@@ -134,23 +136,80 @@ class _Watching:
         self.sent, self.joint = _Samples(), _Samples()
         self.pictures: dict[str, _Samples] = {}
         self._sequence: dict[str, int] = {}
+        self._failing: dict[str, float] = {}  # since when the bus fails to read, to send
+
+    def observation(self) -> Mapping[str, Any]:
+        """The arm's, with positions that are possible."""
+        while (observed := self._read()) is None:
+            self._wait(self.body.clock.now())
+        return observed
 
     def hold(self, target: list[float], seconds: float) -> None:
         """Goes to `target` (J,) and stays, for so long in all."""
-        arm, clock = self.body.arm, self.body.clock
+        clock = self.body.clock
         end = clock.now() + seconds
         while (now := clock.now()) < end - 1e-9:
-            if self._commands.poll() in (Command.STOP, Command.QUIT):
-                raise UserError("Stopped as asked. The arm is let go.")
-            observed = arm.get_observation()
+            self._obey()
+            observed = self._read()
             read = (now + clock.now()) / 2
-            self.joint.times.append(read)
-            self.joint.values.append(float(observed[self._key]))
-            allowed = arm.drive(target)
-            self.sent.times.append(clock.now())
-            self.sent.values.append(float(allowed[self._key]))
-            self._look(observed, read)
-            clock.sleep_until(now + 1 / self.body.control_hz)
+            if observed is not None:
+                self.joint.times.append(read)
+                self.joint.values.append(float(observed[self._key]))
+            allowed = self._drive(target)
+            if allowed is not None:
+                self.sent.times.append(clock.now())
+                self.sent.values.append(float(allowed[self._key]))
+            if observed is not None:
+                self._look(observed, read)
+            self._wait(now)
+
+    def _obey(self) -> None:
+        """Raises UserError where it is to end, with the arm at rest. After a stop it stays there until somebody ends it."""
+        while (command := self._commands.poll()) is not None:
+            if command is Command.STOP:
+                self.body.arm.stop("asked to")
+                print("Stopped. Support the arm; q or Ctrl-C then lets it go.", flush=True)
+                while self._commands.poll() is not Command.QUIT:
+                    self._rest()
+                raise UserError("Stopped as asked. The arm is let go.")
+            if command is Command.QUIT:
+                self.body.arm.hold("asked to")
+                end = self.body.clock.now() + 5.0
+                while not self.body.arm.at_rest and self.body.clock.now() < end:
+                    self._rest()
+                raise UserError("Ended as asked. The arm is let go.")
+
+    def _rest(self) -> None:
+        now = self.body.clock.now()
+        self._drive(None)
+        self._wait(now)
+
+    def _wait(self, begun: float) -> None:
+        self.body.clock.sleep_until(begun + 1 / self.body.control_hz)
+
+    def _read(self) -> Mapping[str, Any] | None:
+        return self._tried("read the joints", self.body.arm.get_observation)
+
+    def _drive(self, target: list[float] | None) -> Mapping[str, Any] | None:
+        return self._tried("send a command", lambda: self.body.arm.drive(target))
+
+    def _tried(self, what: str, ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | None:
+        """What it gives; None where the bus fails. Lost packets are survived, as in an episode: ending drops the torque.
+
+        Raises UserError where it has failed for the watchdog's time.
+        """
+        begin = self.body.clock.now()
+        try:
+            found = ask()
+        except Exception as error:  # each robot raises its own
+            since = self._failing.setdefault(what, begin)
+            if (lasted := self.body.clock.now() - since) > self.body.arm.config.watchdog_s:
+                raise UserError(
+                    f"For {lasted:.1f} s the bus could not {what}: {error} Look at cables and power. The arm is let go."
+                ) from error
+            return None
+        self._failing.pop(what, None)
+        return found
 
     def _look(self, observed: Any, now: float) -> None:
         for name, value in observed.items():

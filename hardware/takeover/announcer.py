@@ -19,12 +19,14 @@ _TEXTS = {  # kind of event -> text; {} is the event's detail
     "unanswered": _BELL + "The episode ends: {}.",
     "beyond_calibration": "From here on alarms are more often false: {}.",
     "no_leader": "Nothing to take over with: {}.",
+    "failed": _BELL + "NOTHING MORE IS RECORDED: {} This episode goes on without; q: quit",
 }
 _ALONE = _BELL + "ASKS: {}. The arm is stopped. r: the policy goes on; q: quit"
 
 
 class Announcer:
-    """Call it with every event; a thread prints those of a takeover, and what alarms are worth. A stalled terminal costs messages, not time."""
+    """Call it with every event; a thread prints those of a takeover, what alarms are worth, and that recording has failed. A stalled terminal
+    costs messages, not time."""
 
     def __init__(
         self, leader: bool, show: Callable[[str], None] = lambda text: print(text, flush=True)
@@ -57,4 +59,4 @@ class Announcer:
             self._show(text)
 
 
-KINDS = frozenset(_TEXTS)
+KINDS = frozenset(_TEXTS) - {"failed"}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.control.commands import KEYS
+from ebt_policy.hardware.safety.arms import arms_of
 
 Array = NDArray[np.float64]
 _POSITION = ".pos"
@@ -140,8 +141,10 @@ def connect(teleop: Teleoperator) -> None:
 
 def check_units(teleop: Teleoperator, robot: Any) -> None:
     """Raises UserError where motors of the same name count in different units, such as degrees and -100 to 100."""
-    mine = getattr(getattr(teleop, "bus", None), "motors", None) or {}
-    others = getattr(getattr(robot, "bus", None), "motors", None) or {}
+    mine, others = (
+        {arm.prefix + name: motor for arm in arms_of(device) for name, motor in arm.motors.items()}
+        for device in (teleop, robot)
+    )
     for name in mine.keys() & others.keys():
         leader, follower = (getattr(motors[name], "norm_mode", None) for motors in (mine, others))
         if leader is not None and follower is not None and leader is not follower:

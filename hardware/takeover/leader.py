@@ -19,6 +19,7 @@ from lerobot.teleoperators.utils import TeleopEvents
 
 from ebt_policy.hardware.control.clock import Clock
 from ebt_policy.hardware.control.commands import Command
+from ebt_policy.hardware.safety.arms import arms_of
 from ebt_policy.hardware.takeover.device import Array, Device, connect
 
 IDLE_HZ = 10.0  # while the policy drives
@@ -175,11 +176,9 @@ class Leader:
         self._retry = now + RETRY_S
         with contextlib.suppress(Exception):
             self.teleop.disconnect()
-        bus: Any = getattr(self.teleop, "bus", None)
-        if (
-            self.teleop.is_connected and bus is not None
-        ):  # LeRobot gives up where the torque cannot be switched off
-            bus.disconnect(disable_torque=False)
+        for arm in arms_of(self.teleop):  # LeRobot gives up at the first whose torque cannot be switched off
+            if arm.robot.is_connected and arm.bus is not None:
+                arm.bus.disconnect(disable_torque=False)
         if not self.teleop.is_connected:
             connect(self.teleop)
         self._done = None  # what was begun is forgotten by a device that was away

@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from fake_arm import FakeArm, FakeArmConfig
 from fake_leader import FakeLeader
+from fake_recording import Full
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from ebt_policy.errors import UserError
@@ -18,6 +20,8 @@ from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions, Recor
 from ebt_policy.hardware.control.commands import Command, Commands
 from ebt_policy.hardware.control.planning import Plan, PlanRequest
 from ebt_policy.hardware.planners.make import contract_of
+from ebt_policy.hardware.recording import recording
+from ebt_policy.hardware.recording.recorder import Recorder
 from ebt_policy.hardware.safety.config_safe_robot import SafetyOptions
 from ebt_policy.inference.robot_contract import RobotContract
 
@@ -87,6 +91,45 @@ def test_after_stop_and_failure_r_lifts_the_stop_and_begins_the_next(run, arm: F
     first, second = run(episodes=2)
     assert (first.end, second.end) == ("failure", "time") and second.plans
     assert "The arm is stopped. Put the scene back. r: reset the stop and begin" in capsys.readouterr().out
+
+
+def test_keys_of_the_episode_before_do_not_begin_or_end_the_next(run, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", Terminal())
+    posted, asked = Commands(), []
+    monkeypatch.setattr(deploying, "Commands", lambda: posted)
+
+    def answer(_: float) -> None:
+        asked.append(capsys.readouterr().out)
+        posted.post(Command.RESET)
+        posted.post(Command.SUCCESS)  # a finger on the wrong key: not of the episode that begins
+
+    monkeypatch.setattr(deploying, "time", SimpleNamespace(sleep=answer))
+    after_the_first(monkeypatch, posted, Command.RESET, Command.SUCCESS)
+    assert [outcome.end for outcome in run(episodes=2)] == ["time", "time"]
+    assert len(asked) == 1 and "begin the next episode" in asked[0]
+
+
+def after_the_first(monkeypatch: pytest.MonkeyPatch, commands: Commands, *keys: Command) -> None:
+    """Keys that are pressed when the first episode has ended, and before anybody is asked about the next."""
+    left = list(keys)
+    write = deploying._write
+
+    def pressed(*arguments) -> None:
+        write(*arguments)
+        while left:
+            commands.post(left.pop(0))
+
+    monkeypatch.setattr(deploying, "_write", pressed)
+
+
+@pytest.mark.parametrize("key", [Command.QUIT, Command.STOP])
+def test_a_stop_and_an_end_that_came_between_are_obeyed(run, monkeypatch, capsys, key: Command):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    posted = Commands()
+    monkeypatch.setattr(deploying, "Commands", lambda: posted)
+    after_the_first(monkeypatch, posted, key, Command.RESET)
+    assert [outcome.end for outcome in run(episodes=2, unattended=True)] == ["time"]
+    assert ("The arm is stopped" in capsys.readouterr().out) is (key is Command.STOP)
 
 
 def test_an_episode_that_ends_with_an_error_leaves_the_others_to_go_on(run, arm: FakeArm, monkeypatch):
@@ -164,6 +207,16 @@ def test_the_operator_takes_over_and_an_interrupted_episode_is_saved(
     )  # at a quarter, the default
     info = json.loads((tmp_path / "data" / "meta" / "info.json").read_text())
     assert info["robot_type"] == arm.name  # not the filter's: the same arm without it has the same data
+
+
+def test_a_recording_that_fails_is_told_and_no_other_episode_begins(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr(recording, "Recorder", partial(Recorder, open_writer=Full))
+    with pytest.raises(UserError, match="Not all .* was saved. The disk under .* is full"):
+        run(episodes=3, seconds=1.0, unattended=True, record=RecordOptions(root=str(tmp_path / "data")))
+    said = capsys.readouterr().out
+    assert "\aNOTHING MORE IS RECORDED: The disk under" in said
+    assert "episode 0" in said and "episode 1" not in said
 
 
 def test_an_answer_is_waited_for_at_least_a_moment(run):

@@ -24,3 +24,9 @@ def test_alarms_that_were_calibrated_without_it_are_refused(checkpoint: Callable
     options = PolicyOptions(path=str(checkpoint("ebt")), rtc=True, calibration="calibration.json")
     with pytest.raises(UserError, match="--policy.rtc=true makes plans alike"):
         make_planner(options, 10.0)
+
+
+def test_a_calibration_beside_a_server_is_refused_as_it_would_not_count():
+    options = PolicyOptions(server="ws://127.0.0.1:1", calibration="calibration.json")
+    with pytest.raises(UserError, match="serve --calibration FILE"):
+        make_planner(options, 10.0)

@@ -109,6 +109,52 @@ def test_a_fault_ends_recording_and_not_the_loop(tmp_path: Path, writer, said: s
     assert [event.kind for event in events] == ["ready", "failed"]
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_what_ends_a_session_does_not_end_the_recorder_before_it(tmp_path: Path, name: str):
+    """A terminal that closes, and a service that stops, tell the whole group."""
+    recorder = Recorder(spec(tmp_path / "d", video=False))
+    recorder.ready()
+    for tick in range(4):
+        recorder.add(frame(tick, video=False), "t")
+    os.kill(recorder._process.pid, getattr(signal, name))
+    time.sleep(0.1)
+    recorder.end_episode(None)
+    assert recorder.close() and recorder.saved == 1
+
+
+INTERRUPTED = f"""
+import sys; sys.path.insert(0, {str(HERE)!r}); sys.argv[0] = "ebt-policy"
+if __name__ == "__main__":
+    import os, signal, threading
+    from fake_recording import frame, spec
+    from ebt_policy.hardware.recording.recorder import Recorder
+    recorder = Recorder(spec(sys.argv[1], video=False))
+    recorder.ready()
+    for tick in range(6):
+        recorder.add(frame(tick, video=False), "t")
+    pid = recorder._process.pid
+    os.kill(pid, signal.SIGSTOP)  # a save that takes long
+    recorder.end_episode(True)
+    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    try:
+        recorder.close()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    os.kill(pid, signal.SIGCONT)
+"""
+
+
+@pytest.mark.slow
+def test_a_ctrl_c_while_it_closes_neither_loses_the_episode_nor_hangs(tmp_path: Path):
+    root = tmp_path / "d"
+    (tmp_path / "run.py").write_text(INTERRUPTED)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "run.py", root], capture_output=True, text=True, timeout=120
+    )
+    assert "interrupted" in done.stdout, done.stderr[-2000:]
+    assert [record["success"] for record in records(root)] == [True]
+
+
 @pytest.mark.slow
 def test_files_that_may_not_grow(tmp_path: Path):
     """A real refusal by the system, in the middle of a save: the earlier episode stays whole."""

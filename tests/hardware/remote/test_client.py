@@ -14,7 +14,7 @@ from ebt_policy.errors import UserError
 from ebt_policy.hardware.remote import wire
 from ebt_policy.hardware.remote.client import ConnectionLost, RemotePolicy
 from ebt_policy.hardware.remote.server import Decided
-from ebt_policy.hardware.remote.wire import Act, Array, Hello, Observe
+from ebt_policy.hardware.remote.wire import Act, Array, Hello, Observe, TrainedRobot
 
 
 @contextmanager
@@ -83,6 +83,28 @@ def test_a_server_that_goes_is_noticed_at_once_and_found_again(decider):
         serving(FakeDecider(checkpoint_sha256="d" * 64), port),
         pytest.raises(UserError, match="another checkpoint"),
     ):
+        policy.connect()
+    policy.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"alarm_above": None}, "threshold of alarms"),
+        ({"normaliser_sha256": "o" * 64}, "normalisation"),
+        ({"robot": TrainedRobot(action_names=("b", "a"))}, "order of joints"),
+        ({"n_action_steps": 3}, "n_action_steps"),
+    ],
+)
+def test_a_server_that_comes_back_otherwise_is_refused(change: dict, word: str):
+    usual = {"alarm_above": 1.0, "robot": TrainedRobot(action_names=("a", "b"))}
+    with serving(FakeDecider(**usual)) as url:
+        policy = RemotePolicy(url)
+        policy.connect()
+    port = int(url.rpartition(":")[2])
+    with serving(FakeDecider(**usual | change), port), pytest.raises(UserError, match=word):
+        policy.connect()
+    with serving(FakeDecider(**usual, policy="called otherwise"), port):
         policy.connect()
     policy.close()
 

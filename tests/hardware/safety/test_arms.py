@@ -159,6 +159,24 @@ def test_all_motors_are_let_go_when_one_reports_an_error(robot, sides, caplog):
     assert "motor by motor" in caplog.text
 
 
+@pytest.mark.parametrize("dead", [set(), {"elbow"}])
+def test_a_ctrl_c_while_lerobot_disconnects_leaves_no_torque_on(
+    robot, sides, monkeypatch, caplog, dead: set[str]
+):
+    left, right = sides
+    left.bus.dead = dead
+    monkeypatch.setattr(left, "disconnect", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        release(robot)
+    assert {name for name, on in left.bus.torque.items() if on} == dead
+    assert set(right.bus.torque.values()) == {0} and not right.bus.is_connected
+    assert ("left_elbow is still on" in caplog.text) is bool(dead)
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt
+
+
 def test_motors_that_stay_powered_are_named_in_one_line(robot, sides):
     left, right = sides
     left.bus.dead = {"elbow"}

@@ -10,6 +10,7 @@ import pytest
 from fake_arm import FakeArm, FakeArmConfig
 from fake_camera import FakeCamera
 from fake_leader import FakeLeader
+from policy_server import FakeDecider, serving
 
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions, StreamOptions
@@ -66,7 +67,7 @@ def arm(tmp_path: Path) -> StillArm:
 @pytest.fixture
 def planner(monkeypatch: pytest.MonkeyPatch) -> Planner:
     planner = Planner()
-    monkeypatch.setattr(checking, "make_planner", lambda options, fps: planner)
+    monkeypatch.setattr(checking, "make_planner", lambda options, fps, **_: planner)
     return planner
 
 
@@ -126,7 +127,7 @@ def test_a_policy_without_plans(arm: StillArm, planner: Planner, tmp_path: Path)
 def test_a_wrong_calibration_does_not_hide_the_policy(
     arm: StillArm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    def make(options, fps):
+    def make(options, fps, **_):
         if options.calibration:
             raise UserError("made for another checkpoint")
         return Planner()
@@ -139,6 +140,17 @@ def test_a_wrong_calibration_does_not_hide_the_policy(
     passed, text = looked_at(arm, tmp_path, policy=options)
     assert not passed and "loads only without its calibration: made for another" in text
     assert "is damaged" in text and "20 decisions" in text
+
+
+@pytest.mark.parametrize(("alarm_above", "warned"), [(1.0, False), (None, True)])
+def test_a_server_without_alarms_is_a_warning(arm: StillArm, tmp_path: Path, alarm_above, warned: bool):
+    with serving(FakeDecider(alarm_above=alarm_above)) as url:
+        _, text = looked_at(arm, tmp_path, policy=PolicyOptions(server=url))
+    assert ("the server has no calibration" in text) is warned
+    with serving(FakeDecider(alarm_above=alarm_above)) as url:
+        options = PolicyOptions(server=url, calibration=str(tmp_path / "calibration.json"))
+        passed, text = looked_at(arm, tmp_path, policy=options)
+    assert not passed and "--policy.calibration is for a policy on this computer" in text
 
 
 @pytest.mark.parametrize(
@@ -168,6 +180,43 @@ def test_the_motors_health(arm: StillArm, planner: Planner, tmp_path: Path, regi
     passed, text = looked_at(arm, tmp_path)
     assert line in text and arm.sent == []
     assert passed is (registers in ({}, {"Present_Temperature": 60}))
+
+
+def test_both_of_two_arms_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """LeRobot's own two-armed robot, which has no bus of its own."""
+    pytest.importorskip("scservo_sdk", reason="needs the extra feetech")
+    from lerobot.robots.bi_so_follower import BiSOFollower, BiSOFollowerConfig
+    from lerobot.robots.so_follower import SOFollowerConfig
+
+    side = SOFollowerConfig(port="none")
+    robot = BiSOFollower(
+        BiSOFollowerConfig(id="two", calibration_dir=tmp_path, left_arm_config=side, right_arm_config=side)
+    )
+    held = {
+        "Present_Temperature": 30,
+        "Max_Temperature_Limit": 70,
+        "Present_Voltage": 74,
+        "Min_Voltage_Limit": 60,
+        "Max_Voltage_Limit": 84,
+        "Status": 0,
+    }
+    for arm, values in (
+        (robot.left_arm, held),
+        (robot.right_arm, held | {"Present_Temperature": 71, "Status": 4}),
+    ):
+        monkeypatch.setattr(
+            arm.bus,
+            "sync_read",
+            lambda name, normalize, bus=arm.bus, values=values: dict.fromkeys(bus.motors, values[name]),
+        )
+    found = [(finding.level.value, finding.found) for finding in check_arm.health(robot)]
+    text = "\n".join(line for _, line in found)
+    assert "right_shoulder_pan, 71 °C of 70 °C" in text and "left_shoulder_pan, 30 °C of 70 °C" in text
+    assert "right_gripper: too hot" in text and "left: no motor reports an error" in text
+    monkeypatch.setattr(robot, "connect", lambda calibrate: None)
+    monkeypatch.setattr(type(robot), "is_calibrated", True)
+    lines = [finding.found for finding in check_arm.connected(robot)]
+    assert "12 motors answer (left_shoulder_pan" in lines[0] and "torque is on" in lines[1]
 
 
 def test_cameras(arm: StillArm, planner: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

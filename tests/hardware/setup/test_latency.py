@@ -1,5 +1,6 @@
 """Latency measurement finds known delays, in simulated time and on emulated servos."""
 
+import itertools
 import json
 import shlex
 import time
@@ -15,6 +16,7 @@ from ebt_policy.errors import UserError
 from ebt_policy.hardware import body as body_module
 from ebt_policy.hardware.config_deploy import DeployConfig
 from ebt_policy.hardware.control.clock import SteppedClock
+from ebt_policy.hardware.control.commands import Command, Commands
 from ebt_policy.hardware.safety.config_safe_robot import SafetyOptions
 from ebt_policy.hardware.setup import latency as measuring
 from ebt_policy.hardware.setup.latency import measure_latency
@@ -126,6 +128,89 @@ def test_what_it_refuses(stepped: SteppedClock, tmp_path: Path):
     with pytest.raises(UserError, match="no joint 'wrist'"):
         measure_latency(config(tmp_path), arm, joint="wrist")
     assert arm.sent == []
+
+
+class BrokenArm(LateArm):
+    """A bus that fails to read, to send between two times; `reads` may change what is read."""
+
+    no_reads = no_sends = (np.inf, np.inf)
+    tick = staticmethod(lambda now: None)
+
+    def get_observation(self) -> dict:
+        self.tick(self.clock.now())
+        if self.no_reads[0] <= self.clock.now() < self.no_reads[1]:
+            raise ConnectionError("no status packet")
+        return super().get_observation()
+
+    def send_action(self, action: dict) -> dict:
+        if self.no_sends[0] <= self.clock.now() < self.no_sends[1]:
+            raise ConnectionError("port busy")
+        return super().send_action(action)
+
+
+def test_lost_packets_are_survived_as_in_an_episode(stepped: SteppedClock, tmp_path: Path):
+    arm = BrokenArm(tmp_path, stepped, 0.05, 0.0, noise=1.0)
+    arm.no_reads, arm.no_sends = (2.0, 2.3), (5.0, 5.3)
+    found = measure_latency(config(tmp_path), arm)
+    assert len(found.actuation) >= measuring.STEPS - 2 and np.median(found.actuation) == pytest.approx(
+        0.05, abs=0.006
+    )
+
+
+@pytest.mark.parametrize(("way", "words"), [("no_reads", "read the joints"), ("no_sends", "send a command")])
+def test_a_bus_that_fails_for_long_ends_it(stepped: SteppedClock, tmp_path: Path, way: str, words: str):
+    arm = BrokenArm(tmp_path, stepped, 0.05, 0.0, noise=1.0)
+    setattr(arm, way, (2.0, np.inf))
+    with pytest.raises(UserError, match=f"could not {words}"):
+        measure_latency(config(tmp_path), arm)
+    assert 2.0 + CALM.watchdog_s < stepped.now() < 2.2 + CALM.watchdog_s
+    assert arm.calls[-1] == "disconnect"
+
+
+def test_space_brakes_and_the_arm_stays_until_it_is_ended(
+    stepped: SteppedClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    commands = Commands()
+    monkeypatch.setattr(measuring, "Commands", lambda: commands)
+    arm = BrokenArm(tmp_path, stepped, 0.05, 0.0, noise=1.0)
+    due = {2.0: Command.STOP, 4.0: Command.RESET}
+
+    def press(now: float) -> None:
+        for moment in [t for t in due if t <= now]:
+            commands.post(due.pop(moment))
+
+    arm.tick = press
+    send = arm.send_action
+
+    def sent(action: dict) -> dict:
+        press(stepped.now())
+        if stepped.now() > 6.0:
+            commands.post(Command.QUIT)
+        return send(action)
+
+    monkeypatch.setattr(arm, "send_action", sent)
+    with pytest.raises(UserError, match="Stopped as asked"):
+        measure_latency(config(tmp_path), arm)
+    assert stepped.now() > 6.0 and arm.commands[-1][0] > 6.0 - 0.1  # it was held all the time
+    rest = [value for time, value in arm.commands if time > 2.5]
+    assert len(rest) > 100 and np.ptp(rest) == 0
+    assert arm.calls[-1] == "disconnect"
+
+
+def test_the_pose_to_start_from_is_a_possible_one(stepped: SteppedClock, tmp_path: Path, monkeypatch):
+    """One reading after the other is nonsense, from connecting on; 85 is at least within the joint's range."""
+    monkeypatch.setattr(measuring, "STEPS", 2)
+    for wrong, value in itertools.product(range(1, 5), (85.0, 200.0)):
+        arm = LateArm(tmp_path, stepped, 0.05, 0.0, noise=1.0)
+        arm.commands = [(-1.0, 10.0)]
+        read, reads = arm.get_observation, itertools.count(1)
+
+        def once(read=read, reads=reads, wrong=wrong, value=value) -> dict:
+            return read() | ({"shoulder.pos": value} if next(reads) == wrong else {})
+
+        monkeypatch.setattr(arm, "get_observation", once)
+        measure_latency(config(tmp_path), arm)
+        assert arm.joints == {"elbow.pos"}, (wrong, value)
 
 
 def test_crossings():

@@ -133,6 +133,27 @@ def test_other_units_are_refused():
         check_units(arm(MotorNormMode.DEGREES), arm(MotorNormMode.RANGE_M100_100))
 
 
+def test_other_units_of_one_of_two_arms_are_refused(tmp_path):
+    pytest.importorskip("scservo_sdk", reason="needs the extra feetech")
+    from lerobot.robots.bi_so_follower import BiSOFollower, BiSOFollowerConfig
+    from lerobot.robots.so_follower import SOFollowerConfig
+    from lerobot.teleoperators.bi_so_leader import BiSOLeader, BiSOLeaderConfig
+    from lerobot.teleoperators.so_leader import SOLeaderConfig
+
+    def leader(left: bool, right: bool) -> BiSOLeader:
+        arms = (SOLeaderConfig(port="none", use_degrees=degrees) for degrees in (left, right))
+        config = dict(zip(("left_arm_config", "right_arm_config"), arms, strict=True))
+        return BiSOLeader(BiSOLeaderConfig(id="two", calibration_dir=tmp_path, **config))
+
+    arm = SOFollowerConfig(port="none", use_degrees=True)
+    robot = BiSOFollower(
+        BiSOFollowerConfig(id="two", calibration_dir=tmp_path, left_arm_config=arm, right_arm_config=arm)
+    )
+    check_units(leader(True, True), robot)
+    with pytest.raises(UserError, match=r"'right_\w+' is in range_m100_100 at the leader and in degrees"):
+        check_units(leader(True, False), robot)
+
+
 def test_an_uncalibrated_leader_is_refused_without_asking(monkeypatch):
     leader = FakeLeader(lambda: 0.0)
     leader.is_calibrated = False
