@@ -11,8 +11,8 @@ from lerobot.robots.config import RobotConfig
 @dataclass(kw_only=True)
 class SafetyOptions:
     """velocity, acceleration: limits in the robot's units per second (degrees, or percent of the range for grippers and
-    LeRobot's normalised mode), for all joints or by name. margin: part of each range kept free at its ends. low, high:
-    ranges by joint where the robot does not know its own. The others are those of `SafetyConfig`.
+    LeRobot's normalised mode), for all joints or by name. margin: part of each range kept free at its ends. low, high: ends
+    of ranges by joint, where the robot does not know its own, or to narrow it. The others are those of `SafetyConfig`.
     """
 
     velocity: float = 180.0

@@ -13,7 +13,9 @@ from lerobot.robots.robot import Robot
 from lerobot.robots.utils import make_robot_from_config
 
 from ebt_policy.errors import UserError
+from ebt_policy.hardware.safety import joint_options
 from ebt_policy.hardware.safety.arms import (
+    Range,
     arms_of,
     cameras_of,
     check_calibrated,
@@ -81,7 +83,7 @@ class SafeRobot(Robot):
                 f"The safety filter guards joint positions (NAME.pos); {self.robot} is commanded by "
                 f"{', '.join(self.robot.action_features) or 'nothing'}."
             )
-
+        joint_options.check_names(self.joints, config, options)
         if config.policy:
             contract = read_robot_contract(checkpoint_folder(config.policy))
             check_rate(contract.fps, config.fps, "--robot.fps and --fps")
@@ -146,26 +148,13 @@ class SafeRobot(Robot):
                 raise UserError(f"{error} {left}") from error
             raise
 
+    def ranges(self) -> dict[str, Range]:
+        """{joint: (low, high)} of the joints whose range is known; see `joint_options.ranges`."""
+        return joint_options.ranges(self.robot, self.joints, self.config, self._options)
+
     def limits(self) -> JointLimits:
         """Ranges, less their margins, and highest speeds of all joints. Raises UserError where a range is not known."""
-        config = self.config
-        ranges = joint_ranges(self.robot, self.joints) | {
-            name: (config.low[name], config.high[name]) for name in config.low if name in config.high
-        }
-        missing = [name for name in self.joints if name not in ranges]
-        if missing:
-            raise UserError(
-                f"{self.robot} does not say how far {', '.join(missing)} may move. Give {self._options}.low and "
-                f"{self._options}.high for them."
-            )
-        return JointLimits.of(
-            self.joints,
-            [ranges[name][0] for name in self.joints],
-            [ranges[name][1] for name in self.joints],
-            [config.velocity_of.get(name, config.velocity) for name in self.joints],
-            [config.acceleration_of.get(name, config.acceleration) for name in self.joints],
-            config.margin,
-        )
+        return joint_options.limits(self.robot, self.joints, self.config, self._options)
 
     def _make_filter(self) -> None:
         config = self.config

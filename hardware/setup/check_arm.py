@@ -15,7 +15,6 @@ from lerobot.robots.robot import Robot
 
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.body import Body
-from ebt_policy.hardware.safety.arms import joint_ranges
 from ebt_policy.hardware.sensing.streams import CameraStream, Stale
 from ebt_policy.hardware.setup.checklist import Finding, fail, ok, warn
 
@@ -54,10 +53,8 @@ def connected(robot: Robot) -> Iterator[Finding]:
 
 def pose(body: Body) -> Iterator[Finding]:
     """Ranges of all joints, and the present pose within them."""
-    arm, config = body.arm, body.arm.config
-    ranges = joint_ranges(arm.robot, arm.joints) | {
-        name: (config.low[name], config.high[name]) for name in config.low if name in config.high
-    }
+    arm = body.arm
+    ranges = arm.ranges()
     missing = [name for name in arm.joints if name not in ranges]
     if missing:
         yield fail(

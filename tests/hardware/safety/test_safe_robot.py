@@ -217,3 +217,39 @@ def test_without_its_calibration_a_robot_is_refused_and_nothing_is_asked(
         robot.connect(calibrate=False)
     assert not asked
     assert arm.calls == ([] if fault == "missing" else ["connect", "disconnect"])
+
+
+@pytest.mark.parametrize("option", ["low", "high", "velocity_of", "acceleration_of"])
+@pytest.mark.parametrize("name", ["sholder", "shoulder.pos"])
+def test_an_option_for_what_is_no_joint_is_refused_before_connecting(
+    guarded, arm: FakeArm, option: str, name: str
+):
+    with pytest.raises(UserError, match=rf"--robot\.{option} names '{name}'.*Did you mean 'shoulder'\?"):
+        guarded(**{option: {name: 5.0}})
+    assert not arm.calls
+
+
+def test_each_end_of_a_range_narrows_what_the_robot_knows(guarded):
+    robot, _ = guarded(low={"elbow": -20.0}, high={"gripper": 60.0}, margin=0.0)
+    limits = robot.limits()
+    assert limits.low[1] == -20 and limits.high[1] == 100
+    assert limits.low[2] == 0 and limits.high[2] == 60
+    assert robot.ranges()["elbow"] == (-20, 100)
+
+
+@pytest.mark.parametrize("ends", [{"low": {"elbow": -120.0}}, {"high": {"shoulder": 95.0}}])
+def test_a_range_wider_than_the_calibrations_is_refused(guarded, arm: FakeArm, ends: dict):
+    with pytest.raises(UserError, match=r"outside its calibrated range of -"):
+        guarded(**ends)
+    assert arm.calls[-1] == "disconnect" and not arm.sent
+
+
+def test_a_rounded_end_is_the_calibrated_one(guarded):
+    robot, _ = guarded(low={"shoulder": -90.0}, margin=0.0)  # calibrated to -89.98
+    assert robot.limits().low[0] == pytest.approx(-89.978, abs=1e-3)
+
+
+def test_one_end_is_no_range_where_the_robot_knows_none(guarded, arm: FakeArm):
+    arm.bus.calibration.clear()
+    with pytest.raises(UserError, match=r"how far shoulder may move. Give --robot.low and --robot.high"):
+        guarded(low={"shoulder": -10.0})

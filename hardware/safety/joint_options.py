@@ -1,0 +1,75 @@
+"""Ranges and limits of a robot's joints: what it knows of itself, and what the user's options say about single joints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lerobot.robots.robot import Robot
+
+from ebt_policy.errors import UserError
+from ebt_policy.hardware.safety.arms import Range, joint_ranges
+from ebt_policy.hardware.safety.config_safe_robot import SafetyOptions
+from ebt_policy.hardware.safety.limits import JointLimits
+from ebt_policy.suggestions import did_you_mean
+
+_ROUNDING = 1e-3  # of its range: an end given in short is not taken for a wider one
+
+
+def check_names(joints: Sequence[str], options: SafetyOptions, where: str) -> None:
+    """Raises UserError where an option names what is no joint (J). where: the user gives the options there, "--safety" say."""
+    for option in ("low", "high", "velocity_of", "acceleration_of"):
+        for name in getattr(options, option):
+            if name not in joints:
+                raise UserError(
+                    f"{where}.{option} names '{name}', which is no joint of this robot; it has {', '.join(joints)}."
+                    + did_you_mean(name, joints)
+                )
+
+
+def ranges(robot: Robot, joints: Sequence[str], options: SafetyOptions, where: str) -> dict[str, Range]:
+    """{joint: (low, high)} where the robot or the options say both. Each end of the options narrows what the robot knows.
+
+    Raises UserError where an end would widen it.
+    """
+    known = joint_ranges(robot, tuple(joints))
+    found = dict(known)
+    for name in joints:
+        low, high = options.low.get(name), options.high.get(name)
+        if name not in known:
+            if low is not None and high is not None:
+                found[name] = (low, high)
+            continue
+        least, most = known[name]
+        room = _ROUNDING * (most - least)
+        for option, end, wider in (
+            ("low", low, low is not None and low < least - room),
+            ("high", high, high is not None and high > most + room),
+        ):
+            if wider:
+                raise UserError(
+                    f"{where}.{option} of joint '{name}' is {end:g}, outside its calibrated range of {least:g} to {most:g}. "
+                    "Give one inside, or calibrate the arm again."
+                )
+        found[name] = (
+            least if low is None else max(low, least),
+            most if high is None else min(high, most),
+        )
+    return found
+
+
+def limits(robot: Robot, joints: Sequence[str], options: SafetyOptions, where: str) -> JointLimits:
+    """Ranges, less their margins, and highest speeds of the joints (J). Raises UserError where a range is not known."""
+    found = ranges(robot, joints, options, where)
+    missing = [name for name in joints if name not in found]
+    if missing:
+        raise UserError(
+            f"{robot} does not say how far {', '.join(missing)} may move. Give {where}.low and {where}.high for them."
+        )
+    return JointLimits.of(
+        joints,
+        [found[name][0] for name in joints],
+        [found[name][1] for name in joints],
+        [options.velocity_of.get(name, options.velocity) for name in joints],
+        [options.acceleration_of.get(name, options.acceleration) for name in joints],
+        options.margin,
+    )
