@@ -63,6 +63,11 @@ def make_body(
     speed = config.speed if config.speed is not None else (1.0 if twin is not None else ARM_SPEED)
     if not 0 < speed <= 1:
         raise UserError(f"--speed is {speed}; expected a part of the trained speed, above 0 and at most 1.")
+    if config.safety.speed_scale is not None:
+        raise UserError(
+            f"--safety.speed_scale is {config.safety.speed_scale}, and --speed, now {speed:g}, scales the trained speed and its "
+            "limits alike. Leave --safety.speed_scale out, and give --speed alone."
+        )
     clock: Clock = WallClock() if twin is None else twin.clock
     fps = config.fps or (twin.fps if twin is not None else contract.fps or 30.0)
     control_hz = config.control_hz or (fps if isinstance(clock, SteppedClock) else max(50.0, fps))

@@ -22,7 +22,8 @@ class SafetyOptions:
     margin: float = 0.02
     low: dict[str, float] = field(default_factory=dict)
     high: dict[str, float] = field(default_factory=dict)
-    speed_scale: float = 0.25  # share of the velocity limits
+    # Share of the velocity limits, .25 unless said otherwise. Of ebt_safe in LeRobot's commands; `deploy` has --speed.
+    speed_scale: float | None = None
     watchdog_s: float = 0.5  # seconds without an accepted command before the arm holds
     ramp_s: float = 1.0  # seconds in which the speed limit rises from zero after a start or a stop
     start_gate: float | None = (

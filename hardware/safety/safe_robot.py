@@ -163,7 +163,7 @@ class SafeRobot(Robot):
         safety = SafetyConfig(
             watchdog_s=config.watchdog_s,
             ramp_s=config.ramp_s,
-            speed_scale=config.speed_scale,
+            speed_scale=SafetyConfig.speed_scale if config.speed_scale is None else config.speed_scale,
             start_gate=config.start_gate,
             following_error=config.following_error,
         )

@@ -171,3 +171,11 @@ def test_an_answer_is_waited_for_at_least_a_moment(run):
         run(ask_timeout_s=0.0)
     with pytest.raises(UserError, match=r"--smooth_s is -0\.1"):
         run(smooth_s=-0.1)
+
+
+@pytest.mark.parametrize("speed", [None, 1.0])
+@pytest.mark.parametrize("scale", [0.1, 0.25])
+def test_a_second_scale_of_the_speed_is_refused_and_never_overwritten(run, arm: FakeArm, speed, scale):
+    with pytest.raises(UserError, match=rf"--safety.speed_scale is {scale}.*give --speed alone"):
+        run(speed=speed, safety=SafetyOptions(speed_scale=scale))
+    assert not arm.calls
