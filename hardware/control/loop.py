@@ -46,13 +46,8 @@ class ControlLoop:
         """on_event, on_sent: must not block. finished: ends the episode, for a world that knows when it is solved. takeover: of a
         human, whom the arm asks for help.
         """
-        self.arm, self.plan_service, self.observe, self.config, self.clock = (
-            arm,
-            plan_service,
-            observe,
-            config,
-            clock,
-        )
+        self.arm, self.plan_service, self.observe = arm, plan_service, observe
+        self.config, self.clock = config, clock
         self.commands = Commands() if commands is None else commands
         self._on_event, self._on_sent, self._finished = on_event, on_sent, finished
         self.takeover = takeover
@@ -130,11 +125,13 @@ class ControlLoop:
             observation = self._sample(floats, now)
         target, stamp = self._operator(now)
         self._plan_next(now)
-        if not (self._helped or self._hindrance):
+        if self._retake:
+            target = None
+        elif not (self._helped or self._hindrance):
             target = self.schedule.smoothed(now + self.config.actuation_s)
         measured = None if floats is None else [floats[f"{name}.pos"] for name in self.arm.joints]
-        # While the arm is to be taken over, or neither reads nor sends work, nobody knows from where it would move.
-        if not self._retake and (floats is not None or "send" not in self._failing):
+        # While the arm is to be taken over, or neither reads nor sends work, nobody knows from where it would move: it only brakes.
+        if not (self._retake and self.arm.at_rest) and (floats is not None or "send" not in self._failing):
             self._send(target, measured, stamp)
         if now >= self._next_health:
             self._next_health = now + _HEALTH_S
@@ -151,6 +148,11 @@ class ControlLoop:
     def _helped(self) -> bool:
         """The policy does not drive."""
         return self.takeover is not None and self.takeover.active
+
+    @property
+    def _settled(self) -> bool:
+        """The arm stands still: taken over in motion, its command would jump back to where the arm lags behind."""
+        return self.arm.rests(self.config.settle_s)
 
     @property
     def _hindrance(self) -> str:
@@ -193,9 +195,10 @@ class ControlLoop:
             wrong = [name for name in self.arm.joints if not np.isfinite(floats[f"{name}.pos"])]
             if wrong:
                 raise ValueError(f"joint '{wrong[0]}' shows {floats[f'{wrong[0]}.pos']}")
-            if self._bus_held or self._retake:
+            if (self._bus_held or self._retake) and self._settled:
                 self.arm.begin(floats)  # the next command starts from where the arm is now
                 self._retake = False
+                self._restart()
         except UserError as error:
             self._bus_failed("read", str(error))
             return None
@@ -240,7 +243,7 @@ class ControlLoop:
         answer = self.plan_service.poll()
         if answer is not None:
             self._take(answer, now)
-        if self._helped or self._hindrance:
+        if self._helped or self._hindrance or self._retake:
             return
         idle = now - max(self._alive, self.schedule.end - self.config.actuation_s)
         if idle > self.config.patience_s:
@@ -275,9 +278,8 @@ class ControlLoop:
         reserve = self._delay.usual_s
         if reserve > 0:
             reserve += self._period  # requests are sent at ticks
-        ticks = max(
-            1, min(answer.execute, len(answer.actions) - int(np.ceil(reserve * self.config.fps - 1e-6)))
-        )
+        early = int(np.ceil(reserve * self.config.fps - 1e-6))
+        ticks = max(1, min(answer.execute, len(answer.actions) - early))
         self._next_request = answer.stamp + ticks * self._tick_s
         outcome = self._outcome
         outcome.plans += 1
@@ -311,6 +313,7 @@ class ControlLoop:
             self._tell(now, "bus_works", f"{way} again after {now - since:.2f} s")
         if self._bus_held and not self._failing:
             self._bus_held = False
+            self._retake |= not self._settled  # otherwise it was taken over in this tick
             self._restart()
 
     def _ask_for_help(self, reason: str, now: float) -> None:
@@ -347,9 +350,7 @@ class ControlLoop:
 
     def _take_over(self, now: float) -> None:
         if self.takeover is None:
-            self._tell(
-                now, "no_leader", "give --teleop.type to take over with a leader, a gamepad or a keyboard"
-            )
+            self._tell(now, "no_leader", "give --teleop.type: a leader, a gamepad or a keyboard")
             return
         before = self.takeover.phase
         self.takeover.press(now)
@@ -369,9 +370,8 @@ class ControlLoop:
             self.takeover.begin()
         self._restart()
         if self.arm.stopped:
-            self._tell(
-                self.clock.now(), "stopped", "the episode begins with a stop in force: r (reset) lifts it"
-            )
+            reason = "the episode begins with a stop in force: r (reset) lifts it"
+            self._tell(self.clock.now(), "stopped", reason)
 
     def _restart(self) -> None:
         """Drops all plans and observations, as at the start of an episode: they belong to another moment."""

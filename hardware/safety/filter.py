@@ -115,6 +115,7 @@ class SafetyFilter:
         self._target_velocity: Array = np.zeros(len(limits.names))
         self._last_stamp = self._last_accepted = -np.inf
         self._last_tick = self._started = clock()
+        self._moved = -np.inf  # when a tick last moved
 
     def begin(self, measured: Positions) -> None:
         """Takes over an arm at rest at `measured` (J,). Raises UserError where a joint is unknown or outside its range.
@@ -234,6 +235,8 @@ class SafetyFilter:
             )
         else:
             self._position, self._velocity = braking_step(self._position, self._velocity, self.limits, dt)
+        if not self.at_rest:
+            self._moved = now
         return self._position.copy()
 
     def undo(self) -> None:
@@ -244,6 +247,10 @@ class SafetyFilter:
     @property
     def at_rest(self) -> bool:
         return not self._velocity.any()
+
+    def rests(self, seconds: float) -> bool:
+        """Whether it has been at rest for so long. The arm itself comes to rest later than its commands."""
+        return self.at_rest and self._clock() - self._moved >= seconds - 1e-6
 
     def _check_following(self, measured: Positions) -> None:
         allowed, position = self.config.following_error, self._numbers(measured, "measured positions")

@@ -304,6 +304,10 @@ class SafeRobot(Robot):
         """Whether what is commanded stands still."""
         return self.filter is None or self.filter.at_rest
 
+    def rests(self, seconds: float) -> bool:
+        """Whether what is commanded has stood still for so long."""
+        return self.filter is None or self.filter.rests(seconds)
+
     def reset(self) -> None:
         """Ends a stop."""
         if self.filter is not None:

@@ -132,10 +132,12 @@ class World:
     finished: Callable[[], bool] = lambda: False
     motors: bool | None = None  # of the operator's leader; None: there is no leader
 
+    kind = Arm
+
     def __post_init__(self) -> None:
         config = LoopConfig(**{"fps": HZ, "control_hz": HZ, "patience_s": 1.0} | self.options)
         self.clock = SteppedClock(config.control_hz, self._step)
-        self.arm = Arm(self.clock.now)
+        self.arm = self.kind(self.clock.now)
         self.events: list = []
         self.sent: list[Sent] = []
         self.commands = Commands()
