@@ -22,7 +22,9 @@ from ebt_policy.hardware.sim.sim_robot import SimRobot
 from ebt_policy.inference.robot_contract import RobotContract, check_rate
 
 # A simulated arm cannot break, and must do what the policy was measured with.
-_SIMULATED = SafetyOptions(velocity=1e3, acceleration=1e6, margin=0.0, ramp_s=0.0, start_gate=None)
+_SIMULATED = SafetyOptions(
+    velocity=1e3, acceleration=1e6, margin=0.0, ramp_s=0.0, start_gate=None, following_error=None
+)
 ARM_SPEED = 0.25
 
 

@@ -21,10 +21,9 @@ from ebt_policy.hardware.control.planning import NoPlan, Observation, Plan, Plan
 from ebt_policy.hardware.control.schedule import Schedule
 from ebt_policy.hardware.control.timing import PlanningDelay, Stopwatch
 from ebt_policy.hardware.safety.filter import SafetyEvent
-from ebt_policy.hardware.safety.safe_robot import SafeRobot
+from ebt_policy.hardware.safety.safe_robot import HEALTH_S, SafeRobot
 
 _FRAMES = 64  # kept for a policy that does not answer
-_HEALTH_S = 2.0  # between two looks at the motors' temperatures
 
 
 class ControlLoop:
@@ -134,7 +133,7 @@ class ControlLoop:
         if not (self._retake and self.arm.at_rest) and (floats is not None or "send" not in self._failing):
             self._send(target, measured, stamp)
         if now >= self._next_health:
-            self._next_health = now + _HEALTH_S
+            self._next_health = now + HEALTH_S
             hot = self.arm.too_hot()
             if hot and not self.arm.stopped:
                 self.arm.stop(hot)
@@ -364,7 +363,7 @@ class ControlLoop:
         self._retake = True  # a failed read is waited out as in the middle of an episode
         self._delay = PlanningDelay()
         self._next_sample = self.clock.now()
-        self._next_health = self._next_sample + _HEALTH_S
+        self._next_health = self._next_sample + HEALTH_S
         self._sent, self._asked_at = {}, np.inf
         if self.takeover is not None:
             self.takeover.begin()

@@ -29,9 +29,9 @@ class SafetyOptions:
     start_gate: float | None = (
         30.0  # robot units: no start towards a target farther from the arm; None: never refused
     )
-    following_error: float | None = (
-        None  # robot units: stop when a joint is farther from its command; None: off
-    )
+    # Part of its range: stop when a joint is measured farther from its command. Grippers are left out, which close on objects;
+    # None: off.
+    following_error: float | None = 0.15
     max_temperature: float | None = (
         65.0  # of a motor, degrees Celsius; its own protection lets go at about 70
     )

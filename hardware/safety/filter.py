@@ -30,7 +30,8 @@ class SafetyConfig:
     """Times in seconds. watchdog_s: hold when no command was accepted for this long. stale_s: refuse older commands.
     ramp_s: after a start or a stop, the speed limit rises from zero to full over this time. speed_scale: share of the velocity
     limits. start_gate: refuse to start towards a target farther than this from the arm, in the joints' units; None: never refuse.
-    following_error: stop when a joint is measured farther than this from its command, because something blocks it; None: off.
+    following_error: stop when a joint is measured farther than this from its command, because something blocks it, one number or
+    (J,); None: off.
     """
 
     watchdog_s: float = 0.2
@@ -38,7 +39,7 @@ class SafetyConfig:
     ramp_s: float = 1.0
     speed_scale: float = 0.25
     start_gate: float | None = 30.0
-    following_error: float | None = None
+    following_error: float | Array | None = None
 
     def __post_init__(self) -> None:
         if not (self.watchdog_s > 0 and self.stale_s > 0 and self.ramp_s >= 0 and 0 < self.speed_scale <= 1):
@@ -277,10 +278,10 @@ class SafetyFilter:
             self.hold(position)
         elif allowed is not None and self._position is not None:
             error = np.abs(position - self._position)
-            if error.max() > allowed:
-                name = self.limits.names[int(error.argmax())]
+            if (error > allowed).any():
+                joint = int(np.argmax(error > allowed))
                 self.stop(
-                    f"joint '{name}' is {error.max():.1f} away from its command: blocked or overloaded?"
+                    f"joint '{self.limits.names[joint]}' is {error[joint]:.1f} away from its command: blocked or overloaded?"
                 )
 
     def _rest(self) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from lerobot.robots.robot import Robot
 
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.safety.arms import Range, joint_ranges
 from ebt_policy.hardware.safety.config_safe_robot import SafetyOptions
-from ebt_policy.hardware.safety.limits import JointLimits
+from ebt_policy.hardware.safety.limits import Array, JointLimits
 from ebt_policy.suggestions import did_you_mean
 
 _ROUNDING = 1e-3  # of its range: an end given in short is not taken for a wider one
@@ -55,6 +56,28 @@ def ranges(robot: Robot, joints: Sequence[str], options: SafetyOptions, where: s
             most if high is None else min(high, most),
         )
     return found
+
+
+def widths(robot: Robot, joints: Sequence[str], found: Mapping[str, Range]) -> Array:
+    """(J,): how far each joint can move in all. found: `ranges`, which count where the robot does not know its own."""
+    whole = dict(found) | joint_ranges(robot, tuple(joints))
+    return np.array([whole[name][1] - whole[name][0] for name in joints], np.float64)
+
+
+def following_errors(robot: Robot, joints: Sequence[str], options: SafetyOptions, where: str) -> Array | None:
+    """(J,): the largest distance of each joint from its command, in its units; infinite for grippers. None: all may be anywhere.
+
+    Raises UserError where the option is no part of a range.
+    """
+    part = options.following_error
+    if part is None:
+        return None
+    if not 0 < part <= 1:
+        raise UserError(
+            f"{where}.following_error is {part:g}; expected a part of each joint's range, above 0 and at most 1 (0.15 is usual)."
+        )
+    allowed = part * widths(robot, joints, ranges(robot, joints, options, where))
+    return np.where(["gripper" in name for name in joints], np.inf, allowed)
 
 
 def limits(robot: Robot, joints: Sequence[str], options: SafetyOptions, where: str) -> JointLimits:

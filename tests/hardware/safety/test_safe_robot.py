@@ -253,3 +253,78 @@ def test_one_end_is_no_range_where_the_robot_knows_none(guarded, arm: FakeArm):
     arm.bus.calibration.clear()
     with pytest.raises(UserError, match=r"how far shoulder may move. Give --robot.low and --robot.high"):
         guarded(low={"shoulder": -10.0})
+
+
+class Blocked(FakeArm):
+    """Nothing moves it."""
+
+    def send_action(self, action: dict) -> dict:
+        self.sent.append(dict(action))
+        return action
+
+
+def observe_and_send(robot: SafeRobot, clock: Clock, ticks: int, **targets: float) -> None:
+    """As LeRobot's loops do."""
+    for _ in range(ticks):
+        clock.now += 0.02
+        robot.get_observation()
+        robot.send_action({f"{name}.pos": value for name, value in targets.items()})
+
+
+def stops(robot: SafeRobot) -> str:
+    return " ".join(event.detail for event in robot.events if event.kind == "stop")
+
+
+def safe(arm: FakeArm, tmp_path: Path, **options) -> tuple[SafeRobot, Clock]:
+    clock = Clock()
+    config = SafeRobotConfig(robot={}, id="safe", calibration_dir=tmp_path, fps=50.0, **options)
+    robot = SafeRobot(config, arm, clock)
+    robot.connect()
+    return robot, clock
+
+
+@pytest.mark.parametrize(("joint", "allowed"), [("shoulder", 0.15 * 180), ("elbow", 0.15 * 200)])
+def test_under_lerobots_commands_a_blocked_joint_stops_the_arm(tmp_path: Path, joint: str, allowed: float):
+    arm = Blocked(FakeArmConfig(id="fake", calibration_dir=tmp_path))
+    robot, clock = safe(arm, tmp_path, start_gate=None, speed_scale=1.0)
+    targets = {"shoulder": 0.0, "elbow": 10.0, "gripper": 50.0} | {joint: 80.0}
+    observe_and_send(robot, clock, 90, **targets)
+    assert robot.stopped and f"joint '{joint}' is" in stops(robot)
+    moved = arm.sent[-1][f"{joint}.pos"] - arm.positions[f"{joint}.pos"]
+    assert allowed <= moved <= allowed + 180**2 / (2 * 720) + 180 * 0.02
+    robot, clock = safe(arm, tmp_path, start_gate=None, following_error=None)
+    observe_and_send(robot, clock, 200, **targets)
+    assert not robot.stopped
+
+
+def test_a_gripper_that_closes_on_an_object_stops_nothing(tmp_path: Path):
+    arm = Blocked(FakeArmConfig(id="fake", calibration_dir=tmp_path))
+    robot, clock = safe(arm, tmp_path, start_gate=None)
+    observe_and_send(robot, clock, 300, shoulder=0.0, elbow=10.0, gripper=3.0)
+    assert not robot.stopped and arm.sent[-1]["gripper.pos"] < 5
+
+
+def test_an_old_observation_is_no_sign_of_a_blocked_joint(tmp_path: Path):
+    arm = Blocked(FakeArmConfig(id="fake", calibration_dir=tmp_path))
+    robot, clock = safe(arm, tmp_path, start_gate=None)
+    robot.get_observation()
+    drive(robot, clock, 200, shoulder=80.0, elbow=10.0, gripper=50.0)
+    assert not robot.stopped
+
+
+def test_a_following_error_in_degrees_is_refused(arm: FakeArm, tmp_path: Path):
+    with pytest.raises(UserError, match=r"following_error is 15; expected a part of each joint's range"):
+        safe(arm, tmp_path, following_error=15.0)
+
+
+def test_under_lerobots_commands_a_hot_motor_stops_the_arm(arm: FakeArm, tmp_path: Path):
+    robot, clock = safe(arm, tmp_path)
+    reads, celsius = [], [40]
+    arm.bus.sync_read = lambda register, normalize: reads.append(register) or {"shoulder": celsius[0]}
+    observe_and_send(robot, clock, 500, shoulder=5.0, elbow=10.0, gripper=50.0)
+    assert not robot.stopped and 5 <= len(reads) <= 6  # every 2 s
+    celsius[0] = 70
+    since = clock.now
+    while not robot.stopped and clock.now < since + 5:
+        observe_and_send(robot, clock, 1, shoulder=5.0, elbow=10.0, gripper=50.0)
+    assert clock.now <= since + 2.05 and "'shoulder' has 70" in stops(robot)
