@@ -26,6 +26,7 @@ _SIMULATED = SafetyOptions(
     velocity=1e3, acceleration=1e6, margin=0.0, ramp_s=0.0, start_gate=None, following_error=None
 )
 ARM_SPEED = 0.25
+MIN_CONTROL_HZ = 20.0  # of an arm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,11 @@ def make_body(
     clock: Clock = WallClock() if twin is None else twin.clock
     fps = config.fps or (twin.fps if twin is not None else contract.fps or 30.0)
     control_hz = config.control_hz or (fps if isinstance(clock, SteppedClock) else max(50.0, fps))
+    if twin is None and control_hz < MIN_CONTROL_HZ:
+        raise UserError(
+            f"--control_hz is {control_hz:g}; expected at least {MIN_CONTROL_HZ:g}: between two commands the arm would go too far. "
+            "Leave it out, and give a slow policy its --fps."
+        )
     safety = config.safety
     if twin is not None and safety == SafetyOptions():
         safety = _SIMULATED

@@ -31,7 +31,7 @@ class SafetyOptions:
     )
     # Part of its range: stop when a joint is measured farther from its command. Grippers are left out, which close on objects;
     # None: off.
-    following_error: float | None = 0.15
+    following_error: float | None = 0.2
     max_temperature: float | None = (
         65.0  # of a motor, degrees Celsius; its own protection lets go at about 70
     )

@@ -11,8 +11,10 @@ from ebt_policy.errors import UserError
 from ebt_policy.hardware.safety.arms import Range, joint_ranges
 from ebt_policy.hardware.safety.config_safe_robot import SafetyOptions
 from ebt_policy.hardware.safety.limits import Array, JointLimits
+from ebt_policy.hardware.safety.readings import MAX_RANGES_PER_S
 from ebt_policy.suggestions import did_you_mean
 
+MAX_RANGES_PER_S2 = 100.0  # highest acceleration limit: to MAX_RANGES_PER_S in 50 ms
 _ROUNDING = 1e-3  # of its range: an end given in short is not taken for a wider one
 
 
@@ -74,21 +76,24 @@ def following_errors(robot: Robot, joints: Sequence[str], options: SafetyOptions
         return None
     if not 0 < part <= 1:
         raise UserError(
-            f"{where}.following_error is {part:g}; expected a part of each joint's range, above 0 and at most 1 (0.15 is usual)."
+            f"{where}.following_error is {part:g}; expected a part of each joint's range, above 0 and at most 1 (0.2 is usual)."
         )
     allowed = part * widths(robot, joints, ranges(robot, joints, options, where))
     return np.where(["gripper" in name for name in joints], np.inf, allowed)
 
 
 def limits(robot: Robot, joints: Sequence[str], options: SafetyOptions, where: str) -> JointLimits:
-    """Ranges, less their margins, and highest speeds of the joints (J). Raises UserError where a range is not known."""
+    """Ranges, less their margins, and highest speeds of the joints (J).
+
+    Raises UserError where a range is not known, and for limits that limit nothing.
+    """
     found = ranges(robot, joints, options, where)
     missing = [name for name in joints if name not in found]
     if missing:
         raise UserError(
             f"{robot} does not say how far {', '.join(missing)} may move. Give {where}.low and {where}.high for them."
         )
-    return JointLimits.of(
+    made = JointLimits.of(
         joints,
         [found[name][0] for name in joints],
         [found[name][1] for name in joints],
@@ -96,3 +101,32 @@ def limits(robot: Robot, joints: Sequence[str], options: SafetyOptions, where: s
         [options.acceleration_of.get(name, options.acceleration) for name in joints],
         options.margin,
     )
+    if not getattr(robot, "simulated", False):  # such an arm cannot break
+        _check_sizes(made, widths(robot, joints, found), options, where)
+    return made
+
+
+def _check_sizes(made: JointLimits, width: Array, options: SafetyOptions, where: str) -> None:
+    """Raises UserError for limits that limit nothing, as those in degrees of an arm in radians. width (J,): of the joints."""
+    for name, size, velocity, acceleration in zip(
+        made.names, width, made.velocity, made.acceleration, strict=True
+    ):
+        for option, found, most in (
+            ("velocity", velocity, MAX_RANGES_PER_S * size),
+            ("acceleration", acceleration, MAX_RANGES_PER_S2 * size),
+        ):
+            if found > most:
+                raise UserError(
+                    f"{where}.{option} of joint '{name}' is {found:g}, which is no limit: the joint can move through {size:.4g} in "
+                    f"all; expected at most {most:.4g}. Give {where}.{option} in the units of the arm, radians say, or "
+                    f"{where}.{option}_of for single joints."
+                )
+    gate = options.start_gate
+    if (
+        gate is not None and (gate >= width).mean() > 0.5
+    ):  # joints with units of their own, as grippers, may be narrower
+        joint = int(np.argmax(gate >= width))
+        raise UserError(
+            f"{where}.start_gate is {gate:g}, and refuses nothing: joint '{made.names[joint]}' can move through "
+            f"{width[joint]:.4g} in all; expected less. Give it in the units of the arm, a tenth of a range say."
+        )

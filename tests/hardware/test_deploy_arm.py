@@ -179,3 +179,9 @@ def test_a_second_scale_of_the_speed_is_refused_and_never_overwritten(run, arm: 
     with pytest.raises(UserError, match=rf"--safety.speed_scale is {scale}.*give --speed alone"):
         run(speed=speed, safety=SafetyOptions(speed_scale=scale))
     assert not arm.calls
+
+
+def test_a_loop_too_slow_for_an_arm_is_refused(run, arm: FakeArm):
+    with pytest.raises(UserError, match=r"--control_hz is 2; expected at least 20"):
+        run(control_hz=2.0)
+    assert not arm.calls

@@ -109,8 +109,8 @@ def test_a_robot_that_cannot_be_guarded_is_refused_and_released(guarded, arm: Fa
     with pytest.raises(UserError, match=r"how far shoulder may move.*--robot.low"):
         guarded()
     assert arm.calls[-1] == "disconnect"
-    robot, _ = guarded(low={"shoulder": -10.0}, high={"shoulder": 10.0})
-    assert robot.filter is not None and robot.filter.limits.high[0] < 10
+    robot, _ = guarded(low={"shoulder": -50.0}, high={"shoulder": 50.0})
+    assert robot.filter is not None and robot.filter.limits.high[0] < 50
 
 
 def test_disconnecting_closes_the_log_even_when_the_bus_fails(guarded, arm: FakeArm, tmp_path: Path):
@@ -283,7 +283,7 @@ def safe(arm: FakeArm, tmp_path: Path, **options) -> tuple[SafeRobot, Clock]:
     return robot, clock
 
 
-@pytest.mark.parametrize(("joint", "allowed"), [("shoulder", 0.15 * 180), ("elbow", 0.15 * 200)])
+@pytest.mark.parametrize(("joint", "allowed"), [("shoulder", 0.2 * 180), ("elbow", 0.2 * 200)])
 def test_under_lerobots_commands_a_blocked_joint_stops_the_arm(tmp_path: Path, joint: str, allowed: float):
     arm = Blocked(FakeArmConfig(id="fake", calibration_dir=tmp_path))
     robot, clock = safe(arm, tmp_path, start_gate=None, speed_scale=1.0)
@@ -328,3 +328,50 @@ def test_under_lerobots_commands_a_hot_motor_stops_the_arm(arm: FakeArm, tmp_pat
     while not robot.stopped and clock.now < since + 5:
         observe_and_send(robot, clock, 1, shoulder=5.0, elbow=10.0, gripper=50.0)
     assert clock.now <= since + 2.05 and "'shoulder' has 70" in stops(robot)
+
+
+class InRadians(FakeArm):
+    joint_ranges = {"shoulder": (-1.5, 1.5), "elbow": (-1.5, 1.5), "gripper": (0.0, 0.05)}  # noqa: RUF012
+
+    def __init__(self, config: FakeArmConfig) -> None:
+        super().__init__(config)
+        self.bus = None
+        self.positions = {"shoulder.pos": 0.0, "elbow.pos": 0.0, "gripper.pos": 0.02}
+
+
+RADIANS = {
+    "velocity": 3.0,
+    "acceleration": 12.0,
+    "start_gate": 0.5,
+    "velocity_of": {"gripper": 0.05},
+    "acceleration_of": {"gripper": 0.2},
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"--robot.velocity of joint 'shoulder' is 180, .* through 3 in all; expected at most 15"),
+        (RADIANS | {"velocity_of": {}}, r"--robot.velocity of joint 'gripper' is 3.*--robot.velocity_of"),
+        (RADIANS | {"acceleration": 720.0}, r"--robot.acceleration of joint 'shoulder' is 720.*at most 300"),
+        (RADIANS | {"start_gate": 30.0}, r"--robot.start_gate is 30, and refuses nothing: joint 'shoulder'"),
+    ],
+)
+def test_limits_that_limit_nothing_are_refused(tmp_path: Path, options: dict, message: str):
+    arm = InRadians(FakeArmConfig(id="fake", calibration_dir=tmp_path))
+    with pytest.raises(UserError, match=message):
+        safe(arm, tmp_path, **options)
+    assert arm.calls[-1] == "disconnect" and not arm.sent
+
+
+@pytest.mark.parametrize("options", [RADIANS, RADIANS | {"start_gate": None}])
+def test_limits_in_the_arms_own_units_are_taken(tmp_path: Path, options: dict):
+    arm = InRadians(FakeArmConfig(id="fake", calibration_dir=tmp_path))
+    robot, clock = safe(arm, tmp_path, **options)
+    observe_and_send(robot, clock, 10, shoulder=0.3, elbow=0.0, gripper=0.03)
+    assert 0 < arm.sent[-1]["shoulder.pos"] < 0.3
+
+
+def test_a_narrowed_range_makes_no_limit_too_large(guarded):
+    robot, _ = guarded(low={"shoulder": -5.0}, high={"shoulder": 5.0})
+    assert robot.limits().velocity[0] == 180

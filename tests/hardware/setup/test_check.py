@@ -241,7 +241,7 @@ def test_emulated_servos_are_looked_at_and_keep_their_goals(
         def checked() -> tuple[bool, str]:
             robot = SO101Follower(SO101FollowerConfig(port=bus.port, id="arm", calibration_dir=tmp_path))
             monkeypatch.setattr(robot, "send_action", lambda action: pytest.fail("something was sent"))
-            return looked_at(robot, tmp_path, control_hz=10.0)
+            return looked_at(robot, tmp_path, control_hz=20.0)
 
         passed, text = checked()  # nobody is asked to calibrate on the terminal
         assert not passed and "not calibrated" in text and "no calibration registered" in text
