@@ -76,6 +76,8 @@ def pose(body: Body) -> Iterator[Finding]:
         yield fail(f"outside its range: {', '.join(outside)}", "Move the arm by hand, or calibrate it again.")
     else:
         yield ok("the arm stands within its ranges")
+    if not missing:
+        arm.limits()  # raises what would end a deployment
 
 
 def data(body: Body) -> Iterator[Finding]:

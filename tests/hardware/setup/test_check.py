@@ -14,6 +14,7 @@ from fake_leader import FakeLeader
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions, StreamOptions
 from ebt_policy.hardware.control.planning import NoPlan, Plan
+from ebt_policy.hardware.safety.config_safe_robot import SafetyOptions
 from ebt_policy.hardware.setup import check as checking
 from ebt_policy.hardware.setup import check_arm
 from ebt_policy.hardware.setup.check import check
@@ -101,6 +102,11 @@ def test_one_fault_hides_no_other(arm: StillArm, planner: Planner, tmp_path: Pat
         "20 decisions: median 3",
     ):
         assert fault in text
+
+
+def test_limits_in_the_units_of_another_arm_are_found(arm: StillArm, planner: Planner, tmp_path: Path):
+    passed, text = looked_at(arm, tmp_path, safety=SafetyOptions(start_gate=3000.0))
+    assert not passed and "--safety.start_gate is 3000, and refuses nothing" in text and arm.sent == []
 
 
 def test_an_arm_that_does_not_answer(arm: StillArm, planner: Planner, tmp_path: Path):
