@@ -22,8 +22,11 @@ from ebt_policy.hardware.sim.sim_robot import SimRobot
 from ebt_policy.inference.robot_contract import RobotContract, check_rate
 
 # A simulated arm cannot break, and must do what the policy was measured with.
-_SIMULATED = SafetyOptions(velocity=1e3, acceleration=1e6, margin=0.0, ramp_s=0.0, start_gate=None)
+_SIMULATED = SafetyOptions(
+    velocity=1e3, acceleration=1e6, margin=0.0, ramp_s=0.0, start_gate=None, following_error=None
+)
 ARM_SPEED = 0.25
+MIN_CONTROL_HZ = 20.0  # of an arm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +66,19 @@ def make_body(
     speed = config.speed if config.speed is not None else (1.0 if twin is not None else ARM_SPEED)
     if not 0 < speed <= 1:
         raise UserError(f"--speed is {speed}; expected a part of the trained speed, above 0 and at most 1.")
+    if config.safety.speed_scale is not None:
+        raise UserError(
+            f"--safety.speed_scale is {config.safety.speed_scale}, and --speed, now {speed:g}, scales the trained speed and its "
+            "limits alike. Leave --safety.speed_scale out, and give --speed alone."
+        )
     clock: Clock = WallClock() if twin is None else twin.clock
     fps = config.fps or (twin.fps if twin is not None else contract.fps or 30.0)
     control_hz = config.control_hz or (fps if isinstance(clock, SteppedClock) else max(50.0, fps))
+    if twin is None and control_hz < MIN_CONTROL_HZ:
+        raise UserError(
+            f"--control_hz is {control_hz:g}; expected at least {MIN_CONTROL_HZ:g}: between two commands the arm would go too far. "
+            "Leave it out, and give a slow policy its --fps."
+        )
     safety = config.safety
     if twin is not None and safety == SafetyOptions():
         safety = _SIMULATED

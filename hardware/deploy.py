@@ -215,6 +215,7 @@ def deploying(
                 np.inf if body.simulated_time else config.deadline_s,
                 config.patience_s,
                 config.ask_timeout_s,
+                LoopConfig.settle_s if twin is None else 0.0,
             ),
             clock,
             commands,

@@ -19,7 +19,8 @@ class LoopConfig:
     the loop. Times in seconds: actuation_s: commands are sent this much early, because the arm needs it to move. blend_s: longest
     transition from one plan to the next. smooth_s: commands are means of the actions due so long before and after; 0: off.
     deadline_s: for one plan. patience_s: without a plan, or without the joints, for this long, stop. ask_timeout_s: the episode
-    ends when nobody answers for this long.
+    ends when nobody answers for this long. settle_s: before the arm is taken over where it stands, its commands have stood still
+    for so long: it follows them late.
     """
 
     fps: float = 30.0
@@ -30,6 +31,7 @@ class LoopConfig:
     deadline_s: float = 0.5
     patience_s: float = 3.0
     ask_timeout_s: float = np.inf
+    settle_s: float = 0.25
 
 
 class ObservationSource(Protocol):

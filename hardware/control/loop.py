@@ -21,10 +21,9 @@ from ebt_policy.hardware.control.planning import NoPlan, Observation, Plan, Plan
 from ebt_policy.hardware.control.schedule import Schedule
 from ebt_policy.hardware.control.timing import PlanningDelay, Stopwatch
 from ebt_policy.hardware.safety.filter import SafetyEvent
-from ebt_policy.hardware.safety.safe_robot import SafeRobot
+from ebt_policy.hardware.safety.safe_robot import HEALTH_S, SafeRobot
 
 _FRAMES = 64  # kept for a policy that does not answer
-_HEALTH_S = 2.0  # between two looks at the motors' temperatures
 
 
 class ControlLoop:
@@ -125,14 +124,16 @@ class ControlLoop:
             observation = self._sample(floats, now)
         target, stamp = self._operator(now)
         self._plan_next(now)
-        if not (self._helped or self._hindrance):
+        if self._retake:
+            target = None
+        elif not (self._helped or self._hindrance):
             target = self.schedule.smoothed(now + self.config.actuation_s)
         measured = None if floats is None else [floats[f"{name}.pos"] for name in self.arm.joints]
-        # While the arm is to be taken over, or neither reads nor sends work, nobody knows from where it would move.
-        if not self._retake and (floats is not None or "send" not in self._failing):
+        # While the arm is to be taken over, or neither reads nor sends work, nobody knows from where it would move: it only brakes.
+        if not (self._retake and self.arm.at_rest) and (floats is not None or "send" not in self._failing):
             self._send(target, measured, stamp)
         if now >= self._next_health:
-            self._next_health = now + _HEALTH_S
+            self._next_health = now + HEALTH_S
             hot = self.arm.too_hot()
             if hot and not self.arm.stopped:
                 self.arm.stop(hot)
@@ -146,6 +147,11 @@ class ControlLoop:
     def _helped(self) -> bool:
         """The policy does not drive."""
         return self.takeover is not None and self.takeover.active
+
+    @property
+    def _settled(self) -> bool:
+        """The arm stands still: taken over in motion, its command would jump back to where the arm lags behind."""
+        return self.arm.rests(self.config.settle_s)
 
     @property
     def _hindrance(self) -> str:
@@ -188,9 +194,10 @@ class ControlLoop:
             wrong = [name for name in self.arm.joints if not np.isfinite(floats[f"{name}.pos"])]
             if wrong:
                 raise ValueError(f"joint '{wrong[0]}' shows {floats[f'{wrong[0]}.pos']}")
-            if self._bus_held or self._retake:
+            if (self._bus_held or self._retake) and self._settled:
                 self.arm.begin(floats)  # the next command starts from where the arm is now
                 self._retake = False
+                self._restart()
         except UserError as error:
             self._bus_failed("read", str(error))
             return None
@@ -235,7 +242,7 @@ class ControlLoop:
         answer = self.plan_service.poll()
         if answer is not None:
             self._take(answer, now)
-        if self._helped or self._hindrance:
+        if self._helped or self._hindrance or self._retake:
             return
         idle = now - max(self._alive, self.schedule.end - self.config.actuation_s)
         if idle > self.config.patience_s:
@@ -270,9 +277,8 @@ class ControlLoop:
         reserve = self._delay.usual_s
         if reserve > 0:
             reserve += self._period  # requests are sent at ticks
-        ticks = max(
-            1, min(answer.execute, len(answer.actions) - int(np.ceil(reserve * self.config.fps - 1e-6)))
-        )
+        early = int(np.ceil(reserve * self.config.fps - 1e-6))
+        ticks = max(1, min(answer.execute, len(answer.actions) - early))
         self._next_request = answer.stamp + ticks * self._tick_s
         outcome = self._outcome
         outcome.plans += 1
@@ -309,6 +315,7 @@ class ControlLoop:
             self._tell(now, "bus_works", f"{way} again after {now - since:.2f} s")
         if self._bus_held and not self._failing:
             self._bus_held = False
+            self._retake |= not self._settled  # otherwise it was taken over in this tick
             self._restart()
 
     def _ask_for_help(self, reason: str, now: float) -> None:
@@ -345,9 +352,7 @@ class ControlLoop:
 
     def _take_over(self, now: float) -> None:
         if self.takeover is None:
-            self._tell(
-                now, "no_leader", "give --teleop.type to take over with a leader, a gamepad or a keyboard"
-            )
+            self._tell(now, "no_leader", "give --teleop.type: a leader, a gamepad or a keyboard")
             return
         before = self.takeover.phase
         self.takeover.press(now)
@@ -361,15 +366,14 @@ class ControlLoop:
         self._retake = True  # a failed read is waited out as in the middle of an episode
         self._delay = PlanningDelay()
         self._next_sample = self.clock.now()
-        self._next_health = self._next_sample + _HEALTH_S
+        self._next_health = self._next_sample + HEALTH_S
         self._sent, self._asked_at = {}, np.inf
         if self.takeover is not None:
             self.takeover.begin()
         self._restart()
         if self.arm.stopped:
-            self._tell(
-                self.clock.now(), "stopped", "the episode begins with a stop in force: r (reset) lifts it"
-            )
+            reason = "the episode begins with a stop in force: r (reset) lifts it"
+            self._tell(self.clock.now(), "stopped", reason)
 
     def _restart(self) -> None:
         """Drops all plans and observations, as at the start of an episode: they belong to another moment."""

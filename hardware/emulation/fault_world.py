@@ -192,7 +192,7 @@ class Cell:
             speed_scale=1.0,
             watchdog_s=WATCHDOG_S,
             ramp_s=0.5,
-            following_error=15.0,
+            following_error=0.075,
         )
         self.safe = SafeRobot(options, self.arm, self.clock.now, self.events.append)
         self.safe.connect()

@@ -11,8 +11,8 @@ from lerobot.robots.config import RobotConfig
 @dataclass(kw_only=True)
 class SafetyOptions:
     """velocity, acceleration: limits in the robot's units per second (degrees, or percent of the range for grippers and
-    LeRobot's normalised mode), for all joints or by name. margin: part of each range kept free at its ends. low, high:
-    ranges by joint where the robot does not know its own. The others are those of `SafetyConfig`.
+    LeRobot's normalised mode), for all joints or by name. margin: part of each range kept free at its ends. low, high: ends
+    of ranges by joint, where the robot does not know its own, or to narrow it. The others are those of `SafetyConfig`.
     """
 
     velocity: float = 180.0
@@ -22,15 +22,16 @@ class SafetyOptions:
     margin: float = 0.02
     low: dict[str, float] = field(default_factory=dict)
     high: dict[str, float] = field(default_factory=dict)
-    speed_scale: float = 0.25  # share of the velocity limits
+    # Share of the velocity limits, .25 unless said otherwise. Of ebt_safe in LeRobot's commands; `deploy` has --speed.
+    speed_scale: float | None = None
     watchdog_s: float = 0.5  # seconds without an accepted command before the arm holds
     ramp_s: float = 1.0  # seconds in which the speed limit rises from zero after a start or a stop
     start_gate: float | None = (
         30.0  # robot units: no start towards a target farther from the arm; None: never refused
     )
-    following_error: float | None = (
-        None  # robot units: stop when a joint is farther from its command; None: off
-    )
+    # Part of its range: stop when a joint is measured farther from its command. Grippers are left out, which close on objects;
+    # None: off.
+    following_error: float | None = 0.2
     max_temperature: float | None = (
         65.0  # of a motor, degrees Celsius; its own protection lets go at about 70
     )

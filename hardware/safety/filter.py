@@ -30,7 +30,8 @@ class SafetyConfig:
     """Times in seconds. watchdog_s: hold when no command was accepted for this long. stale_s: refuse older commands.
     ramp_s: after a start or a stop, the speed limit rises from zero to full over this time. speed_scale: share of the velocity
     limits. start_gate: refuse to start towards a target farther than this from the arm, in the joints' units; None: never refuse.
-    following_error: stop when a joint is measured farther than this from its command, because something blocks it; None: off.
+    following_error: stop when a joint is measured farther than this from its command, because something blocks it, one number or
+    (J,); None: off.
     """
 
     watchdog_s: float = 0.2
@@ -38,7 +39,7 @@ class SafetyConfig:
     ramp_s: float = 1.0
     speed_scale: float = 0.25
     start_gate: float | None = 30.0
-    following_error: float | None = None
+    following_error: float | Array | None = None
 
     def __post_init__(self) -> None:
         if not (self.watchdog_s > 0 and self.stale_s > 0 and self.ramp_s >= 0 and 0 < self.speed_scale <= 1):
@@ -113,8 +114,11 @@ class SafetyFilter:
         self._velocity: Array = np.zeros(len(limits.names))
         self._target: Array = np.zeros(len(limits.names))
         self._target_velocity: Array = np.zeros(len(limits.names))
+        self._interval = period_s  # between the last two targets
+        self._end: Array | None = None  # where it comes to rest, since no more targets come
         self._last_stamp = self._last_accepted = -np.inf
         self._last_tick = self._started = clock()
+        self._moved = -np.inf  # when a tick last moved
 
     def begin(self, measured: Positions) -> None:
         """Takes over an arm at rest at `measured` (J,). Raises UserError where a joint is unknown or outside its range.
@@ -174,11 +178,14 @@ class SafetyFilter:
                     now, "start_gate", f"joint '{name}' would start {far.max():.1f} away from the arm"
                 )
             self._motion, self._started = State.MOVING, now
-            self._target_velocity[:] = 0
+            self._target_velocity, self._interval = np.zeros_like(inside), self.period_s
         else:
             elapsed = stamp - self._last_stamp
-            speed = (inside - self._target) / elapsed if elapsed > 1e-6 else np.zeros_like(inside)
+            known = elapsed > 1e-6 and self._end is None
+            speed = (inside - self._target) / elapsed if known else np.zeros_like(inside)
             self._target_velocity = np.clip(speed, -self.limits.velocity, self.limits.velocity)
+            self._interval = max(elapsed, self.period_s)
+        self._end = None
         if (inside != wanted).any():
             self._tell(now, "clipped", f"target {np.abs(inside - wanted).max():.2f} beyond the limits")
         self._target, self._last_stamp, self._last_accepted = inside, stamp, now
@@ -220,21 +227,37 @@ class SafetyFilter:
             self._check_following(measured)
         if self.state is State.MOVING:  # a stop may have come from another thread
             ramp = 1.0 if not self.config.ramp_s else min(1.0, (now - self._started) / self.config.ramp_s)
-            # Extrapolate the target at its speed to this moment, by at most one watchdog time.
-            ahead = min(now - self._last_stamp, self.config.watchdog_s)
-            target = np.clip(self._target + self._target_velocity * ahead, self.limits.low, self.limits.high)
+            target, target_velocity = self._aim(self._position, now)
             self._position, self._velocity = limited_step(
                 self._position,
                 self._velocity,
                 target,
-                self._target_velocity,
+                target_velocity,
                 self.limits,
                 dt,
                 self.config.speed_scale * ramp,
             )
         else:
             self._position, self._velocity = braking_step(self._position, self._velocity, self.limits, dt)
+        if not self.at_rest:
+            self._moved = now
         return self._position.copy()
+
+    def _aim(self, position: Array, now: float) -> tuple[Array, Array]:
+        """The target (J,) at this moment and its speed (J,): the last one, extrapolated until the next is overdue.
+
+        When one whole interval went by without the next, the plan has ended: the arm comes to rest at the last target, or as
+        soon as it can where it would pass that.
+        """
+        if now - self._last_accepted < 2 * self._interval - 1e-6:
+            ahead = min(now - self._last_stamp, self.config.watchdog_s)
+            target = self._target + self._target_velocity * ahead
+            return np.clip(target, self.limits.low, self.limits.high), self._target_velocity
+        if self._end is None:
+            rest = position + self._velocity * np.abs(self._velocity) / (2 * self.limits.acceleration)
+            passes = (rest - self._target) * self._velocity > 0
+            self._end = np.clip(np.where(passes, rest, self._target), self.limits.low, self.limits.high)
+        return self._end, np.zeros_like(position)
 
     def undo(self) -> None:
         """The last tick's positions never reached the arm: it stands where it was sent before."""
@@ -245,16 +268,20 @@ class SafetyFilter:
     def at_rest(self) -> bool:
         return not self._velocity.any()
 
+    def rests(self, seconds: float) -> bool:
+        """Whether it has been at rest for so long. The arm itself comes to rest later than its commands."""
+        return self.at_rest and self._clock() - self._moved >= seconds - 1e-6
+
     def _check_following(self, measured: Positions) -> None:
         allowed, position = self.config.following_error, self._numbers(measured, "measured positions")
         if isinstance(position, str):
             self.hold(position)
         elif allowed is not None and self._position is not None:
             error = np.abs(position - self._position)
-            if error.max() > allowed:
-                name = self.limits.names[int(error.argmax())]
+            if (error > allowed).any():
+                joint = int(np.argmax(error > allowed))
                 self.stop(
-                    f"joint '{name}' is {error.max():.1f} away from its command: blocked or overloaded?"
+                    f"joint '{self.limits.names[joint]}' is {error[joint]:.1f} away from its command: blocked or overloaded?"
                 )
 
     def _rest(self) -> None:

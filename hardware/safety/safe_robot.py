@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -13,7 +14,9 @@ from lerobot.robots.robot import Robot
 from lerobot.robots.utils import make_robot_from_config
 
 from ebt_policy.errors import UserError
+from ebt_policy.hardware.safety import joint_options
 from ebt_policy.hardware.safety.arms import (
+    Range,
     arms_of,
     cameras_of,
     check_calibrated,
@@ -34,6 +37,8 @@ from ebt_policy.inference.robot_contract import RobotContract, check_rate, read_
 _POSITION = ".pos"
 _READS = 5  # tries to read where the arm stands before it is given up: one packet may get lost
 _READ_PAUSE_S = 0.02
+_FRESH_S = 0.1  # an older observation does not say where the arm is
+HEALTH_S = 2.0  # between two looks at the motors' temperatures
 logger = logging.getLogger(__name__)
 
 
@@ -72,6 +77,8 @@ class SafeRobot(Robot):
         self.contract: RobotContract | None = None  # None: nothing is known of a policy
         self._guards: list[ReplyGuard] = []
         self._readings: JointReadings | None = None  # made when the ranges are known
+        self._observed: tuple[float, list[float]] | None = None  # when, and where the joints were
+        self._next_health = -math.inf
         self.joints = tuple(
             k.removesuffix(_POSITION) for k in self.robot.action_features if k.endswith(_POSITION)
         )
@@ -81,7 +88,7 @@ class SafeRobot(Robot):
                 f"The safety filter guards joint positions (NAME.pos); {self.robot} is commanded by "
                 f"{', '.join(self.robot.action_features) or 'nothing'}."
             )
-
+        joint_options.check_names(self.joints, config, options)
         if config.policy:
             contract = read_robot_contract(checkpoint_folder(config.policy))
             check_rate(contract.fps, config.fps, "--robot.fps and --fps")
@@ -146,39 +153,26 @@ class SafeRobot(Robot):
                 raise UserError(f"{error} {left}") from error
             raise
 
+    def ranges(self) -> dict[str, Range]:
+        """{joint: (low, high)} of the joints whose range is known; see `joint_options.ranges`."""
+        return joint_options.ranges(self.robot, self.joints, self.config, self._options)
+
     def limits(self) -> JointLimits:
         """Ranges, less their margins, and highest speeds of all joints. Raises UserError where a range is not known."""
-        config = self.config
-        ranges = joint_ranges(self.robot, self.joints) | {
-            name: (config.low[name], config.high[name]) for name in config.low if name in config.high
-        }
-        missing = [name for name in self.joints if name not in ranges]
-        if missing:
-            raise UserError(
-                f"{self.robot} does not say how far {', '.join(missing)} may move. Give {self._options}.low and "
-                f"{self._options}.high for them."
-            )
-        return JointLimits.of(
-            self.joints,
-            [ranges[name][0] for name in self.joints],
-            [ranges[name][1] for name in self.joints],
-            [config.velocity_of.get(name, config.velocity) for name in self.joints],
-            [config.acceleration_of.get(name, config.acceleration) for name in self.joints],
-            config.margin,
-        )
+        return joint_options.limits(self.robot, self.joints, self.config, self._options)
 
     def _make_filter(self) -> None:
         config = self.config
         if config.event_log:
             self._log = EventLog(Path(config.event_log))
+        limits = self.limits()
         safety = SafetyConfig(
             watchdog_s=config.watchdog_s,
             ramp_s=config.ramp_s,
-            speed_scale=config.speed_scale,
+            speed_scale=SafetyConfig.speed_scale if config.speed_scale is None else config.speed_scale,
             start_gate=config.start_gate,
-            following_error=config.following_error,
+            following_error=joint_options.following_errors(self.robot, self.joints, config, self._options),
         )
-        limits = self.limits()
         self._guards = [guard for arm in arms_of(self.robot) if (guard := guard_replies(arm.bus))]
         self._readings = JointReadings(self.joints, limits.low, limits.high)
         observed = self._read()
@@ -245,6 +239,8 @@ class SafeRobot(Robot):
                 if read == _READS:
                     raise
                 self._notice(SafetyEvent(self._clock(), "implausible", str(error)))
+        if self._readings is not None:
+            self._observed = self._clock(), [float(observed[name + _POSITION]) for name in self.joints]
         return observed
 
     def _distrust(self) -> None:
@@ -253,8 +249,22 @@ class SafeRobot(Robot):
             guard.distrust()
 
     def send_action(self, action: Mapping[str, Any]) -> dict[str, Any]:
-        """Filters the action, sends what is allowed and returns that. After a refused action the arm holds still."""
-        return self.drive([action.get(name + _POSITION, float("nan")) for name in self.joints])
+        """Filters the action, sends what is allowed and returns that. After a refused action the arm holds still.
+
+        That the joints follow is seen by the last observation, if it is fresh, and motors' temperatures are looked at: LeRobot's
+        loops do neither.
+        """
+        measured, now = None, self._clock()
+        if self._observed is not None and now - self._observed[0] <= _FRESH_S:
+            measured = self._observed[1]
+        target = [action.get(name + _POSITION, float("nan")) for name in self.joints]
+        sent = self.drive(target, measured)
+        if now >= self._next_health:
+            self._next_health = now + HEALTH_S
+            hot = self.too_hot()
+            if hot and not self.stopped:
+                self.stop(hot)
+        return sent
 
     def drive(
         self, target: Positions | None, measured: Positions | None = None, stamp: float | None = None
@@ -314,6 +324,10 @@ class SafeRobot(Robot):
     def at_rest(self) -> bool:
         """Whether what is commanded stands still."""
         return self.filter is None or self.filter.at_rest
+
+    def rests(self, seconds: float) -> bool:
+        """Whether what is commanded has stood still for so long."""
+        return self.filter is None or self.filter.rests(seconds)
 
     def reset(self) -> None:
         """Ends a stop."""

@@ -15,7 +15,7 @@ from lerobot.robots.robot import Robot
 
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.body import Body
-from ebt_policy.hardware.safety.arms import Arm, arms_of, joint_ranges
+from ebt_policy.hardware.safety.arms import Arm, arms_of
 from ebt_policy.hardware.sensing.streams import CameraStream, Stale
 from ebt_policy.hardware.setup.checklist import Finding, fail, ok, warn
 
@@ -54,10 +54,8 @@ def connected(robot: Robot) -> Iterator[Finding]:
 
 def pose(body: Body) -> Iterator[Finding]:
     """Ranges of all joints, and the present pose within them."""
-    arm, config = body.arm, body.arm.config
-    ranges = joint_ranges(arm.robot, arm.joints) | {
-        name: (config.low[name], config.high[name]) for name in config.low if name in config.high
-    }
+    arm = body.arm
+    ranges = arm.ranges()
     missing = [name for name in arm.joints if name not in ranges]
     if missing:
         yield fail(
@@ -79,6 +77,8 @@ def pose(body: Body) -> Iterator[Finding]:
         yield fail(f"outside its range: {', '.join(outside)}", "Move the arm by hand, or calibrate it again.")
     else:
         yield ok("the arm stands within its ranges")
+    if not missing:
+        arm.limits()  # raises what would end a deployment
 
 
 def data(body: Body) -> Iterator[Finding]:

@@ -45,6 +45,7 @@ class SimRobot(Robot):
 
     config_class = SimRobotConfig
     name = "ebt_sim"
+    simulated = True  # limits in units of another arm harm nothing
 
     def __init__(self, config: SimRobotConfig) -> None:
         """Raises UserError for a task that is unknown or not commanded by joint positions, and for an unknown camera."""

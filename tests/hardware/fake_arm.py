@@ -16,6 +16,7 @@ class FakeArmConfig(RobotConfig):
 
 class FakeArm(Robot):
     config_class, name = FakeArmConfig, "fake_arm"
+    simulated = False
 
     def __init__(self, config: FakeArmConfig) -> None:
         super().__init__(config)

@@ -39,6 +39,8 @@ def rows(stamp: float, n: int, fps: float) -> np.ndarray:
 class Arm(FakeArm):
     """Keeps what it is told, with the time; `reads(t)` and `sends(t)` say whether its bus works."""
 
+    simulated = True  # so that a test may leave out limits
+
     def __init__(self, now: Callable[[], float]) -> None:
         super().__init__(FakeArmConfig())
         self._now = now
@@ -132,10 +134,12 @@ class World:
     finished: Callable[[], bool] = lambda: False
     motors: bool | None = None  # of the operator's leader; None: there is no leader
 
+    kind = Arm
+
     def __post_init__(self) -> None:
         config = LoopConfig(**{"fps": HZ, "control_hz": HZ, "patience_s": 1.0} | self.options)
         self.clock = SteppedClock(config.control_hz, self._step)
-        self.arm = Arm(self.clock.now)
+        self.arm = self.kind(self.clock.now)
         self.events: list = []
         self.sent: list[Sent] = []
         self.commands = Commands()

@@ -224,3 +224,17 @@ def test_an_answer_is_waited_for_at_least_a_moment(run):
         run(ask_timeout_s=0.0)
     with pytest.raises(UserError, match=r"--smooth_s is -0\.1"):
         run(smooth_s=-0.1)
+
+
+@pytest.mark.parametrize("speed", [None, 1.0])
+@pytest.mark.parametrize("scale", [0.1, 0.25])
+def test_a_second_scale_of_the_speed_is_refused_and_never_overwritten(run, arm: FakeArm, speed, scale):
+    with pytest.raises(UserError, match=rf"--safety.speed_scale is {scale}.*give --speed alone"):
+        run(speed=speed, safety=SafetyOptions(speed_scale=scale))
+    assert not arm.calls
+
+
+def test_a_loop_too_slow_for_an_arm_is_refused(run, arm: FakeArm):
+    with pytest.raises(UserError, match=r"--control_hz is 2; expected at least 20"):
+        run(control_hz=2.0)
+    assert not arm.calls

@@ -3,7 +3,9 @@
 import contextlib
 import itertools
 import json
+import math
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -242,3 +244,29 @@ def test_without_its_calibration_file_nothing_is_connected(bus: EmulatedBus, tmp
     with pytest.raises(UserError, match=r"nobody.json does not exist.*so101_follower.*--robot.id=nobody"):
         SafeRobot(SafeRobotConfig(robot={}), arm, clock).connect(calibrate=False)
     assert not arm.bus.is_connected and registers(bus, "Torque_Enable") == [0] * 6
+
+
+def test_an_arm_that_swings_at_full_speed_a_tenth_of_a_second_late_is_not_taken_for_blocked(
+    arm: SO101Follower, bus: EmulatedBus, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = SafeRobotConfig(robot={}, id="safe", calibration_dir=tmp_path, fps=50.0, speed_scale=1.0)
+    robot = SafeRobot(config, arm, clock)
+    robot.connect()
+    read, late = arm.get_observation, deque(maxlen=6)
+
+    def lagging() -> dict[str, float]:
+        late.append(read())
+        return late[0]
+
+    monkeypatch.setattr(arm, "get_observation", lagging)
+    away, sent = 0.0, [0.0]
+    for tick in range(160):
+        clock.now += 0.02
+        observed = robot.get_observation()
+        away = max(away, abs(observed["elbow_flex.pos"] - sent[-1]))
+        swing = 75 * math.sin(2 * math.pi * 0.4 * 0.02 * tick)
+        goal = {f"{name}.pos": swing for name in NAMES} | {"gripper.pos": 50.0}
+        sent.append(robot.send_action(goal)["elbow_flex.pos"])
+    assert max(abs(b - a) for a, b in itertools.pairwise(sent)) > 0.95 * 180 * 0.02
+    assert away > 15 and not robot.stopped
+    arm.disconnect()

@@ -365,7 +365,7 @@ def test_a_world_that_is_finished_ends_the_episode():
 
 
 def test_an_episode_begins_where_nothing_is_left_of_the_last():
-    world = World(Policy(n=100, execute=10), latency=lambda t: 0.1)
+    world = World(Policy(n=100, execute=10), latency=lambda t: 0.1, options={"settle_s": 0.0})
     world.run(0.5)
     asked, begin = len(world.policy.asked), world.clock.now()
     outcome = world.run(0.5)

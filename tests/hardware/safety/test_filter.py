@@ -258,3 +258,28 @@ def test_no_sequence_of_commands_ticks_and_stops_leaves_the_limits(steps):
         if act:
             getattr(arm.filter, act)(*([] if act == "reset" else ["test"]))
         arm.tick(late=late)
+
+
+def test_targets_that_come_slowly_are_followed_evenly():
+    arm = Arm(watchdog_s=0.5)
+    speeds = []
+    for tick in range(100):
+        if tick % 5 == 0:  # at 10 Hz, 30 degrees a second
+            arm.filter.submit([30 * tick * PERIOD, 0])
+        arm.tick()
+        speeds.append(arm.speed[0])
+    assert np.ptp(speeds[30:]) < 0.1 and speeds[-1] == pytest.approx(30, abs=0.1)
+
+
+def test_targets_that_cease_are_followed_one_more_period_and_then_it_brakes():
+    arm = Arm(watchdog_s=0.5)
+    for tick in range(40):
+        arm.filter.submit([60 * tick * PERIOD, 0])
+        arm.tick()
+    last, before = 60 * 39 * PERIOD, arm.sent[0]
+    arm.tick(20)
+    assert before < arm.sent[0] <= last + 60 * PERIOD + 60**2 / (2 * 720) + 1e-6
+    assert arm.filter.at_rest and arm.filter.state is State.MOVING
+    arm.filter.submit([last, 0])  # the next one leads out, as gently as a first one
+    arm.tick(20)
+    assert arm.sent[0] == pytest.approx(last, abs=0.01)

@@ -30,7 +30,9 @@ def contract(order=JOINTS, scale: float = 1.0, shift: float = 0.0, **changes) ->
 
 @pytest.fixture
 def arm(tmp_path: Path) -> FakeArm:
-    return FakeArm(FakeArmConfig(id="fake", calibration_dir=tmp_path))
+    arm = FakeArm(FakeArmConfig(id="fake", calibration_dir=tmp_path))
+    arm.simulated = True  # its limits may be left out
+    return arm
 
 
 def guarded(arm: FakeArm, expected: RobotContract | None, **options) -> SafeRobot:

@@ -15,6 +15,7 @@ from policy_server import FakeDecider, serving
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.config_deploy import DeployConfig, PolicyOptions, StreamOptions
 from ebt_policy.hardware.control.planning import NoPlan, Plan
+from ebt_policy.hardware.safety.config_safe_robot import SafetyOptions
 from ebt_policy.hardware.setup import check as checking
 from ebt_policy.hardware.setup import check_arm
 from ebt_policy.hardware.setup.check import check
@@ -102,6 +103,11 @@ def test_one_fault_hides_no_other(arm: StillArm, planner: Planner, tmp_path: Pat
         "20 decisions: median 3",
     ):
         assert fault in text
+
+
+def test_limits_in_the_units_of_another_arm_are_found(arm: StillArm, planner: Planner, tmp_path: Path):
+    passed, text = looked_at(arm, tmp_path, safety=SafetyOptions(start_gate=3000.0))
+    assert not passed and "--safety.start_gate is 3000, and refuses nothing" in text and arm.sent == []
 
 
 def test_an_arm_that_does_not_answer(arm: StillArm, planner: Planner, tmp_path: Path):
@@ -290,7 +296,7 @@ def test_emulated_servos_are_looked_at_and_keep_their_goals(
         def checked() -> tuple[bool, str]:
             robot = SO101Follower(SO101FollowerConfig(port=bus.port, id="arm", calibration_dir=tmp_path))
             monkeypatch.setattr(robot, "send_action", lambda action: pytest.fail("something was sent"))
-            return looked_at(robot, tmp_path, control_hz=10.0)
+            return looked_at(robot, tmp_path, control_hz=20.0)
 
         passed, text = checked()  # nobody is asked to calibrate on the terminal
         assert not passed and "not calibrated" in text and "no calibration registered" in text
