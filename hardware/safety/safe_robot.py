@@ -201,15 +201,19 @@ class SafeRobot(Robot):
         self.filter.begin([observed[name + _POSITION] for name in self.joints])
 
     def _read(self) -> dict[str, Any]:
-        """An observation, wherever the joints are now: for `SafetyFilter.begin`, which refuses positions outside the range."""
+        """An observation, wherever the joints are now, that the next one agrees with: the filter starts its motion from it, and refuses
+        positions outside the range."""
         failed: Exception | None = None
         observed: dict[str, Any] | None = None
         for _ in range(_READS):
             try:
                 observed = dict(self.robot.get_observation())
-                if self._readings is not None:
-                    self._readings.restart()
-                    self._readings.check(observed, self._clock())
+                if self._readings is None:
+                    return observed
+                self._readings.restart()
+                self._readings.check(observed, self._clock())
+                observed = dict(self.robot.get_observation())
+                self._readings.check(observed, self._clock())
                 return observed
             except ImplausibleReading:
                 self._distrust()

@@ -182,6 +182,18 @@ def test_a_command_chosen_too_long_ago_or_before_the_last_is_refused(guarded, ar
     ]
 
 
+def test_one_wrong_reading_is_not_where_the_arm_begins(guarded, arm: FakeArm, monkeypatch):
+    wrong, read = [True], arm.get_observation
+    robot, _ = guarded()
+    there = dict(arm.positions)
+    monkeypatch.setattr(
+        arm, "get_observation", lambda: read() | ({"shoulder.pos": 60.0} if wrong and wrong.pop() else {})
+    )
+    robot.begin()
+    sent = robot.send_action({f"{name}.pos": there[f"{name}.pos"] for name in robot.joints})
+    assert sent == pytest.approx(there)
+
+
 @pytest.mark.parametrize("lost", [1, 4, 5])
 def test_some_lost_packets_while_connecting_are_survived(guarded, arm: FakeArm, lost: int, monkeypatch):
     left, read = [lost], arm.get_observation
