@@ -64,7 +64,7 @@ def test_a_config_with_an_unknown_option_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DecodingError, match="no_such_option"):
         saved_config(tmp_path, {"no_such_option": 1})
     for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
-        (tmp_path / name).write_text("{}")
+        (tmp_path / name).write_text('{"steps": []}')
     with pytest.raises(UserError, match="no_such_option.* newer version"):
         load_runner(tmp_path)
 
