@@ -72,6 +72,9 @@ class Recorder:
         self._asked = self._answered = 0  # ends and discards of episodes
         self._closing = False
         self._changed = threading.Condition()
+        self._waiting = (
+            threading.Lock()
+        )  # of two threads that wait for a process one may take it for alive when it has ended
         context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
         source, self._sink = context.Pipe(duplex=False)
         self._answers, answer = context.Pipe(duplex=False)
@@ -156,10 +159,11 @@ class Recorder:
         finally:  # after a Ctrl-C too: the process waits for the end of the pipe, and Python, at its end, for the process
             self._closing = True
             self._queue.put(None)
-        self._process.join(max(deadline - time.monotonic(), 1.0))
-        if forced := self._process.is_alive():
-            self._process.kill()
-            self._process.join(5.0)
+        with self._waiting:
+            self._process.join(max(deadline - time.monotonic(), 1.0))
+            if forced := self._process.is_alive():
+                self._process.kill()
+                self._process.join(5.0)
         self._feeder.join(5.0)
         self._listener.join(5.0)
         with self._changed:
@@ -216,11 +220,12 @@ class Recorder:
                 kind, detail = self._answers.recv()
                 self._hear(kind, detail)
         except (EOFError, OSError):
-            self._process.join(1.0)
-            if self._process.exitcode or not self._closing:
+            with self._waiting:
+                self._process.join(1.0)
+                code = self._process.exitcode
+            if code or not self._closing:
                 self._fail(
-                    f"The recorder's process ended by itself (exit code {self._process.exitcode}). "
-                    "Finished episodes are safe."
+                    f"The recorder's process ended by itself (exit code {code}). Finished episodes are safe."
                 )
 
     def _hear(self, kind: str, detail: str) -> None:

@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,16 +112,30 @@ def test_a_fault_ends_recording_and_not_the_loop(tmp_path: Path, writer, said: s
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_what_ends_a_session_does_not_end_the_recorder_before_it(tmp_path: Path, name: str):
-    """A terminal that closes, and a service that stops, tell the whole group."""
-    recorder = Recorder(spec(tmp_path / "d", video=False))
+def test_what_ends_a_session_does_not_end_the_recorder_before_it(tmp_path: Path, name: str, monkeypatch):
+    """A terminal that closes, and a service that stops, tell the whole group. Of two threads that wait for a process at once, one
+    may take it for alive when it has ended: they wait in turn."""
+    events: list[Any] = []
+    recorder = Recorder(spec(tmp_path / "d", video=False), on_event=events.append)
+    join, waiting, at_once = recorder._process.join, threading.Lock(), []
+
+    def watched(timeout: float | None = None) -> None:
+        if not waiting.acquire(blocking=False):
+            at_once.append(timeout)
+            return
+        join(timeout)
+        time.sleep(0.1)  # long enough for the other one to come
+        waiting.release()
+
+    monkeypatch.setattr(recorder._process, "join", watched)
     recorder.ready()
     for tick in range(4):
         recorder.add(frame(tick, video=False), "t")
     os.kill(recorder._process.pid, getattr(signal, name))
     time.sleep(0.1)
     recorder.end_episode(None)
-    assert recorder.close() and recorder.saved == 1
+    assert recorder.close() and recorder.saved == 1, (events, recorder._process.exitcode)
+    assert at_once == []
 
 
 INTERRUPTED = f"""
