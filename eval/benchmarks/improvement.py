@@ -14,7 +14,10 @@ from ebt_policy.eval.rollout.evaluate import evaluate
 from ebt_policy.eval.statistics.intervals import Interval, paired_success_difference, wilson
 from ebt_policy.monitoring.calibration import read_calibration
 
-RATES = ("max_evaluations", "n_action_steps")  # of `acting`; the others are options of the policy
+ARGUMENTS = (
+    "max_evaluations",
+    "n_action_steps",
+)  # of `calibrate` among those of `acting`; the others are options of the policy
 SEED = 200_000  # of neither `eval` (100000) nor `calibrate` (300000): choosing by these episodes spoils no later figure
 
 
@@ -81,7 +84,7 @@ def recalibrate(known: Path, run: Path, episodes: int, processes: int | None = N
         n_action_steps=before.acting.get("n_action_steps"),
         processes=processes,
     )
-    overrides = {name: value for name, value in before.acting.items() if name not in RATES}
+    overrides = {name: value for name, value in before.acting.items() if name not in ARGUMENTS}
     if (
         overrides.get("stop_energy") is not None
     ):  # energies compare within one policy only: the new one has its own

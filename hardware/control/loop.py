@@ -14,6 +14,7 @@ import numpy as np
 
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.control import episode
+from ebt_policy.hardware.control.bus_faults import READ, SEND, BusFaults
 from ebt_policy.hardware.control.clock import Clock
 from ebt_policy.hardware.control.commands import Command, Commands
 from ebt_policy.hardware.control.episode import LoopConfig, ObservationSource, Outcome, Phase, Sent
@@ -63,9 +64,7 @@ class ControlLoop:
         self._reset = True
         self._waiting = False  # for an answer to a request of before a stop
         self._sent: Mapping[str, float] = {}
-        self._failing: dict[str, float] = {}  # since when the bus fails to read, to send
-        self._worked: dict[str, float] = {}  # when it last did
-        self._bus_held = False  # for longer than a lost packet
+        self._bus = BusFaults()
         self._retake = False  # somebody may have moved the arm: take it over where it stands, then send
         self._blind = ""  # why there is no observation
         self._next_health = 0.0
@@ -130,7 +129,7 @@ class ControlLoop:
             target = self.schedule.smoothed(now + self.config.actuation_s)
         measured = None if floats is None else [floats[f"{name}.pos"] for name in self.arm.joints]
         # While the arm is to be taken over, or neither reads nor sends work, nobody knows from where it would move: it only brakes.
-        if not (self._retake and self.arm.at_rest) and (floats is not None or "send" not in self._failing):
+        if not (self._retake and self.arm.at_rest) and (floats is not None or not self._bus.failing(SEND)):
             self._send(target, measured, stamp)
         if now >= self._next_health:
             self._next_health = now + HEALTH_S
@@ -157,7 +156,7 @@ class ControlLoop:
     def _hindrance(self) -> str:
         """Why the arm must not move now."""
         stopped = "the arm is stopped" if self.arm.stopped else ""
-        return stopped or self._blind or ("the arm's bus fails" if self._bus_held else "")
+        return stopped or self._blind or ("the arm's bus fails" if self._bus.held else "")
 
     def _operator(self, now: float) -> tuple[np.ndarray | None, float]:
         """The operator's target and its time, if there is a new one; else the present time."""
@@ -194,17 +193,17 @@ class ControlLoop:
             wrong = [name for name in self.arm.joints if not np.isfinite(floats[f"{name}.pos"])]
             if wrong:
                 raise ValueError(f"joint '{wrong[0]}' shows {floats[f'{wrong[0]}.pos']}")
-            if (self._bus_held or self._retake) and self._settled:
+            if (self._bus.held or self._retake) and self._settled:
                 self.arm.begin(floats)  # the next command starts from where the arm is now
                 self._retake = False
                 self._restart()
         except UserError as error:
-            self._bus_failed("read", str(error))
+            self._bus_failed(READ, str(error))
             return None
         except Exception as error:  # each robot raises its own
-            self._bus_failed("read", f"the joints cannot be read: {error}")
+            self._bus_failed(READ, f"the joints cannot be read: {error}")
             return None
-        self._bus_works("read", now)
+        self._bus_works(READ, now)
         return floats
 
     def _send(self, target: np.ndarray | None, measured: list[float] | None, stamp: float) -> None:
@@ -212,9 +211,9 @@ class ControlLoop:
             # The tick's time: a command that waited long for the joints to be read is refused as stale.
             self._sent = self.arm.drive(target, measured, stamp)
         except Exception as error:
-            self._bus_failed("send", f"the command cannot be sent: {error}")
+            self._bus_failed(SEND, f"the command cannot be sent: {error}")
         else:
-            self._bus_works("send", stamp)
+            self._bus_works(SEND, stamp)
 
     def _sample(self, floats: Mapping[str, Any], now: float) -> Observation | None:
         """The observation of one tick of the policy, kept for the next request. None where there is none."""
@@ -298,23 +297,20 @@ class ControlLoop:
     def _bus_failed(self, way: str, reason: str) -> None:
         """Without the bus for the watchdog's time the arm holds; after patience_s the episode ends. One lost packet does not count."""
         now = self.clock.now()  # a driver may try for long before it fails
-        if way not in self._failing:
-            self._failing[way] = self._worked.get(way, now)
+        first, seconds = self._bus.failed(way, now)
+        if first:
             self._tell(now, "bus", reason)
-        since = self._failing[way]
-        if now - since > self.arm.config.watchdog_s and not self._bus_held:
-            self._bus_held = True
+        if seconds > self.arm.config.watchdog_s and not self._bus.held:
+            self._bus.held = True
             self.arm.hold(reason)
-        if now - since > self.config.patience_s:
-            self._ended = ("error", f"{reason}, for {now - since:.1f} s")
+        if seconds > self.config.patience_s:
+            self._ended = ("error", f"{reason}, for {seconds:.1f} s")
 
     def _bus_works(self, way: str, now: float) -> None:
-        self._worked[way] = now
-        since = self._failing.pop(way, None)
-        if since is not None:
-            self._tell(now, "bus_works", f"{way} again after {now - since:.2f} s")
-        if self._bus_held and not self._failing:
-            self._bus_held = False
+        seconds = self._bus.works(way, now)
+        if seconds is not None:
+            self._tell(now, "bus_works", f"{way} again after {seconds:.2f} s")
+        if self._bus.over():
             self._retake |= not self._settled  # otherwise it was taken over in this tick
             self._restart()
 
@@ -362,7 +358,7 @@ class ControlLoop:
     def _begin(self) -> None:
         self._outcome = Outcome("", "", 0.0, Stopwatch().punctuality(), evaluations=0.0)
         self._ended, self._blind = ("", ""), ""
-        self._failing, self._worked, self._bus_held = {}, {}, False
+        self._bus = BusFaults()
         self._retake = True  # a failed read is waited out as in the middle of an episode
         self._delay = PlanningDelay()
         self._next_sample = self.clock.now()
@@ -388,7 +384,7 @@ class ControlLoop:
         """Brings the arm to rest, as long as it can be commanded."""
         self.arm.hold("the episode is over")
         for _ in range(int(5.0 / self._period)):
-            if self.arm.at_rest or "send" in self._failing:
+            if self.arm.at_rest or self._bus.failing(SEND):
                 return
             self._send(None, None, self.clock.now())
             self.clock.sleep_until(self.clock.now() + self._period)

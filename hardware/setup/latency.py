@@ -20,6 +20,7 @@ from ebt_policy import provenance
 from ebt_policy.errors import UserError
 from ebt_policy.hardware.body import ARM_SPEED, Body, connect, make_body
 from ebt_policy.hardware.config_deploy import DeployConfig
+from ebt_policy.hardware.control.bus_faults import READ, SEND, BusFaults
 from ebt_policy.hardware.control.commands import Command, Commands, from_keys, from_signals
 from ebt_policy.hardware.safety.arms import joint_ranges
 from ebt_policy.hardware.setup.step_response import Array, crossing, progress_of
@@ -136,7 +137,7 @@ class _Watching:
         self.sent, self.joint = _Samples(), _Samples()
         self.pictures: dict[str, _Samples] = {}
         self._sequence: dict[str, int] = {}
-        self._failing: dict[str, float] = {}  # since when the bus fails to read, to send
+        self._bus = BusFaults()
 
     def observation(self) -> Mapping[str, Any]:
         """The arm's, with positions that are possible."""
@@ -188,27 +189,27 @@ class _Watching:
         self.body.clock.sleep_until(begun + 1 / self.body.control_hz)
 
     def _read(self) -> Mapping[str, Any] | None:
-        return self._tried("read the joints", self.body.arm.get_observation)
+        return self._tried(READ, "read the joints", self.body.arm.get_observation)
 
     def _drive(self, target: list[float] | None) -> Mapping[str, Any] | None:
-        return self._tried("send a command", lambda: self.body.arm.drive(target))
+        return self._tried(SEND, "send a command", lambda: self.body.arm.drive(target))
 
-    def _tried(self, what: str, ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    def _tried(self, way: str, what: str, ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | None:
         """What it gives; None where the bus fails. Lost packets are survived, as in an episode: ending drops the torque.
 
         Raises UserError where it has failed for the watchdog's time.
         """
-        begin = self.body.clock.now()
         try:
             found = ask()
         except Exception as error:  # each robot raises its own
-            since = self._failing.setdefault(what, begin)
-            if (lasted := self.body.clock.now() - since) > self.body.arm.config.watchdog_s:
+            _, lasted = self._bus.failed(way, self.body.clock.now())
+            tick = 1 / self.body.control_hz  # the last success was one before the first failure
+            if lasted > self.body.arm.config.watchdog_s + tick:
                 raise UserError(
                     f"For {lasted:.1f} s the bus could not {what}: {error} Look at cables and power. The arm is let go."
                 ) from error
             return None
-        self._failing.pop(what, None)
+        self._bus.works(way, self.body.clock.now())
         return found
 
     def _look(self, observed: Any, now: float) -> None:

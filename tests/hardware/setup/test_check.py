@@ -23,6 +23,15 @@ from ebt_policy.hardware.setup.checklist import Checklist, fail, ok
 from ebt_policy.hardware.sim.config_expert_teleop import ExpertTeleopConfig
 from ebt_policy.hardware.takeover import make as making
 
+HEALTHY = {  # what a motor's registers say
+    "Present_Temperature": 30,
+    "Max_Temperature_Limit": 70,
+    "Present_Voltage": 74,
+    "Min_Voltage_Limit": 60,
+    "Max_Voltage_Limit": 84,
+    "Status": 0,
+}
+
 
 class Planner:
     """A planner that takes `seconds` and returns actions for `execute` ticks."""
@@ -170,14 +179,7 @@ def test_a_server_without_alarms_is_a_warning(arm: StillArm, tmp_path: Path, ala
     ],
 )
 def test_the_motors_health(arm: StillArm, planner: Planner, tmp_path: Path, registers: dict, line: str):
-    held = {
-        "Present_Temperature": 30,
-        "Max_Temperature_Limit": 70,
-        "Present_Voltage": 74,
-        "Min_Voltage_Limit": 60,
-        "Max_Voltage_Limit": 84,
-        "Status": 0,
-    } | registers
+    held = HEALTHY | registers
     arm.bus = SimpleNamespace(
         **vars(arm.bus),
         model_ctrl_table={"sts3215": dict.fromkeys(held)},
@@ -198,17 +200,9 @@ def test_both_of_two_arms_are_looked_at(tmp_path: Path, monkeypatch: pytest.Monk
     robot = BiSOFollower(
         BiSOFollowerConfig(id="two", calibration_dir=tmp_path, left_arm_config=side, right_arm_config=side)
     )
-    held = {
-        "Present_Temperature": 30,
-        "Max_Temperature_Limit": 70,
-        "Present_Voltage": 74,
-        "Min_Voltage_Limit": 60,
-        "Max_Voltage_Limit": 84,
-        "Status": 0,
-    }
     for arm, values in (
-        (robot.left_arm, held),
-        (robot.right_arm, held | {"Present_Temperature": 71, "Status": 4}),
+        (robot.left_arm, HEALTHY),
+        (robot.right_arm, HEALTHY | {"Present_Temperature": 71, "Status": 4}),
     ):
         monkeypatch.setattr(
             arm.bus,
